@@ -1,0 +1,52 @@
+"""What the user is told when the input, not the code, is wrong.
+
+Raise `UserError` for anything a person can mend (a key, a file, a flag); its text says what is
+wrong, where, what is allowed and what to do. Every entry point (the command line, each pipeline
+step) runs under `user_errors`, which prints that text without a traceback and exits with code 2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+USER_ERROR_EXIT_CODE = 2
+
+# A step of a pipeline runs in a child process whose exit code the local pipeline runner does not
+# hand on. Where this variable names a file, the message is left there too, for the parent to find.
+FAILURE_FILE_VARIABLE = "SDPOSE_FAILURE_FILE"
+
+
+class UserError(ValueError):
+    """An error in the user's input; the message is complete and is shown as it is."""
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """Turns a `UserError` into a clean message on stderr and exit code 2."""
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        failure_file = os.environ.get(FAILURE_FILE_VARIABLE)
+        if failure_file:
+            Path(failure_file).write_text(str(error), encoding="utf-8")
+        raise SystemExit(USER_ERROR_EXIT_CODE) from None
+
+
+def did_you_mean(word: str, allowed: Sequence[str]) -> str:
+    """A hint for a mistyped word: the nearest allowed ones, else all of them.
+
+    >>> did_you_mean("sample_per_gpu", ["samples_per_gpu", "workers_per_gpu"])
+    "did you mean 'samples_per_gpu'?"
+    >>> did_you_mean("zzz", ["fail", "skip"])
+    'allowed: fail, skip'
+    """
+    near = get_close_matches(word, allowed, n=3, cutoff=0.6)
+    if near:
+        return "did you mean " + " or ".join(f"'{name}'" for name in near[:2]) + "?"
+    return "allowed: " + ", ".join(sorted(allowed))

@@ -1,0 +1,48 @@
+"""Where the shared reference numbers and real photos are.
+
+They lie beside the project (`../shared`, or $SDPOSE_SHARED) and are no part of it: without them the
+tests that need them are skipped, but in CI they must be there.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED = Path(os.environ.get("SDPOSE_SHARED", REPOSITORY.parent / "shared"))
+
+
+def shared_path(*parts: str) -> Path:
+    path = SHARED.joinpath(*parts)
+    if not path.exists():
+        message = f"shared test data not found: {path}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    return path
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def reference_dir() -> Path:
+    """Numbers made with the official code; its README describes every array."""
+    return shared_path("reference")
+
+
+@pytest.fixture(scope="session")
+def coco_mini() -> Path:
+    """A small real COCO: 40 train and 43 val images in the true layout, no detection file."""
+    return shared_path("data", "coco-mini")
+
+
+@pytest.fixture(scope="session")
+def coco_4() -> Path:
+    """Four real val images with annotations and a detection file."""
+    return shared_path("data", "coco-4")
