@@ -53,31 +53,41 @@ def experiments_dir() -> Path:
     return Path(__file__).resolve().parents[2] / "pipelines" / "experiments"
 
 
-def load_experiment(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
+def load_experiment(
+    name_or_path: str | Path, overrides: Iterable[str] = (), **top_level: str | None
+) -> Experiment:
     """The resolved experiment of a name in `pipelines/experiments`, or of a YAML file.
 
-    overrides: texts `key.path=value`, the value in YAML.
+    overrides: texts `key.path=value`, the value in YAML. top_level: the command line's own options
+    (data_root, work_dir, ...), which win over both; None means not given.
     Raises UserError naming every problem: unknown experiment or key, wrong type or range.
     """
     path = _find(str(name_or_path))
     values = _read_with_base(path)
-    given_by = {}
+    given_by: dict[str, str] = {}
     for override in overrides:
         _apply_override(values, override, given_by)
+    for key, value in top_level.items():
+        if value is not None:
+            values[key] = value
+            given_by[key] = f"--{key.replace('_', '-')} {value}"
     return parse_experiment(values, source=str(path), given_by=given_by)
 
 
 def parse_experiment(
-    document: str | dict[str, Any], source: str = "experiment", given_by: dict[str, str] | None = None
+    document: str | dict[str, Any],
+    source: str = "experiment",
+    given_by: dict[str, str] | None = None,
 ) -> Experiment:
     """Validates a whole experiment: the text that `dump_experiment` wrote, or a mapping."""
     values = _parse_yaml(document, source) if isinstance(document, str) else document
     try:
         return Experiment.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(problem, values, given_by or {}) for problem in error.errors()]
+        explained = (_explain(problem, given_by or {}) for problem in error.errors())
+        lines = list(dict.fromkeys(explained))
         heading = f"{source}: {len(lines)} problem{'s' if len(lines) > 1 else ''}"
-        raise UserError("\n  ".join([heading, *dict.fromkeys(lines)])) from None
+        raise UserError("\n  ".join([heading, *lines])) from None
 
 
 def dump_experiment(experiment: Experiment) -> str:
@@ -156,7 +166,7 @@ def _apply_override(values: dict[str, Any], override: str, given_by: dict[str, s
         value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
         raise UserError(f"--set {override}: the value is not valid YAML; quote it") from None
-    node = values
+    node: dict[str, Any] = values
     for depth, key in enumerate(keys[:-1], start=1):
         child = node.get(key)
         if child is not None and not isinstance(child, dict):
@@ -167,11 +177,11 @@ def _apply_override(values: dict[str, Any], override: str, given_by: dict[str, s
     given_by[key_path.strip()] = f"--set {override}"
 
 
-def _explain(problem: Any, values: dict[str, Any], given_by: dict[str, str]) -> str:
+def _explain(problem: Any, given_by: dict[str, str]) -> str:
     """One line for one pydantic problem: where, what, what is allowed."""
     location = [part for part in problem["loc"] if part != "__root__"]
     path = ".".join(str(part) for part in location) or "experiment"
-    origin = next((by for key, by in given_by.items() if path.startswith(key)), None)
+    origin = next((by for key, by in given_by.items() if _same_branch(key, path)), None)
     where = f"{path} (from {origin})" if origin else path
     if problem["type"] == "extra_forbidden":
         parent = _section_at(location[:-1])
@@ -181,6 +191,8 @@ def _explain(problem: Any, values: dict[str, Any], given_by: dict[str, str]) -> 
         return f"{where}: required, but not given"
     if problem["type"] == "value_error":
         return f"{where}: {problem['ctx']['error']}"
+    if problem["type"] in {"model_type", "model_attributes_type"}:
+        return f"{where}: {_describe(problem['input'])}: it has keys below it, none is given"
     message = problem["msg"][0].lower() + problem["msg"][1:]
     if problem["type"] == "literal_error":
         allowed = re.findall(r"'([^']*)'", message)
@@ -188,8 +200,16 @@ def _explain(problem: Any, values: dict[str, Any], given_by: dict[str, str]) -> 
         if message.startswith("did"):
             message += " allowed: " + ", ".join(sorted(allowed))
     if problem["type"] == "string_pattern_mismatch":
-        message = "only letters, digits, '_', '.', '-', at most 128, starting with a letter or digit"
+        message = (
+            "only letters, digits, '_', '.', '-', at most 128, starting with a letter or digit"
+        )
     return f"{where}: {_describe(problem['input'])}: {message}"
+
+
+def _same_branch(one: str, other: str) -> bool:
+    """Whether one key path is the other, or lies above or below it."""
+    shorter, longer = sorted((one + ".", other + "."), key=len)
+    return longer.startswith(shorter)
 
 
 def _section_at(location: list[Any]) -> type[BaseModel] | None:

@@ -8,9 +8,26 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
-PositiveInt = Annotated[int, Field(gt=0)]
+
+def _no_boolean(value: Any) -> Any:
+    """`seed: true` is a slip, not the number 1."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("int_type", "input should be a valid integer")
+    return value
+
+
+Int = Annotated[int, BeforeValidator(_no_boolean)]
+PositiveInt = Annotated[Int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -208,7 +225,7 @@ class ValDataloader(Section):
 
 class Data(Section):
     samples_per_gpu: PositiveInt = Field(64, description="training batch of one process")
-    workers_per_gpu: Annotated[int, Field(ge=0)] = Field(
+    workers_per_gpu: Annotated[Int, Field(ge=0)] = Field(
         2, description="loader processes of one process; 0: load in the process itself"
     )
     val_dataloader: ValDataloader = ValDataloader()
@@ -247,7 +264,7 @@ class LrConfig(Section):
     gamma: PositiveFloat = Field(0.1, description="step")
     min_lr_ratio: Probability = Field(0.0, description="cosine: final lr / lr")
     warmup: Literal["linear"] | None = "linear"
-    warmup_iters: Annotated[int, Field(ge=0)] = Field(500, description="iterations")
+    warmup_iters: Annotated[Int, Field(ge=0)] = Field(500, description="iterations")
     warmup_ratio: Probability = Field(0.001, description="lr of the first iteration / lr")
 
     @model_validator(mode="before")
@@ -266,7 +283,7 @@ class LrConfig(Section):
 
 class CheckpointConfig(Section):
     interval: PositiveInt = Field(10, description="epochs between epoch_N.pth")
-    max_keep_ckpts: Annotated[int, Field(ge=-1)] = Field(
+    max_keep_ckpts: Annotated[Int, Field(ge=-1)] = Field(
         -1, description="newest epoch_N.pth that are kept; -1: all"
     )
     save_last: bool = Field(True, description="save the last epoch even between intervals")
@@ -310,7 +327,7 @@ class Experiment(Section):
     exp_name: Name
     work_dir: str | None = Field(None, description="default: work_dirs/<exp_name>")
     data_root: str = "data/coco"
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Annotated[Int, Field(ge=0, lt=2**31)] = 0
     load_from: str | None = Field(None, description="start from the weights of this file")
     resume_from: str | None = Field(
         None, description="continue this checkpoint; auto: the newest of the work dir, if any"
@@ -345,6 +362,10 @@ class Experiment(Section):
         except ValueError:
             return value  # reported where data_cfg itself is validated
         width, height = sizes.image_size
+        if width % BACKBONE_STRIDE or height % BACKBONE_STRIDE:
+            raise ValueError(
+                f"data_cfg.image_size {[width, height]} must be divisible by {BACKBONE_STRIDE}"
+            )
         feature_size = [height // BACKBONE_STRIDE, width // BACKBONE_STRIDE]
         derived = {"feature_size": feature_size, "heatmap_size": list(sizes.heatmap_size[::-1])}
         node = value
@@ -362,10 +383,6 @@ class Experiment(Section):
     @model_validator(mode="after")
     def _sizes_agree(self) -> Experiment:
         width, height = self.data_cfg.image_size
-        if width % BACKBONE_STRIDE or height % BACKBONE_STRIDE:
-            raise ValueError(
-                f"data_cfg.image_size {[width, height]} must be divisible by {BACKBONE_STRIDE}"
-            )
         head = self.model.keypoint_head.tokenpose_cfg
         expected = (height // BACKBONE_STRIDE, width // BACKBONE_STRIDE)
         if head.feature_size != expected:

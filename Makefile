@@ -1,0 +1,61 @@
+# What the README names. Every target makes its own virtual environment first; the versions are
+# those of requirements.lock (`make lock` renews them).
+
+VENV := .venv
+BIN  := $(VENV)/bin
+# The first Python on the machine that is new enough.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+CODE := sdpose components pipelines benchmarks tests
+
+.PHONY: help demo ui test check format lint types imports lock clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.runtime  ## synthetic COCO -> prepare, train, evaluate, register, on this machine
+	$(BIN)/sdpose synth data/synthetic --train 1500 --val 150 --seed 0
+	$(BIN)/python pipelines/submit.py --exp quickstart --yes
+
+ui: $(VENV)/.runtime  ## the MLflow UI on http://127.0.0.1:5000
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --host 127.0.0.1 --port 5000 \
+		--workers 1 --backend-store-uri sqlite:///work_dirs/mlflow.db
+
+test: $(VENV)/.dev  ## the tests
+	$(BIN)/pytest -n 2 --dist loadfile
+
+check: format lint types imports test  ## format, lint, types, import contracts, tests
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format --check $(CODE)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check $(CODE)
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev
+	$(BIN)/lint-imports
+
+lock: $(VENV)/.dev  ## renew requirements.lock within the bounds of pyproject.toml
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-annotate \
+		--no-header --extra dev pyproject.toml --output-file requirements.lock
+
+clean:  ## remove the virtual environment (results and data stay)
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed; none of python3," \
+		"python3.13, python3.12, python3.11 is. Name one: make PYTHON=/path/to/python"; exit 2; }
+	$(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) cannot make virtual environments;" \
+		"on Debian or Ubuntu: apt-get install python3-venv"; exit 2; }
+
+$(VENV)/.runtime: $(VENV)/bin/python pyproject.toml requirements.lock
+	$(BIN)/pip install --quiet --constraint requirements.lock --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,3 @@
+from sdpose.cli import main
+
+main()
