@@ -41,8 +41,8 @@ def user_errors() -> Iterator[None]:
 def did_you_mean(word: str, allowed: Sequence[str]) -> str:
     """A hint for a mistyped word: the nearest allowed ones, else all of them.
 
-    >>> did_you_mean("sample_per_gpu", ["samples_per_gpu", "workers_per_gpu"])
-    "did you mean 'samples_per_gpu'?"
+    >>> did_you_mean("sample_per_gpu", ["samples_per_gpu", "workers_per_gpu", "train"])
+    "did you mean 'samples_per_gpu' or 'workers_per_gpu'?"
     >>> did_you_mean("zzz", ["fail", "skip"])
     'allowed: fail, skip'
     """
