@@ -1,0 +1,443 @@
+"""COCO keypoint annotations and detection files, read into arrays.
+
+Which persons and boxes count, and in which order, follows mmpose 0.29's `TopDownCocoDataset`, so
+that results compare row by row with those of the official code. What COCO's own tools would pass
+over (duplicate ids, NaN, annotations of unknown images) is refused by name: it changes AP silently.
+
+N = boxes or persons, I = images, A = annotations of the person category, K = 17 joints.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdpose.errors import UserError
+from sdpose.skeleton import JOINT_NAMES, NUM_JOINTS
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """What is evaluated: one row per box."""
+
+    image_index: Ints  # [N], into the images table
+    image_id: Ints  # [N]
+    key: Ints  # [N], annotation id, or index in the detection file
+    boxes_xywh: Floats  # [N,4], pixels
+    box_score: Floats  # [N], 1 for ground truth
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+
+@dataclass(frozen=True)
+class Persons(Boxes):
+    """Annotated persons: boxes with joints."""
+
+    joints: NDArray[np.float32]  # [N,17,2], image pixels; (0, 0) where not annotated
+    visible: NDArray[np.float32]  # [N,17], 1 = annotated (COCO's v > 0), 0 = not
+
+    @property
+    def ann_id(self) -> Ints:
+        return self.key
+
+
+@dataclass(frozen=True)
+class Detections(Boxes):
+    """Boxes of a detector, and how many rows of its file were not used."""
+
+    num_other_images: int  # of images that the annotation file does not have
+    num_empty: int  # without width or height
+
+
+@dataclass(frozen=True)
+class CocoAnnotations:
+    """A COCO keypoints file as arrays; other categories than the persons' are left out."""
+
+    path: Path
+    image_ids: Ints  # [I], file order
+    file_names: tuple[str, ...]  # [I], relative to the folder of the images
+    image_sizes_wh: Ints  # [I,2], pixels
+    image_licenses: Ints  # [I], ids into `licenses`; -1 = none given
+    licenses: dict[int, str]
+    person_category: dict[str, Any]  # the file's own entry
+    ann_ids: Ints  # [A], file order
+    ann_image_index: Ints  # [A]
+    boxes_xywh: Floats  # [A,4], as in the file
+    areas: Floats  # [A], pixels², as in the file
+    iscrowd: NDArray[np.bool_]  # [A]
+    num_keypoints: Ints  # [A]
+    keypoints: Floats  # [A,17,3] = x, y, v (0 not annotated, 1 hidden, 2 visible)
+
+    def persons(self) -> Persons:
+        """The persons that training and ground-truth evaluation use.
+
+        Images in file order, annotations in file order within each. Left out are crowds, persons
+        without keypoints, with area <= 0 or a box that is empty once clipped to
+        0 <= x1 < x2 <= width - 1 (and the same in y).
+        """
+        x, y, width, height = self.boxes_xywh.T
+        last_x, last_y = (self.image_sizes_wh[self.ann_image_index] - 1).T
+        x1, y1 = np.maximum(0, x), np.maximum(0, y)
+        x2 = np.minimum(last_x, x1 + np.maximum(0, width))
+        y2 = np.minimum(last_y, y1 + np.maximum(0, height))
+        used = (
+            ~self.iscrowd
+            & (self.areas > 0)
+            & (x2 > x1)
+            & (y2 > y1)
+            & (self.num_keypoints > 0)
+            & (self.keypoints.reshape(-1, NUM_JOINTS * 3) > 0).any(axis=1)
+        )
+        rows = np.flatnonzero(used)
+        rows = rows[np.argsort(self.ann_image_index[rows], kind="stable")]
+        return Persons(
+            image_index=self.ann_image_index[rows],
+            image_id=self.image_ids[self.ann_image_index[rows]],
+            key=self.ann_ids[rows],
+            boxes_xywh=np.stack([x1, y1, x2 - x1, y2 - y1], axis=1)[rows],
+            box_score=np.ones(len(rows)),
+            joints=self.keypoints[rows, :, :2].astype(np.float32),
+            visible=np.minimum(1, self.keypoints[rows, :, 2]).astype(np.float32),
+        )
+
+    def without_images(self, file_names: Collection[str]) -> CocoAnnotations:
+        """The same annotations without some images and all that is annotated in them."""
+        left_out = frozenset(file_names)
+        if not left_out:
+            return self
+        image_kept = np.array([name not in left_out for name in self.file_names], dtype=bool)
+        new_index = np.cumsum(image_kept) - 1
+        ann_kept = image_kept[self.ann_image_index]
+        return replace(
+            self,
+            image_ids=self.image_ids[image_kept],
+            file_names=tuple(name for name in self.file_names if name not in left_out),
+            image_sizes_wh=self.image_sizes_wh[image_kept],
+            image_licenses=self.image_licenses[image_kept],
+            ann_ids=self.ann_ids[ann_kept],
+            ann_image_index=new_index[self.ann_image_index[ann_kept]],
+            boxes_xywh=self.boxes_xywh[ann_kept],
+            areas=self.areas[ann_kept],
+            iscrowd=self.iscrowd[ann_kept],
+            num_keypoints=self.num_keypoints[ann_kept],
+            keypoints=self.keypoints[ann_kept],
+        )
+
+
+def load_annotations(path: str | Path) -> CocoAnnotations:
+    """Reads and checks a COCO keypoints file (https://cocodataset.org/#format-data).
+
+    The persons are the category named `person` (else the only category with 17 keypoints).
+    An annotation without `keypoints` counts as a person whose joints are not annotated.
+    Raises UserError with all problems, each with the first offenders and their number: not JSON,
+    missing tables or keys, NaN, duplicate ids, unknown images, another skeleton.
+    """
+    path = Path(path)
+    document = _read_json(path)
+    if not isinstance(document, dict):
+        raise UserError(f"{path}: not a COCO file: expected an object, found {_kind(document)}")
+    problems = _Problems()
+    for table in ("images", "annotations", "categories"):
+        if not isinstance(document.get(table), list):
+            problems.add(f"'{table}' must be a list, found {_kind(document.get(table))}")
+    problems.stop(path, "not a COCO keypoints file")
+    category = _person_category(document["categories"], problems)
+    problems.stop(path, "not a COCO keypoints file")
+    images = _images(document["images"], document.get("licenses"), problems)
+    annotations = _annotations(document["annotations"], category["id"], problems)
+    problems.stop(path, "unusable annotations")
+
+    index_of = {image_id: index for index, image_id in enumerate(images["image_ids"].tolist())}
+    image_ids = annotations.pop("image_ids")
+    image_index = np.array([index_of.get(i, -1) for i in image_ids.tolist()], dtype=np.int64)
+    problems.add(
+        "annotations of an image_id that 'images' does not have",
+        (
+            f"annotation {ann_id} (image {image_id})"
+            for ann_id, image_id in zip(
+                annotations["ann_ids"][image_index < 0], image_ids[image_index < 0], strict=True
+            )
+        ),
+    )
+    problems.stop(path, "unusable annotations")
+    return CocoAnnotations(
+        path=path,
+        person_category=category,
+        ann_image_index=image_index,
+        **images,
+        **annotations,
+    )
+
+
+def load_detections(
+    path: str | Path, annotations: CocoAnnotations, score_threshold: float = 0.0
+) -> Detections:
+    """Person boxes of a COCO detection result file: a list of {image_id, category_id, bbox, score}.
+
+    File order; the person category, score >= score_threshold; boxes are not clipped. Rows of images
+    that `annotations` does not have, and boxes without width or height, are left out and counted.
+    Raises UserError with all problems, or if no row is of these images.
+    """
+    path = Path(path)
+    rows = _read_json(path)
+    if not isinstance(rows, list):
+        raise UserError(
+            f"{path}: expected a list of detections {{image_id, category_id, bbox, score}}, "
+            f"found {_kind(rows)}"
+        )
+    problems = _Problems()
+    keys = ("image_id", "category_id", "bbox", "score")
+    bad = [
+        i for i, row in enumerate(rows) if not isinstance(row, dict) or not row.keys() >= {*keys}
+    ]
+    problems.add(f"detections without {', '.join(keys)}", (f"index {i}" for i in bad))
+    problems.stop(path, "unusable detections")
+
+    wanted = annotations.person_category["id"]
+    index = [i for i, row in enumerate(rows) if row["category_id"] == wanted]
+    persons = [rows[i] for i in index]
+    if not persons:
+        raise UserError(f"{path}: no detection of category {wanted} (person)")
+    names = [f"index {i}" for i in index]
+    image_ids = _integers([row["image_id"] for row in persons], "image_id", names, problems)
+    boxes = _floats([row["bbox"] for row in persons], 4, "bbox", names, problems)
+    scores = _floats([[row["score"]] for row in persons], 1, "score", names, problems)[:, 0]
+    problems.stop(path, "unusable detections")
+
+    index_of = {image_id: i for i, image_id in enumerate(annotations.image_ids.tolist())}
+    image_index = np.array([index_of.get(i, -1) for i in image_ids.tolist()], dtype=np.int64)
+    known = image_index >= 0
+    if not known.any():
+        raise UserError(
+            f"{path}: none of its {len(persons)} person detections is of an image of "
+            f"{annotations.path}: the two files are of different sets"
+        )
+    scored = scores >= score_threshold
+    whole = (boxes[:, 2:] > 0).all(axis=1)
+    used = known & scored & whole
+    return Detections(
+        image_index=image_index[used],
+        image_id=image_ids[used],
+        key=np.array(index, dtype=np.int64)[used],
+        boxes_xywh=boxes[used],
+        box_score=scores[used],
+        num_other_images=int((~known).sum()),
+        num_empty=int((known & scored & ~whole).sum()),
+    )
+
+
+# --------------------------------------------------------------------------------------- parsing
+
+
+class _Problems:
+    """Collects what is wrong with a file, so that the user hears of all of it at once."""
+
+    SHOWN = 5
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def add(self, what: str, offenders: Iterable[str] | None = None) -> None:
+        """offenders: None = `what` is the whole message; empty = no problem."""
+        if offenders is None:
+            self.lines.append(what)
+            return
+        names = list(offenders)
+        if names:
+            more = f", and {len(names) - self.SHOWN} more" if len(names) > self.SHOWN else ""
+            self.lines.append(f"{len(names)} {what}: {', '.join(names[: self.SHOWN])}{more}")
+
+    def stop(self, path: Path, heading: str) -> None:
+        if self.lines:
+            raise UserError("\n  ".join([f"{path}: {heading}", *self.lines]))
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"file not found: {path}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        return json.loads(text, object_hook=_drop_segmentation)
+    except (ValueError, RecursionError) as error:
+        # a cut-off download is the usual cause, and the position tells
+        raise UserError(
+            f"{path}: not valid JSON ({len(text)} bytes): {error}; if the file was cut off, "
+            "fetch it again"
+        ) from None
+
+
+def _drop_segmentation(value: dict[str, Any]) -> dict[str, Any]:
+    """Outlines are two thirds of COCO's file and nothing here reads them."""
+    value.pop("segmentation", None)
+    return value
+
+
+def _person_category(categories: list[Any], problems: _Problems) -> dict[str, Any]:
+    entries = [c for c in categories if isinstance(c, dict) and type(c.get("id")) is int]
+    named = [c for c in entries if c.get("name") == "person"]
+    if not named:
+        named = [c for c in entries if len(_list(c.get("keypoints"))) == NUM_JOINTS]
+    if len(named) != 1:
+        found = ", ".join(f"{c['id']}: {c.get('name')!r}" for c in entries) or "none"
+        problems.add(
+            f"'categories' must have exactly one category 'person' (integer id), found {found}"
+        )
+        return {}
+    (category,) = named
+    joints = [_normal(name) for name in _list(category.get("keypoints"))]
+    if joints and len(joints) != NUM_JOINTS:
+        problems.add(f"the person category has {len(joints)} keypoints, not COCO's {NUM_JOINTS}")
+    elif joints != list(JOINT_NAMES) and sorted(joints) == sorted(JOINT_NAMES):
+        problems.add(
+            f"the person category's keypoints are in another order than COCO's: {joints}; "
+            f"reorder names and annotations to {list(JOINT_NAMES)}"
+        )
+    return category
+
+
+def _images(images: list[Any], licenses: Any, problems: _Problems) -> dict[str, Any]:
+    names = [_name("image", value, i) for i, value in enumerate(images)]
+    rows = [value if isinstance(value, dict) else {} for value in images]
+    if not rows:
+        problems.add("'images' is empty")
+    ids = _integers([row.get("id") for row in rows], "id", names, problems)
+    _no_duplicates(ids, "image ids", problems)
+    file_names = [row.get("file_name") for row in rows]
+    problems.add(
+        "images without a file_name",
+        (n for n, file in zip(names, file_names, strict=True) if not file or type(file) is not str),
+    )
+    sizes = [[row.get("width"), row.get("height")] for row in rows]
+    good = [all(isinstance(v, int | float) and v >= 1 and v % 1 == 0 for v in s) for s in sizes]
+    problems.add(
+        "images without a valid width and height (pixels)",
+        (f"{n}: {s[0]} x {s[1]}" for n, s, ok in zip(names, sizes, good, strict=True) if not ok),
+    )
+    table = [row for row in _list(licenses) if isinstance(row, dict) and type(row.get("id")) is int]
+    return {
+        "image_ids": ids,
+        "file_names": tuple(str(name) for name in file_names),
+        "image_sizes_wh": np.array(
+            [size if ok else (1, 1) for size, ok in zip(sizes, good, strict=True)], dtype=np.int64
+        ).reshape(-1, 2),
+        "image_licenses": np.array(
+            [row["license"] if type(row.get("license")) is int else -1 for row in rows],
+            dtype=np.int64,
+        ),
+        "licenses": {row["id"]: f"{row.get('name')} ({row.get('url')})" for row in table},
+    }
+
+
+def _annotations(annotations: list[Any], category_id: int, problems: _Problems) -> dict[str, Any]:
+    """The arrays of one category's annotations, with `image_ids` instead of `ann_image_index`."""
+    wrong = [i for i, a in enumerate(annotations) if not isinstance(a, dict)]
+    problems.add("annotations that are no objects", (f"index {i}" for i in wrong))
+    position = [
+        i
+        for i, a in enumerate(annotations)
+        if isinstance(a, dict) and a.get("category_id", category_id) == category_id
+    ]
+    rows = [annotations[i] for i in position]
+    names = [_name("annotation", row, i) for i, row in zip(position, rows, strict=True)]
+    problems.add(
+        "annotations without category_id",
+        (n for n, row in zip(names, rows, strict=True) if "category_id" not in row),
+    )
+    ids = _integers([row.get("id") for row in rows], "id", names, problems)
+    _no_duplicates(ids, "annotation ids", problems)
+    not_annotated = [0.0] * (NUM_JOINTS * 3)
+    triples = [row.get("keypoints", not_annotated) for row in rows]
+    keypoints = _floats(triples, NUM_JOINTS * 3, "keypoints", names, problems)
+    keypoints = keypoints.reshape(-1, NUM_JOINTS, 3)
+    labelled = (keypoints[:, :, 2] > 0).sum(axis=1).tolist()
+    counts = [row.get("num_keypoints", count) for row, count in zip(rows, labelled, strict=True)]
+    problems.add(
+        "annotations with negative visibility flags",
+        (names[int(i)] for i in np.flatnonzero((keypoints[:, :, 2] < 0).any(axis=1))),
+    )
+    crowds = _integers([row.get("iscrowd", 0) for row in rows], "iscrowd", names, problems)
+    areas = _floats([[row.get("area")] for row in rows], 1, "area", names, problems)
+    return {
+        "ann_ids": ids,
+        "image_ids": _integers([row.get("image_id") for row in rows], "image_id", names, problems),
+        "boxes_xywh": _floats([row.get("bbox") for row in rows], 4, "bbox", names, problems),
+        "areas": areas[:, 0],
+        "iscrowd": crowds != 0,
+        "num_keypoints": _integers(counts, "num_keypoints", names, problems),
+        "keypoints": keypoints,
+    }
+
+
+def _integers(values: Sequence[Any], key: str, names: Sequence[str], problems: _Problems) -> Ints:
+    """int64[len(values)]; offenders are reported and become 0."""
+    good = [type(v) in (int, bool) and -(2**63) <= v < 2**63 for v in values]
+    offenders = [f"{n} ({v!r:.40})" for n, v, ok in zip(names, values, good, strict=True) if not ok]
+    problems.add(f"rows whose '{key}' is missing or no integer", offenders)
+    return np.array([v if ok else 0 for v, ok in zip(values, good, strict=True)], dtype=np.int64)
+
+
+def _floats(
+    values: Sequence[Any], length: int, key: str, names: Sequence[str], problems: _Problems
+) -> Floats:
+    """float64[len(values), length]; offenders are reported and become 0."""
+    right = [type(v) is list and len(v) == length for v in values]
+    blank = [0.0] * length
+    padded = [v if ok else blank for v, ok in zip(values, right, strict=True)]
+    try:
+        array = np.array(padded, dtype=np.float64).reshape(-1, length)
+    except (TypeError, ValueError, OverflowError):  # something that is no number: find it
+        right = [
+            ok and all(type(x) in (int, float) for x in v)
+            for v, ok in zip(values, right, strict=True)
+        ]
+        padded = [v if ok else blank for v, ok in zip(values, right, strict=True)]
+        array = np.array(padded, dtype=np.float64).reshape(-1, length)
+    finite = np.asarray(np.isfinite(array).all(axis=1))
+    expected = "a number" if length == 1 else f"a list of {length} numbers"
+    problems.add(
+        f"rows whose '{key}' is missing or not {expected}",
+        (n for n, ok in zip(names, right, strict=True) if not ok),
+    )
+    problems.add(
+        f"rows whose '{key}' is NaN or infinite", (names[int(i)] for i in np.flatnonzero(~finite))
+    )
+    return np.where(finite[:, None], array, 0.0)
+
+
+def _no_duplicates(ids: Ints, what: str, problems: _Problems) -> None:
+    values, counts = np.unique(ids, return_counts=True)
+    twice = counts > 1
+    problems.add(
+        f"duplicate {what}",
+        (f"{i} ({n} times)" for i, n in zip(values[twice], counts[twice], strict=True)),
+    )
+
+
+def _name(what: str, value: Any, position: int) -> str:
+    known = isinstance(value, dict) and "id" in value
+    return f"{what} {value['id']!r:.40}" if known else f"{what} at index {position}"
+
+
+def _normal(name: Any) -> str:
+    return str(name).strip().lower().replace(" ", "_").replace("-", "_")
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else type(value).__name__
