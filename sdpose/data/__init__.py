@@ -1,0 +1,1 @@
+"""COCO to training samples: annotations, checks, augmentation and the loader."""

@@ -1,0 +1,91 @@
+"""One image file to pixels, and pixels to the model's input.
+
+Files are read as the official pipeline reads them (mmcv, OpenCV backend): whatever is stored comes
+out as 8-bit RGB. Grey is repeated, CMYK converted, 16 bits are cut to 8, transparency is dropped
+and an EXIF orientation is applied, so that width and height are those of the image as shown.
+Unlike there, a JPEG that ends early is refused and not filled up with grey.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+# ImageNet, RGB, of values in [0, 1]; the statistics that the official configurations use.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+class ImageError(ValueError):
+    """A file that is missing or is no complete image; the message names it and says why."""
+
+
+def read_image(path: str | Path) -> NDArray[np.uint8]:
+    """The image as (H, W, 3) uint8 RGB; `ImageError` if there is none."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror or error}") from None
+    return decode_image(data, str(path))
+
+
+def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
+    """Like `read_image`, from the file's bytes; `name` is what an error calls it."""
+    if not data:
+        raise ImageError(f"{name}: empty file")
+    if _is_truncated_jpeg(data):
+        raise ImageError(f"{name}: the JPEG is cut off")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error as error:  # among others: more than 2^30 pixels
+        raise ImageError(f"{name}: {error.err}") from None
+    if image is None:
+        raise ImageError(f"{name}: not an image that OpenCV can decode")
+    return image
+
+
+def _is_truncated_jpeg(data: bytes) -> bool:
+    """Whether the end marker is missing behind the start of the scan.
+
+    Inside compressed data 0xFF is followed by 0 or a restart marker (ITU-T T.81, B.1.1.5), so the
+    marker cannot occur there by chance. Segments before the scan are skipped by their length: an
+    EXIF thumbnail has markers of its own.
+    """
+    if not data.startswith(b"\xff\xd8\xff"):
+        return False
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xDA:
+            return data.rfind(b"\xff\xd9", position) < 0
+        if marker == 0xFF:  # padding
+            position += 1
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return True
+
+
+def warp_crop(
+    image_HW3: NDArray[np.uint8], matrix: NDArray[np.float64], size_wh: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """The crop (H, W, 3) uint8: bilinear, black outside. `matrix` is geometry.crop_affine's."""
+    return cv2.warpAffine(image_HW3, matrix, size_wh, flags=cv2.INTER_LINEAR)
+
+
+def normalize(
+    crop_HW3: NDArray[np.uint8], out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """The model's input (3, H, W) float32: (value / 255 - MEAN) / STD; written into `out`."""
+    if out is None:
+        out = np.empty((3, *crop_HW3.shape[:2]), dtype=np.float32)
+    for channel, plane_HW in enumerate(cv2.split(crop_HW3)):
+        cv2.LUT(plane_HW, _NORMALIZED[channel], dst=out[channel])
+    return out
+
+
+_NORMALIZED = np.stack(
+    [((np.arange(256) / 255 - mean) / std) for mean, std in zip(MEAN, STD, strict=True)]
+).astype(np.float32)

@@ -1,0 +1,113 @@
+"""Boxes to crops: the affine between an image and the crop that the model sees.
+
+The pixel convention, stated once and used everywhere:
+
+* Coordinates are (x, y) in pixels and the centre of a pixel has integer coordinates: the first
+  pixel is centred on (0, 0) and an image mirrored left to right maps x to `width - 1 - x`.
+* A crop of `output_size_wh` = (W, H) has the centre of its box at (W / 2, H / 2), half a pixel
+  beyond the centre (W - 1) / 2 of its pixel grid, as in the official code (mmpose 0.29 without
+  UDP). A mirrored crop is therefore off by one crop pixel from the crop of the mirrored image;
+  `codec.flip_back(shift=True)` makes up for it in heatmap pixels.
+* A heatmap has the crop's convention at a lower resolution: heatmap = crop * W_heatmap / W_crop.
+
+A box's crop region is given as centre and size (width, height) in image pixels. The size is
+mmpose's `scale` times 200; it always has the aspect ratio of the crop.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def box_to_center_size(
+    boxes_xywh: ArrayLike, aspect_ratio: float, padding: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The crop region of each box: its centre, and its size grown to the crop's aspect ratio.
+
+    `boxes_xywh` is (N, 4) in image pixels, `aspect_ratio` width / height of the crop, `padding`
+    the factor by which the region exceeds the box. Returns `centers_N2` and `sizes_N2` in image
+    pixels, rounded to float32 where mmpose's TopDownGetBboxCenterScale rounds.
+
+    >>> center, size = box_to_center_size([[10, 20, 30, 80]], aspect_ratio=0.75, padding=1.25)
+    >>> center.tolist(), size.tolist()
+    ([[25.0, 60.0]], [[75.0, 100.0]])
+    """
+    boxes_N4 = np.asarray(boxes_xywh, dtype=np.float64).reshape(-1, 4)
+    extent_N2 = boxes_N4[:, 2:]
+    centers_N2 = (boxes_N4[:, :2] + extent_N2 * 0.5).astype(np.float32)
+    return centers_N2, _padded(_with_aspect_ratio(extent_N2, aspect_ratio), padding)
+
+
+def _with_aspect_ratio(extent_N2: NDArray, aspect_ratio: float) -> NDArray:
+    """The smallest region of the aspect ratio that holds the extent (width, height)."""
+    width_N, height_N = extent_N2[:, 0], extent_N2[:, 1]
+    return np.stack(
+        [
+            np.maximum(width_N, height_N * aspect_ratio),
+            np.maximum(height_N, width_N / aspect_ratio),
+        ],
+        axis=1,
+    )
+
+
+def _padded(extent_N2: NDArray, padding: float) -> NDArray[np.float32]:
+    scale_N2 = (extent_N2 / 200.0).astype(np.float32) * np.float32(padding)
+    return scale_N2 * np.float32(200.0)
+
+
+def extent_to_size(
+    extent_wh: ArrayLike, aspect_ratio: float, padding: float
+) -> NDArray[np.float32]:
+    """The size of the crop region for one extent (width, height), as in `box_to_center_size`."""
+    extent_12 = np.asarray(extent_wh, dtype=np.float64).reshape(1, 2)
+    return _padded(_with_aspect_ratio(extent_12, aspect_ratio), padding)[0]
+
+
+def crop_affine(
+    center: ArrayLike,
+    size: ArrayLike,
+    rotation_deg: float,
+    output_size_wh: tuple[int, int],
+    flip: bool = False,
+) -> NDArray[np.float64]:
+    """The (2, 3) matrix from image pixels to crop pixels.
+
+    The region's centre lands on (W / 2, H / 2), one factor W / size[0] scales both axes, and the
+    region is turned by `rotation_deg` (what is up in the crop points in the image `rotation_deg`
+    clockwise of up, as seen on a screen). With `flip` the region is mirrored left to right before
+    it is turned; `center` stays that of the unmirrored image. That equals mirroring the image and
+    the centre (x to width - 1 - x) first, in which the image's width cancels.
+
+    mmpose solves the same matrix from three float32 points (get_affine_transform).
+    """
+    center_x, center_y = (float(value) for value in np.asarray(center))
+    width, height = output_size_wh
+    factor = width / float(np.asarray(size)[0])
+    angle = math.radians(rotation_deg)
+    cos, sin = factor * math.cos(angle), factor * math.sin(angle)
+    mirror = -1.0 if flip else 1.0
+    xx, xy, yx, yy = cos * mirror, sin, -sin * mirror, cos
+    return np.array(
+        [
+            [xx, xy, width / 2 - xx * center_x - xy * center_y],
+            [yx, yy, height / 2 - yx * center_x - yy * center_y],
+        ]
+    )
+
+
+def invert_affine(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The (2, 3) matrix that undoes an invertible (2, 3) matrix."""
+    linear = np.linalg.inv(matrix[:, :2])
+    return np.concatenate([linear, -linear @ matrix[:, 2:]], axis=1)
+
+
+def apply_affine(points: ArrayLike, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Transforms points (..., 2) by a (2, 3) matrix.
+
+    >>> apply_affine([[1, 2]], np.array([[2.0, 0, 10], [0, 2, 20]])).tolist()
+    [[12.0, 24.0]]
+    """
+    return np.asarray(points, dtype=np.float64) @ matrix[:, :2].T + matrix[:, 2]
