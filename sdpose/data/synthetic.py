@@ -1,0 +1,378 @@
+"""A synthetic COCO keypoints dataset: rendered articulated people on cluttered backgrounds.
+
+The folder has COCO's own layout, so that everything that reads COCO reads it. Each picture is a
+function of (seed, split, index) alone; with the same library versions the files are the same byte
+for byte. A joint that is annotated was painted, a joint that something covers has v = 1.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from sdpose.data.figure import NUM_PARTS, Array, Color, Figure, sample_figure
+from sdpose.data.painting import fill, hull_polygon, own, paint_figure, visibility
+from sdpose.errors import UserError
+from sdpose.skeleton import JOINT_NAMES, LIMBS, NUM_JOINTS
+
+Progress = Callable[[int, int], None]
+
+SPLITS = ("train", "val")
+FIRST_IMAGE_ID = {"train": 1, "val": 500_001}  # ids are unique over both, as in COCO
+MAX_IMAGES = 500_000
+MARKER = "synthetic.json"
+FORMAT = 1  # raised when the same seed gives other pictures
+JPEG_QUALITY = 90
+
+IMAGE_SIZES_WH = ((320, 240), (320, 240), (240, 320), (288, 288))
+NO_OWNER = 0
+OBJECT = -1
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A person in a picture: pelvis and height in pixels; the parts' first number in the owner
+    map; whether an annotator would mark joints, or would see one of a crowd."""
+
+    figure: Figure
+    origin: Array
+    height: float
+    first_owner: int
+    kind: str  # "person" | "far" | "crowd"
+
+    @property
+    def joints(self) -> Array:
+        return self.origin + self.height * self.figure.joints[:, :2]
+
+
+# ---------------------------------------------------------------------------------------- picture
+
+
+def render_picture(
+    rng: np.random.Generator,
+) -> tuple[npt.NDArray[np.uint8], list[dict[str, Any]]]:
+    """One picture (BGR, height x width x 3) and its annotations without ids."""
+    width, height = IMAGE_SIZES_WH[rng.integers(len(IMAGE_SIZES_WH))]
+    image = _background(rng, width, height)
+    owner = np.zeros((height, width), dtype=np.int16)
+    for _ in range(rng.integers(2, 8)):
+        _paint_object(rng, image, owner, NO_OWNER)
+    people = _place_people(rng, width, height)
+    for person in sorted(people, key=lambda p: p.height):  # the small ones are far away
+        paint_figure(image, owner, person.figure, person.origin, person.height, person.first_owner)
+    if rng.random() < 0.3:
+        for _ in range(rng.integers(1, 3)):
+            _paint_object(rng, image, owner, OBJECT)
+    return image, _annotations(people, owner)
+
+
+def _background(rng: np.random.Generator, width: int, height: int) -> npt.NDArray[np.uint8]:
+    """A gradient between two colours, blotches and grain."""
+    rows, columns = height // 20, width // 20
+    top, bottom = rng.uniform(20, 235, (2, 3))
+    ramp = np.linspace(0, 1, rows)[:, None, None]
+    blotches = rng.normal(0, rng.uniform(3, 25), (rows, columns, 3))
+    coarse = np.clip(top + (bottom - top) * ramp + blotches, 0, 255).astype(np.uint8)
+    picture = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    grain = np.frombuffer(rng.bytes(width * height), dtype=np.uint8) >> int(rng.integers(3, 9))
+    return cv2.add(picture, cv2.merge([grain.reshape(height, width)] * 3))
+
+
+def _random_color(rng: np.random.Generator) -> Color:
+    blue, green, red = rng.uniform(10, 245, 3)
+    return (float(blue), float(green), float(red))
+
+
+def _paint_object(
+    rng: np.random.Generator,
+    image: npt.NDArray[np.uint8],
+    owner: npt.NDArray[np.int16],
+    number: int,
+) -> None:
+    """Clutter: a blob, a box, a pole, or a chain of sticks that resembles a limb."""
+    height, width = owner.shape
+    start = rng.uniform((0, 0), (width, height))
+    size = rng.uniform(0.06, 0.14 if number == OBJECT else 0.3) * height
+    color = _random_color(rng)
+    kind = rng.choice(4, p=[0.25, 0.25, 0.2, 0.3])
+    if kind == 0:
+        polygons = [hull_polygon(start + rng.normal(0, size / 2, (4, 2)), np.full(4, size / 3))]
+    elif kind == 1:
+        axis = np.array([math.cos(angle := rng.normal(0, 0.2)), math.sin(angle)])
+        side = np.array([-axis[1], axis[0]]) * rng.uniform(0.4, 2.0)
+        corners = np.array([axis + side, axis - side, -axis - side, side - axis])
+        polygons = [hull_polygon(start + size * corners, np.full(4, 1.0))]
+    elif kind == 2:
+        ends = np.array([start, start + rng.normal(0, 1, 2) * height])
+        polygons = [hull_polygon(ends, np.full(2, rng.uniform(1.0, 4.0)))]
+    else:
+        steps = rng.normal(0, size, (rng.integers(3, 6), 2))
+        bends = start + np.cumsum(steps, axis=0)
+        radius = rng.uniform(0.02, 0.05) * height
+        polygons = [
+            hull_polygon(bends[i : i + 2], np.full(2, radius)) for i in range(len(bends) - 1)
+        ]
+    for polygon in polygons:
+        fill(image, polygon, color)
+        own(owner, polygon, number)
+
+
+def _place_people(rng: np.random.Generator, width: int, height: int) -> list[Placed]:
+    people: list[Placed] = []
+
+    def add(figure: Figure, origin: Array, size: float, kind: str) -> None:
+        people.append(Placed(figure, origin, size, 1 + NUM_PARTS * len(people), kind))
+
+    if rng.random() < 0.06:
+        center = rng.uniform((0.15, 0.15), (0.85, 0.6)) * (width, height)
+        for _ in range(rng.integers(7, 13)):
+            origin = center + rng.normal(0, 1, 2) * (0.11 * width, 0.03 * height)
+            add(sample_figure(rng), origin, rng.uniform(0.12, 0.2) * height, "crowd")
+    if rng.random() < 0.15:
+        for _ in range(rng.integers(1, 3)):
+            origin = rng.uniform((0.05, 0.1), (0.95, 0.8)) * (width, height)
+            add(sample_figure(rng), origin, rng.uniform(0.07, 0.14) * height, "far")
+
+    boxes: list[Array] = []
+    for _ in range(rng.choice([1, 2, 3], p=[0.45, 0.35, 0.2])):
+        figure = sample_figure(rng)
+        size = rng.uniform(0.4, 1.0) * height
+        low, high = _extent(figure, size)
+        truncated = rng.random() < 0.15
+        slack = 0.3 * (high - low) if truncated else np.full(2, -2.0)
+        for _ in range(12):
+            first, last = -low - slack, np.array([width, height]) - 1 - high + slack
+            origin = rng.uniform(np.minimum(first, last), np.maximum(first, last))
+            box = np.concatenate([origin + low, origin + high])
+            if all(_overlap(box, other) < 0.25 for other in boxes):
+                boxes.append(box)
+                add(figure, origin, size, "person")
+                break
+    return people
+
+
+def _extent(figure: Figure, height: float) -> tuple[Array, Array]:
+    """Lowest and highest x, y of the body relative to the pelvis, pixels."""
+    lows = [p.centers[:, :2] - p.radii[:, None] for p in figure.parts]
+    highs = [p.centers[:, :2] + p.radii[:, None] for p in figure.parts]
+    return height * np.concatenate(lows).min(axis=0), height * np.concatenate(highs).max(axis=0)
+
+
+def _overlap(box: Array, other: Array) -> float:
+    """Intersection over the smaller area of two boxes (x1, y1, x2, y2)."""
+    sides = np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2])
+    smaller = min(np.prod(box[2:] - box[:2]), np.prod(other[2:] - other[:2]))
+    return float(np.prod(np.maximum(sides, 0)) / smaller)
+
+
+# ------------------------------------------------------------------------------------ annotations
+
+
+def _annotations(people: list[Placed], owner: npt.NDArray[np.int16]) -> list[dict[str, Any]]:
+    """COCO's annotations (without ids) of the people in a finished picture."""
+    positive = np.maximum(owner, 0)
+    seen = np.bincount(positive.ravel(), minlength=1 + NUM_PARTS * len(people)) > 0
+    person_map = (positive + NUM_PARTS - 1) // NUM_PARTS  # 0: nobody
+    annotations = []
+    for index, person in enumerate(people):
+        if person.kind == "crowd":
+            continue
+        mask = person_map == index + 1
+        if mask.sum() < 12:  # covered by others
+            continue
+        keypoints = np.zeros((NUM_JOINTS, 3))
+        if person.kind == "person":
+            v = visibility(person.figure, person.joints, owner, seen, person.first_owner)
+            keypoints[:, :2] = np.round(person.joints, 2)
+            keypoints[:, 2] = v
+            keypoints[v == 0] = 0
+        annotations.append(_annotation(mask, keypoints, _polygons(mask), iscrowd=0))
+    crowd = [index + 1 for index, person in enumerate(people) if person.kind == "crowd"]
+    mask = np.isin(person_map, crowd) if crowd else np.zeros_like(owner, dtype=bool)
+    if mask.any():
+        run_lengths = {"counts": _run_lengths(mask), "size": list(mask.shape)}
+        annotations.append(_annotation(mask, np.zeros((NUM_JOINTS, 3)), run_lengths, iscrowd=1))
+    return annotations
+
+
+def _annotation(
+    mask: npt.NDArray[np.bool_], keypoints_K3: Array, segmentation: Any, *, iscrowd: int
+) -> dict[str, Any]:
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    x, y = int(columns[0]), int(rows[0])
+    numbers = [int(n) if n == int(n) else float(n) for n in keypoints_K3.ravel()]
+    return {
+        "segmentation": segmentation,
+        "num_keypoints": int((keypoints_K3[:, 2] > 0).sum()),
+        "area": int(mask.sum()),
+        "iscrowd": iscrowd,
+        "keypoints": numbers,
+        "bbox": [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1],
+        "category_id": 1,
+    }
+
+
+def _polygons(mask: npt.NDArray[np.bool_]) -> list[list[int]]:
+    contours, _ = cv2.findContours(
+        mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
+    )
+    polygons = [contour.ravel().tolist() for contour in contours if len(contour) >= 3]
+    if polygons:
+        return polygons
+    x, y, w, h = cv2.boundingRect(mask.astype(np.uint8))
+    return [[x, y, x + w, y, x + w, y + h, x, y + h]]
+
+
+def _run_lengths(mask: npt.NDArray[np.bool_]) -> list[int]:
+    """COCO's uncompressed RLE: lengths of 0s and 1s in turn, down the columns, 0s first.
+
+    >>> _run_lengths(np.array([[0, 1], [1, 1]], dtype=bool))
+    [1, 3]
+    >>> _run_lengths(np.array([[1, 0], [1, 0]], dtype=bool))
+    [0, 2, 2]
+    """
+    flat = np.concatenate([[False], mask.ravel(order="F")])
+    changes = np.flatnonzero(flat[1:] != flat[:-1])
+    bounds = np.concatenate([[0], changes, [mask.size]])
+    return [int(n) for n in np.diff(bounds)]
+
+
+# ------------------------------------------------------------------------------------------ files
+
+
+def write_synthetic_coco(
+    out: Path,
+    *,
+    num_train: int,
+    num_val: int,
+    seed: int,
+    progress: Progress | None = None,
+) -> None:
+    """Writes `num_train` and `num_val` pictures with annotations to the folder `out`.
+
+    A complete dataset of the same numbers and seed is left as it is; another synthetic dataset is
+    replaced. `progress(done, total)` is called after every picture.
+
+    Raises UserError for numbers out of range, and if `out` holds anything that is not ours.
+    """
+    for name, value, low, high in (
+        ("number of training images", num_train, 1, MAX_IMAGES),
+        ("number of validation images", num_val, 1, MAX_IMAGES),
+        ("seed", seed, 0, 2**31 - 1),
+    ):
+        if not low <= value <= high:
+            raise UserError(f"{name}: {value}; allowed: {low} to {high}")
+    request = {"format": FORMAT, "num_train": num_train, "num_val": num_val, "seed": seed}
+    if _is_complete(out, request):
+        return
+    _clear(out)
+
+    marker = out / MARKER
+    for folder in ("annotations", *(f"{split}2017" for split in SPLITS)):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    marker.write_text(json.dumps(request | {"complete": False}) + "\n", encoding="utf-8")
+    total, done = num_train + num_val, 0
+    for split_index, (split, number) in enumerate(zip(SPLITS, (num_train, num_val), strict=True)):
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for index in range(number):
+            rng = np.random.default_rng([seed, split_index, index])
+            picture, found = render_picture(rng)
+            image_id = FIRST_IMAGE_ID[split] + index
+            file_name = f"{image_id:012d}.jpg"
+            ok, jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+            assert ok
+            (out / f"{split}2017" / file_name).write_bytes(jpeg.tobytes())
+            images.append(_image_entry(image_id, file_name, picture))
+            for number_in_image, annotation in enumerate(found):
+                ids = {"image_id": image_id, "id": image_id * 100 + number_in_image}
+                annotations.append(annotation | ids)
+            done += 1
+            if progress:
+                progress(done, total)
+        document = _document(images, annotations, seed)
+        path = out / "annotations" / f"person_keypoints_{split}2017.json"
+        path.write_text(json.dumps(document, separators=(",", ":")), encoding="utf-8")
+    marker.write_text(json.dumps(request | {"complete": True}) + "\n", encoding="utf-8")
+
+
+def _is_complete(out: Path, request: dict[str, Any]) -> bool:
+    marker = out / MARKER
+    if not marker.is_file() or marker.read_text("utf-8").strip() != json.dumps(
+        request | {"complete": True}
+    ):
+        return False
+    return all(
+        (out / "annotations" / f"person_keypoints_{split}2017.json").is_file()
+        and sum(1 for _ in (out / f"{split}2017").glob("*.jpg")) == request[f"num_{split}"]
+        for split in SPLITS
+    )
+
+
+def _clear(out: Path) -> None:
+    """Removes the pictures and annotations of an earlier synthetic dataset, and nothing else."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UserError(f"{out} is a file; give a folder for the synthetic dataset")
+    if not (out / MARKER).is_file():
+        if any(out.iterdir()):
+            raise UserError(
+                f"{out} is not empty and was not written by 'sdpose synth' (no {MARKER} in it); "
+                "give a new or empty folder"
+            )
+        return
+    for split in SPLITS:
+        (out / "annotations" / f"person_keypoints_{split}2017.json").unlink(missing_ok=True)
+        for path in (out / f"{split}2017").glob("*.jpg"):
+            if re.fullmatch(r"\d{12}\.jpg", path.name):
+                path.unlink()
+
+
+def _image_entry(image_id: int, file_name: str, picture: npt.NDArray[np.uint8]) -> dict[str, Any]:
+    return {
+        "license": 1,
+        "file_name": file_name,
+        "coco_url": "",
+        "height": picture.shape[0],
+        "width": picture.shape[1],
+        "date_captured": "2024-01-01 00:00:00",
+        "flickr_url": "",
+        "id": image_id,
+    }
+
+
+def _document(
+    images: list[dict[str, Any]], annotations: list[dict[str, Any]], seed: int
+) -> dict[str, Any]:
+    return {
+        "info": {
+            "description": f"Synthetic people in COCO's layout (sdpose synth, seed {seed})",
+            "url": "",
+            "version": f"{FORMAT}.0",
+            "year": 2024,
+            "contributor": "sdpose",
+            "date_created": "2024/01/01",
+        },
+        "licenses": [{"id": 1, "name": "synthetic: free of rights", "url": ""}],
+        "images": images,
+        "annotations": annotations,
+        "categories": [
+            {
+                "supercategory": "person",
+                "id": 1,
+                "name": "person",
+                "keypoints": list(JOINT_NAMES),
+                "skeleton": [[a + 1, b + 1] for a, b in LIMBS],
+            }
+        ],
+    }
