@@ -1,0 +1,266 @@
+"""The training losses: heatmaps, and tokens between adjacent cycles.
+
+Shapes: N batch, K keypoints, H W heatmap, T tokens, D token width.
+Losses are computed in float32 at least, also from bfloat16 predictions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sdpose.config.schema import KeypointHead
+from sdpose.config.schema import TokenDistilLoss as TokenDistilCfg
+
+
+class CycleOutput(Protocol):
+    """What the losses read of one pass through the transformer."""
+
+    @property
+    def heatmaps(self) -> Tensor: ...
+    @property
+    def vision_tokens(self) -> Tensor: ...
+    @property
+    def keypoint_tokens(self) -> Tensor: ...
+
+
+class JointsMSELoss(nn.Module):
+    """Mean over joints of the mean over batch and pixels of (weight (prediction - target))^2.
+
+    As mmpose's JointsMSELoss: no factor 0.5, and ignored joints count in the mean.
+    """
+
+    def __init__(self, *, use_target_weight: bool = True, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.use_target_weight = use_target_weight
+        self.loss_weight = loss_weight
+
+    def forward(
+        self, heatmaps_NKHW: Tensor, targets_NKHW: Tensor, target_weights_NK: Tensor
+    ) -> Tensor:
+        """`target_weights_NK` is 1 for annotated joints, else 0."""
+        error_NKHW = heatmaps_NKHW - targets_NKHW
+        if self.use_target_weight:
+            error_NKHW = error_NKHW * target_weights_NK[:, :, None, None]
+        return error_NKHW.square().mean() * self.loss_weight
+
+
+class TokenDistilLoss(nn.Module):
+    """Mean squared difference between a cycle's tokens and the next cycle's.
+
+    The official code lets the gradient into both sides; `detach_teacher` stops it at the later
+    cycle.
+    """
+
+    def __init__(self, *, loss_weight: float = 1.0, detach_teacher: bool = False) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+        self.detach_teacher = detach_teacher
+
+    def forward(
+        self,
+        student_NTD: Tensor,
+        teacher_NTD: Tensor,
+        sample_keys_N: Tensor | None = None,
+        stream: int = 0,
+    ) -> Tensor:
+        """The last two say what is masked at random (`MaskedTokenDistilLoss`); unread here."""
+        return self._squared_error(student_NTD, teacher_NTD).mean() * self.loss_weight
+
+    def _squared_error(self, student_NTD: Tensor, teacher_NTD: Tensor) -> Tensor:
+        if self.detach_teacher:
+            teacher_NTD = teacher_NTD.detach()
+        dtype = torch.promote_types(student_NTD.dtype, torch.float32)
+        return (student_NTD.to(dtype) - teacher_NTD.to(dtype)).square()
+
+
+class MaskedTokenDistilLoss(TokenDistilLoss):
+    """`TokenDistilLoss` over the tokens that are not masked: the mean over their elements.
+
+    Of every sample's T tokens, round(mask_ratio x T) are masked (Python's `round`, halves to
+    even). `random`: a fresh choice per sample, epoch and pair of cycles, see `random_scores`.
+    `importance`: the least important ones, see `importance_scores`.
+
+    With `mask_ratio` 0 it is `TokenDistilLoss` bit for bit, with 1 it is 0 with zero gradients.
+    Shapes are static and nothing waits for the device.
+    """
+
+    def __init__(
+        self,
+        *,
+        loss_weight: float = 1.0,
+        mask_ratio: float = 0.3,
+        mask_strategy: Literal["random", "importance"] = "random",
+        detach_teacher: bool = False,
+    ) -> None:
+        super().__init__(loss_weight=loss_weight, detach_teacher=detach_teacher)
+        self.mask_ratio = mask_ratio
+        self.mask_strategy = mask_strategy
+
+    def forward(
+        self,
+        student_NTD: Tensor,
+        teacher_NTD: Tensor,
+        sample_keys_N: Tensor | None = None,
+        stream: int = 0,
+    ) -> Tensor:
+        """`sample_keys_N` int64 and `stream` choose what `random` masks."""
+        num_tokens = teacher_NTD.shape[1]
+        if self.mask_strategy == "importance":
+            scores_NT = importance_scores(teacher_NTD)
+        else:
+            assert sample_keys_N is not None, "random masking needs the samples' keys"
+            scores_NT = random_scores(sample_keys_N, num_tokens, stream)
+        num_masked = round(self.mask_ratio * num_tokens)
+        masked_NT = lowest(scores_NT, num_masked)
+        error_NTD = self._squared_error(student_NTD, teacher_NTD)
+        error_NTD = error_NTD.masked_fill(masked_NT[:, :, None], 0.0)
+        # The mean over all tokens, scaled to the mean over those kept: x 1.0 where none is masked.
+        scale = num_tokens / max(num_tokens - num_masked, 1)
+        return error_NTD.mean() * scale * self.loss_weight
+
+
+def lowest(scores_NT: Tensor, count: int) -> Tensor:
+    """Where the `count` lowest scores of each row are, bool (N, T); of equal ones the first."""
+    order_NT = scores_NT.argsort(dim=1, stable=True)
+    masked_NT = torch.zeros_like(scores_NT, dtype=torch.bool)
+    return masked_NT.scatter(1, order_NT[:, :count], True)
+
+
+def importance_scores(teacher_NTD: Tensor) -> Tensor:
+    """How important each of the later cycle's tokens is: its energy, the sum of squares (N, T).
+
+    This is the activation-based attention map of Zagoruyko & Komodakis (ICLR 2017), for tokens.
+    It needs nothing but the sample's own tokens, so it is the same on any number of processes;
+    and the sine position embedding does not bias it, since it has the same norm everywhere.
+    """
+    return teacher_NTD.detach().float().square().sum(dim=2)
+
+
+def random_scores(sample_keys_N: Tensor, num_tokens: int, stream: int) -> Tensor:
+    """Random int64 scores (N, T) as a pure function of key, stream and token.
+
+    A counter-based generator: SplitMix64 (Steele, Lea & Flood, OOPSLA 2014) of the key with the
+    stream mixed in, then of the token's index. There is no generator state, so that a sample has
+    the same mask for any batch, process and resumption. Scores of different streams (vision
+    tokens, keypoint tokens, each pair of cycles) are independent.
+    """
+    stream_key = _signed(_GOLDEN_GAMMA * (stream + 1))
+    row_keys_N1 = _mix(sample_keys_N ^ stream_key)[:, None]
+    counters_T = torch.arange(1, num_tokens + 1, device=sample_keys_N.device)
+    return _mix(row_keys_N1 + counters_T * _signed(_GOLDEN_GAMMA))
+
+
+_GOLDEN_GAMMA = 0x9E3779B97F4A7C15
+
+
+def _signed(value: int) -> int:
+    """The int64 with the lowest 64 bits of `value`."""
+    value &= 2**64 - 1
+    return value - 2**64 if value >= 2**63 else value
+
+
+def _mix(z: Tensor) -> Tensor:
+    """SplitMix64's finaliser on int64 tensors, whose products wrap."""
+    z = (z ^ _shift_right(z, 30)) * _signed(0xBF58476D1CE4E5B9)
+    z = (z ^ _shift_right(z, 27)) * _signed(0x94D049BB133111EB)
+    return z ^ _shift_right(z, 31)
+
+
+def _shift_right(z: Tensor, bits: int) -> Tensor:
+    """Logical shift; `>>` on int64 repeats the sign."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+LOSSES: dict[str, type[nn.Module]] = {
+    "JointsMSELoss": JointsMSELoss,
+    "TokenDistilLoss": TokenDistilLoss,
+    "MaskedTokenDistilLoss": MaskedTokenDistilLoss,
+}
+
+
+class PoseLoss(nn.Module):
+    """All losses of a training step, summed over cycles or pairs of cycles, not averaged."""
+
+    def __init__(
+        self,
+        *,
+        keypoint: JointsMSELoss,
+        vision_tokens: TokenDistilLoss | None,
+        keypoint_tokens: TokenDistilLoss | None,
+    ) -> None:
+        super().__init__()
+        self.keypoint = keypoint
+        self.vision_tokens = vision_tokens
+        self.keypoint_tokens = keypoint_tokens
+
+    def forward(
+        self,
+        outputs: Sequence[CycleOutput],
+        targets_NKHW: Tensor,
+        target_weights_NK: Tensor,
+        sample_keys_N: Tensor,
+    ) -> dict[str, Tensor]:
+        """Scalars by name, already weighted: `heatmap_loss`, and `vis_dist_loss` and
+        `kpt_dist_loss` where configured. The training loss is their sum."""
+        losses = {
+            "heatmap_loss": _total(
+                self.keypoint(cycle.heatmaps, targets_NKHW, target_weights_NK) for cycle in outputs
+            )
+        }
+        # Every pair of cycles, and either kind of token, masks by a random stream of its own.
+        if self.vision_tokens is not None:
+            losses["vis_dist_loss"] = _between_cycles(
+                self.vision_tokens, [cycle.vision_tokens for cycle in outputs], sample_keys_N, 0
+            )
+        if self.keypoint_tokens is not None:
+            losses["kpt_dist_loss"] = _between_cycles(
+                self.keypoint_tokens, [cycle.keypoint_tokens for cycle in outputs], sample_keys_N, 1
+            )
+        return losses
+
+
+def _between_cycles(
+    loss: TokenDistilLoss, tokens: list[Tensor], sample_keys_N: Tensor, first_stream: int
+) -> Tensor:
+    """The sum over adjacent cycles, the later one as the teacher; 0 for a single cycle."""
+    if len(tokens) == 1:
+        return tokens[0].new_zeros(())
+    return _total(
+        loss(tokens[pair], tokens[pair + 1], sample_keys_N, stream=2 * pair + first_stream)
+        for pair in range(len(tokens) - 1)
+    )
+
+
+def _total(terms: Iterable[Tensor]) -> Tensor:
+    return torch.stack(tuple(terms)).sum()
+
+
+def build_loss(config: KeypointHead) -> PoseLoss:
+    """The losses of an experiment (`experiment.model.keypoint_head`)."""
+    keypoint = config.loss_keypoint
+    return PoseLoss(
+        keypoint=JointsMSELoss(
+            use_target_weight=keypoint.use_target_weight, loss_weight=keypoint.loss_weight
+        ),
+        vision_tokens=_token_loss(config.loss_vis_token_dist),
+        keypoint_tokens=_token_loss(config.loss_kpt_token_dist),
+    )
+
+
+def _token_loss(config: TokenDistilCfg | None) -> TokenDistilLoss | None:
+    if config is None:
+        return None
+    if config.type == "TokenDistilLoss":
+        return TokenDistilLoss(loss_weight=config.loss_weight, detach_teacher=config.detach_teacher)
+    assert config.mask_ratio is not None  # the schema fills both in
+    assert config.mask_strategy is not None
+    return MaskedTokenDistilLoss(
+        loss_weight=config.loss_weight,
+        mask_ratio=config.mask_ratio,
+        mask_strategy=config.mask_strategy,
+        detach_teacher=config.detach_teacher,
+    )

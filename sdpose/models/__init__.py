@@ -1,0 +1,44 @@
+"""Architectures: from an experiment's model section to a module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sdpose.config.schema import Model
+from sdpose.models.hrnet import HRNet3Stage
+from sdpose.models.sdpose import CycleOutput, SDPose, sdpose_b, sdpose_s_v1, sdpose_s_v2, sdpose_t
+from sdpose.models.stemnet import StemNet
+
+__all__ = ["BACKBONES", "MODELS", "CycleOutput", "SDPose", "build_model"]
+
+# The official models, every number named. Experiments say the same as differences from one base.
+MODELS: dict[str, Callable[[], SDPose]] = {
+    "sdpose_t": sdpose_t,
+    "sdpose_s_v1": sdpose_s_v1,
+    "sdpose_s_v2": sdpose_s_v2,
+    "sdpose_b": sdpose_b,
+}
+
+BACKBONES: dict[str, type[StemNet]] = {"StemNet": StemNet, "HRNet_3stage": HRNet3Stage}
+
+
+def build_model(config: Model) -> SDPose:
+    """The model of an experiment (`load_experiment(name).model`), freshly initialised.
+
+    Draws from torch's global generator. `config.pretrained` is not read here
+    (`load_backbone_weights`).
+    """
+    backbone, head = config.backbone, config.keypoint_head.tokenpose_cfg
+    assert backbone.width is not None  # the schema fills it in
+    return SDPose(
+        backbone=BACKBONES[backbone.type](width=backbone.width, num_blocks=backbone.num_blocks),
+        feature_size=head.feature_size,
+        heatmap_size=head.heatmap_size,
+        patch_size=head.patch_size,
+        dim=head.dim,
+        depth=head.depth,
+        heads=head.heads,
+        mlp_ratio=head.mlp_ratio,
+        pos_embedding_type=head.pos_embedding_type,
+        cycle_num=head.cycle_num,
+    )

@@ -1,0 +1,157 @@
+"""SDPose (Chen et al., CVPR 2024, arXiv 2404.03518): one transformer, run several times.
+
+Shapes: N batch, 3HW image, C backbone channels, P vision tokens (patches), K keypoints,
+T = K + P tokens (keypoints first), D token width, A heads, h w heatmap.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sdpose.models.hrnet import HRNet3Stage
+from sdpose.models.layers import HeatmapHead, TransformerLayer, patches, sine_position_embedding
+from sdpose.models.stemnet import StemNet
+
+NUM_KEYPOINTS = 17
+
+PositionEmbedding = Literal["sine-full", "sine", "learnable"]
+
+
+class CycleOutput(NamedTuple):
+    """What one pass through the transformer gives."""
+
+    heatmaps: Tensor
+    """(N, K, h, w), no activation; the target is a Gaussian of height 1."""
+    vision_tokens: Tensor
+    """(N, P, D), the residual stream: no final norm."""
+    keypoint_tokens: Tensor
+    """(N, K, D), likewise."""
+    attention: Tensor | None = None
+    """(N, A, T, T) of the last layer, where it was asked for; rows sum to 1."""
+
+
+class SDPose(nn.Module):
+    """Backbone, tokens, `cycle_num` passes through one transformer, shared heatmap head.
+
+    `feature_size`, `patch_size` and `heatmap_size` are (height, width). `pos_embedding_type`:
+    "learnable" and "sine" are added once, to the input (a learnable one to the keypoint tokens,
+    too); "sine-full" also before every layer but the first, in every cycle.
+    """
+
+    position_embedding: Tensor
+
+    def __init__(
+        self,
+        *,
+        backbone: StemNet,
+        feature_size: tuple[int, int] = (64, 48),
+        heatmap_size: tuple[int, int] = (64, 48),
+        patch_size: tuple[int, int],
+        dim: int = 192,
+        depth: int,
+        heads: int = 8,
+        mlp_ratio: float = 3,
+        pos_embedding_type: PositionEmbedding = "sine-full",
+        cycle_num: int,
+    ) -> None:
+        super().__init__()
+        rows, columns = feature_size[0] // patch_size[0], feature_size[1] // patch_size[1]
+        self.patch_size = patch_size
+        self.pos_embedding_type = pos_embedding_type
+        self.cycle_num = cycle_num
+        self.keypoint_tokens = nn.Parameter(torch.zeros(1, NUM_KEYPOINTS, dim))
+        if pos_embedding_type == "learnable":
+            self.position_embedding = nn.Parameter(
+                torch.zeros(1, NUM_KEYPOINTS + rows * columns, dim)
+            )
+        else:
+            self.register_buffer("position_embedding", sine_position_embedding(rows, columns, dim))
+        self.backbone = backbone
+        patch_dim = backbone.out_channels * patch_size[0] * patch_size[1]
+        self.patch_embedding = nn.Linear(patch_dim, dim)
+        self.layers = nn.ModuleList(
+            TransformerLayer(dim=dim, heads=heads, mlp_dim=round(dim * mlp_ratio))
+            for _ in range(depth)
+        )
+        self.heatmap_head = HeatmapHead(dim=dim, heatmap_size=heatmap_size)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """The official distributions: N(0, 0.001) in the backbone, N(0, 0.02) in the head."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.001)
+            elif isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
+                module.reset_parameters()
+        nn.init.trunc_normal_(self.keypoint_tokens, std=0.02)
+        if self.pos_embedding_type == "learnable":
+            nn.init.trunc_normal_(self.position_embedding, std=0.02)
+
+    def forward(self, images_N3HW: Tensor, return_attention: bool = False) -> list[CycleOutput]:
+        """All cycles, the first one first. `images_N3HW` is normalised RGB."""
+        tokens_NTD = self._tokens(images_N3HW)
+        outputs = []
+        for _ in range(self.cycle_num):
+            tokens_NTD, attention = self._cycle(tokens_NTD, return_attention)
+            keypoint_tokens_NKD = tokens_NTD[:, :NUM_KEYPOINTS]
+            outputs.append(
+                CycleOutput(
+                    heatmaps=self.heatmap_head(keypoint_tokens_NKD),
+                    vision_tokens=tokens_NTD[:, NUM_KEYPOINTS:],
+                    keypoint_tokens=keypoint_tokens_NKD,
+                    attention=attention,
+                )
+            )
+        return outputs
+
+    def predict(self, images_N3HW: Tensor) -> Tensor:
+        """Heatmaps (N, K, h, w) of the first cycle; the later ones are not computed."""
+        tokens_NTD, _ = self._cycle(self._tokens(images_N3HW), return_attention=False)
+        return self.heatmap_head(tokens_NTD[:, :NUM_KEYPOINTS])
+
+    def _tokens(self, images_N3HW: Tensor) -> Tensor:
+        """The input of the first cycle: keypoint tokens, then vision tokens with positions."""
+        features_NCHW = self.backbone(images_N3HW)
+        vision_NPD = self.patch_embedding(patches(features_NCHW, self.patch_size))
+        keypoints_NKD = self.keypoint_tokens.expand(vision_NPD.shape[0], -1, -1)
+        if self.pos_embedding_type == "learnable":
+            return torch.cat((keypoints_NKD, vision_NPD), dim=1) + self.position_embedding
+        return torch.cat((keypoints_NKD, vision_NPD + self.position_embedding), dim=1)
+
+    def _cycle(self, x_NTD: Tensor, return_attention: bool) -> tuple[Tensor, Tensor | None]:
+        # Zeros for the keypoint tokens: one addition instead of a split and a concatenation.
+        positions_1TD = F.pad(self.position_embedding, (0, 0, NUM_KEYPOINTS, 0))
+        attention_NATT = None
+        for index, layer in enumerate(self.layers):
+            if index > 0 and self.pos_embedding_type == "sine-full":
+                x_NTD = x_NTD + positions_1TD
+            if return_attention and index == len(self.layers) - 1:
+                assert isinstance(layer, TransformerLayer)
+                attention_NATT = layer.attention_weights(x_NTD)
+            x_NTD = layer(x_NTD)
+        return x_NTD, attention_NATT
+
+
+def sdpose_t() -> SDPose:
+    return SDPose(backbone=StemNet(width=64), patch_size=(4, 3), depth=6, cycle_num=3)
+
+
+def sdpose_s_v1() -> SDPose:
+    return SDPose(backbone=StemNet(width=64), patch_size=(4, 3), depth=12, cycle_num=2)
+
+
+def sdpose_s_v2() -> SDPose:
+    return SDPose(backbone=StemNet(width=64), patch_size=(2, 2), depth=12, cycle_num=2)
+
+
+def sdpose_b() -> SDPose:
+    return SDPose(backbone=HRNet3Stage(width=32), patch_size=(4, 3), depth=12, cycle_num=2)
