@@ -1,0 +1,239 @@
+"""Evaluation: a model on the boxes of an experiment's validation set, as COCO counts.
+
+The same rows, crops, flip test, decoding, scores and suppression as mmpose 0.29's
+`TopDownCocoDataset.evaluate` with the official SDPose configurations.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import nn
+
+from sdpose.config import Experiment
+from sdpose.data.coco import Boxes, CocoAnnotations, Detections, load_annotations, load_detections
+from sdpose.errors import UserError
+from sdpose.evaluation.coco_ap import METRIC_NAMES, average_precision, coco_results
+from sdpose.evaluation.infer import box_regions, predict_keypoints
+from sdpose.evaluation.nms import rescore, suppress
+
+__all__ = ["METRIC_NAMES", "EvaluationResult", "evaluate", "format_table", "write_results"]
+
+BoxSource = Literal["detections", "ground truth"]
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What an evaluation found. Rows are the poses that stayed, in the order of the results."""
+
+    metrics: dict[str, float]  # METRIC_NAMES, 0..1; -1 where there is nothing to find
+    settings: dict[str, Any]  # everything but the weights that changes the numbers
+    bbox_source: BoxSource
+    category_id: int
+    image_ids: NDArray[np.int64]  # [N]
+    box_keys: NDArray[np.int64]  # [N], annotation id, or index in the detection file
+    keypoints_array: NDArray[np.float32]  # [N,17,3], x, y in image pixels, score
+    scores: NDArray[np.float32]  # [N]
+
+    @cached_property
+    def keypoints(self) -> list[dict[str, Any]]:
+        """COCO's keypoint results: image_id, category_id, keypoints (x, y, score), score."""
+        return coco_results(self.image_ids, self.keypoints_array, self.scores, self.category_id)
+
+
+def evaluate(
+    model: nn.Module,
+    experiment: Experiment,
+    *,
+    device: torch.device | str,
+    use_gt_bbox: bool | None = None,
+    missing_detections: Literal["fail", "use_gt_bbox"] = "fail",
+    progress: Callable[[int, int], None] | None = None,
+) -> EvaluationResult:
+    """Evaluates `model` (on `device`) on the experiment's validation set.
+
+    use_gt_bbox: overrides data_cfg.use_gt_bbox. missing_detections: what to do if detections are
+    wanted and their file is absent. progress: is told (boxes done, boxes) of this process's share.
+    Under torch.distributed every process calls this, takes a share, and gets the same result.
+    Raises UserError (in every process) for missing or unusable files.
+    """
+    annotations = _validation_annotations(experiment)
+    boxes, source = validation_boxes(experiment, annotations, use_gt_bbox, missing_detections)
+    image_folder = Path(experiment.data_root) / experiment.data.val.img_prefix
+    distributed = dist.is_available() and dist.is_initialized()
+    rank, world_size = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+
+    share: Any  # (rows, keypoints), or the error of this process
+    try:
+        share = predict_keypoints(
+            model,
+            boxes,
+            [image_folder / name for name in annotations.file_names],
+            data_cfg=experiment.data_cfg,
+            test_cfg=experiment.model.test_cfg,
+            padding=experiment.train_pipeline.padding,
+            batch_size=experiment.data.val_dataloader.samples_per_gpu,
+            num_workers=experiment.data.workers_per_gpu,
+            device=torch.device(device),
+            share=(rank, world_size),
+            progress=progress,
+        )
+    except UserError as error:
+        share = error
+    shares = [share]
+    if distributed:
+        shares = [None] * world_size
+        dist.gather_object(share, shares if rank == 0 else None)
+    outcome: list[Any] = [None]  # the result, or an error
+    if rank == 0:
+        try:
+            keypoints_NK3 = _in_order(shares, len(boxes))
+            outcome = [score(experiment, annotations, boxes, source, keypoints_NK3)]
+        except UserError as error:
+            outcome = [error]
+    if distributed:
+        dist.broadcast_object_list(outcome)
+    if isinstance(outcome[0], UserError):
+        raise outcome[0]
+    return outcome[0]
+
+
+def score(
+    experiment: Experiment,
+    annotations: CocoAnnotations,
+    boxes: Boxes,
+    source: BoxSource,
+    keypoints_NK3: NDArray[np.float32],
+) -> EvaluationResult:
+    """The result of decoded keypoints (one row per box): scores, suppression, AP."""
+    cfg = experiment.data_cfg
+    scores_N = rescore(keypoints_NK3[:, :, 2], boxes.box_score, cfg.vis_thr)
+    _, sizes_N2 = box_regions(boxes.boxes_xywh, cfg, experiment.train_pipeline.padding)
+    kept = suppress(
+        boxes.image_id,
+        keypoints_NK3[:, :, :2],
+        sizes_N2.prod(axis=1),
+        scores_N,
+        thr=cfg.oks_thr,
+        soft=cfg.soft_nms,
+    )
+    category_id = annotations.person_category["id"]
+    results = coco_results(boxes.image_id[kept], keypoints_NK3[kept], scores_N[kept], category_id)
+    return EvaluationResult(
+        metrics=average_precision(annotations, results, experiment.evaluation.backend),
+        settings=_settings(experiment, annotations, boxes, source),
+        bbox_source=source,
+        category_id=category_id,
+        image_ids=boxes.image_id[kept],
+        box_keys=boxes.key[kept],
+        keypoints_array=keypoints_NK3[kept],
+        scores=scores_N[kept],
+    )
+
+
+def validation_boxes(
+    experiment: Experiment,
+    annotations: CocoAnnotations,
+    use_gt_bbox: bool | None = None,
+    missing_detections: Literal["fail", "use_gt_bbox"] = "fail",
+) -> tuple[Boxes, BoxSource]:
+    """The boxes that are evaluated, and where they come from (see `evaluate`)."""
+    cfg = experiment.data_cfg
+    path = Path(experiment.data_root) / cfg.bbox_file
+    wanted = "gt" if (cfg.use_gt_bbox if use_gt_bbox is None else use_gt_bbox) else "detections"
+    if wanted == "detections" and not path.exists():
+        if missing_detections == "fail":
+            raise UserError(_missing_detections(experiment, path))
+        wanted = "gt"
+    if wanted == "detections":
+        return load_detections(path, annotations, cfg.det_bbox_thr), "detections"
+    persons = annotations.persons()
+    if len(persons) == 0:
+        raise UserError(f"{annotations.path}: no person with keypoints to evaluate on")
+    return persons, "ground truth"
+
+
+def write_results(result: EvaluationResult, path: str | Path) -> None:
+    """Writes F.json, COCO's keypoint results, and F.metrics.json: the ten numbers and settings."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result.keypoints), encoding="utf-8")
+    metrics = {**result.metrics, "settings": result.settings}
+    path.with_suffix(".metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", "utf-8")
+
+
+def format_table(metrics: dict[str, float]) -> str:
+    """The ten numbers as two aligned lines.
+
+    >>> print(format_table({"AP": 0.72345, "AP .5": 0.9}))
+    |     AP |  AP .5 |
+    | 0.7234 | 0.9000 |
+    """
+    rows = [metrics.keys(), (f"{value:.4f}" for value in metrics.values())]
+    return "\n".join("| " + " | ".join(f"{cell:>6}" for cell in row) + " |" for row in rows)
+
+
+def _validation_annotations(experiment: Experiment) -> CocoAnnotations:
+    return load_annotations(Path(experiment.data_root) / experiment.data.val.ann_file)
+
+
+def _in_order(shares: list[Any], num_boxes: int) -> NDArray[np.float32]:
+    for share in shares:
+        if isinstance(share, UserError):
+            raise share
+    rows = np.concatenate([rows for rows, _ in shares])
+    keypoints = np.concatenate([keypoints for _, keypoints in shares])
+    assert (np.sort(rows) == np.arange(num_boxes)).all(), "a box was lost or counted twice"
+    return keypoints[np.argsort(rows)]
+
+
+def _settings(
+    experiment: Experiment, annotations: CocoAnnotations, boxes: Boxes, source: BoxSource
+) -> dict[str, Any]:
+    cfg = experiment.data_cfg
+    settings: dict[str, Any] = {
+        "bbox_source": source,
+        "ann_file": experiment.data.val.ann_file,
+        "num_images": len(annotations.file_names),
+        "num_boxes": len(boxes),
+    }
+    if isinstance(boxes, Detections):
+        settings |= {
+            "bbox_file": cfg.bbox_file,
+            "det_bbox_thr": cfg.det_bbox_thr,
+            "num_detections_of_other_images": boxes.num_other_images,
+            "num_empty_detections": boxes.num_empty,
+        }
+    return settings | {
+        "image_size": list(cfg.image_size),
+        "heatmap_size": list(cfg.heatmap_size),
+        "padding": experiment.train_pipeline.padding,
+        **experiment.model.test_cfg.model_dump(),
+        "vis_thr": cfg.vis_thr,
+        "oks_thr": cfg.oks_thr,
+        "soft_nms": cfg.soft_nms,
+        "backend": experiment.evaluation.backend,
+    }
+
+
+def _missing_detections(experiment: Experiment, path: Path) -> str:
+    return (
+        f"detection file not found: {path.absolute()}\n"
+        f"  data_cfg.bbox_file is '{experiment.data_cfg.bbox_file}', looked up in data_root "
+        f"'{experiment.data_root}'. The published numbers use\n"
+        "  COCO_val2017_detections_AP_H_56_person.json, which the authors of Simple Baselines and "
+        "HRNet provide: see 'Data preparation' in\n"
+        "  https://github.com/leoxiaobin/deep-high-resolution-net.pytorch (folder "
+        "person_detection_results).\n"
+        "  Put it there, or evaluate on ground-truth boxes: --use-gt-bbox, or "
+        "--set data_cfg.use_gt_bbox=true (the results say so)."
+    )

@@ -1,0 +1,129 @@
+"""COCO's keypoint AP of a list of poses, by pycocotools or faster-coco-eval."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdpose.data.coco import CocoAnnotations
+from sdpose.errors import UserError
+
+# COCOeval.stats for keypoints, in its order; the names are mmpose's.
+METRIC_NAMES = (
+    "AP",
+    "AP .5",
+    "AP .75",
+    "AP (M)",
+    "AP (L)",
+    "AR",
+    "AR .5",
+    "AR .75",
+    "AR (M)",
+    "AR (L)",
+)
+
+
+def coco_results(
+    image_ids_N: NDArray[np.int64],
+    keypoints_NK3: NDArray[np.float32],
+    scores_N: NDArray[np.float32],
+    category_id: int,
+) -> list[dict[str, Any]]:
+    """COCO's keypoint results (https://cocodataset.org/#format-results), keypoints x, y, score."""
+    return [
+        {"image_id": image_id, "category_id": category_id, "keypoints": keypoints, "score": score}
+        for image_id, keypoints, score in zip(
+            image_ids_N.tolist(),
+            keypoints_NK3.reshape(len(keypoints_NK3), -1).tolist(),
+            scores_N.tolist(),
+            strict=True,
+        )
+    ]
+
+
+def average_precision(
+    annotations: CocoAnnotations,
+    results: list[dict[str, Any]],
+    backend: str = "pycocotools",
+) -> dict[str, float]:
+    """The ten numbers of COCO's keypoint evaluation, 0..1; -1 where there is nothing to find.
+
+    results: as `coco_results` gives them; they are left as they are. Every image of `annotations`
+    counts. backend: `pycocotools` or `faster-coco-eval`.
+    """
+    coco_class, eval_class = _backend(backend)
+    dataset = coco_dataset(annotations)
+    with contextlib.redirect_stdout(io.StringIO()):  # both print their progress
+        truth = coco_class()
+        truth.dataset = dataset
+        truth.createIndex()
+        if results:  # loadRes writes box and area into the entries, and fails on an empty list
+            found = truth.loadRes([dict(result) for result in results])
+        else:
+            found = coco_class()
+            found.dataset = {**dataset, "annotations": []}
+            found.createIndex()
+        evaluator = eval_class(truth, found, "keypoints")
+        evaluator.params.catIds = [annotations.person_category["id"]]
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    return dict(zip(METRIC_NAMES, map(float, evaluator.stats), strict=False))
+
+
+def coco_dataset(annotations: CocoAnnotations) -> dict[str, Any]:
+    """The annotations as COCO's JSON document, without what the evaluation does not read."""
+    image_ids = annotations.image_ids.tolist()
+    columns = zip(
+        annotations.ann_ids.tolist(),
+        annotations.ann_image_index.tolist(),
+        annotations.boxes_xywh.tolist(),
+        annotations.areas.tolist(),
+        annotations.iscrowd.tolist(),
+        annotations.num_keypoints.tolist(),
+        annotations.keypoints.reshape(len(annotations.ann_ids), -1).tolist(),
+        strict=True,
+    )
+    return {
+        "info": {},
+        "images": [
+            {"id": i, "file_name": name, "width": width, "height": height}
+            for i, name, (width, height) in zip(
+                image_ids, annotations.file_names, annotations.image_sizes_wh.tolist(), strict=True
+            )
+        ],
+        "categories": [annotations.person_category],
+        "annotations": [
+            {
+                "id": ann_id,
+                "image_id": image_ids[image_index],
+                "category_id": annotations.person_category["id"],
+                "bbox": bbox,
+                "area": area,
+                "iscrowd": int(iscrowd),
+                "num_keypoints": num_keypoints,
+                "keypoints": keypoints,
+            }
+            for ann_id, image_index, bbox, area, iscrowd, num_keypoints, keypoints in columns
+        ],
+    }
+
+
+def _backend(name: str) -> tuple[Any, Any]:
+    if name == "pycocotools":
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+
+        return COCO, COCOeval
+    try:
+        import faster_coco_eval
+    except ImportError:
+        raise UserError(
+            "evaluation.backend is faster-coco-eval, which is not installed: "
+            "pip install 'sdpose[fast-eval]', or set evaluation.backend=pycocotools"
+        ) from None
+    return faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster

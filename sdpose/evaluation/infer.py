@@ -1,0 +1,189 @@
+"""From boxes to keypoints: crops, the model, flip test and decoding.
+
+N = boxes, K = 17 joints, H x W crop or heatmap pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from sdpose.codec import decode, flip_back
+from sdpose.config.schema import DataCfg, TestCfg
+from sdpose.data.coco import Boxes
+from sdpose.data.images import MEAN, STD, ImageError, read_image, warp_crop
+from sdpose.errors import UserError
+from sdpose.evaluation.nms import rows_by_image
+from sdpose.geometry import box_to_center_size, crop_affine
+
+Crop = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+def box_regions(boxes_xywh: NDArray[np.float64], data_cfg: DataCfg, padding: float) -> Crop:
+    """Centres and sizes, float32[N,2] image pixels, of the regions that the model sees."""
+    width, height = data_cfg.image_size
+    return box_to_center_size(boxes_xywh, aspect_ratio=width / height, padding=padding)
+
+
+def predict_heatmaps(model: nn.Module, crops_NHW3: Tensor, test_cfg: TestCfg) -> Tensor:
+    """Heatmaps float32[N,K,h,w] of uint8 RGB crops; with flip test the mean of both views."""
+    images_N3HW = normalize_crops(crops_NHW3)
+    heatmaps_NKHW = model.predict(images_N3HW)  # type: ignore[operator]
+    if not test_cfg.flip_test:
+        return heatmaps_NKHW
+    mirrored_NKHW = model.predict(images_N3HW.flip(-1))  # type: ignore[operator]
+    return (heatmaps_NKHW + flip_back(mirrored_NKHW, test_cfg.shift_heatmap)) * 0.5
+
+
+def normalize_crops(crops_NHW3: Tensor) -> Tensor:
+    """float32[N,3,H,W]: (value / 255 - mean) / std, in float32 as torchvision does it."""
+    mean = torch.tensor(MEAN, device=crops_NHW3.device)
+    std = torch.tensor(STD, device=crops_NHW3.device)
+    normalized = (crops_NHW3.float() / 255 - mean) / std
+    return normalized.permute(0, 3, 1, 2).contiguous()
+
+
+def predict_keypoints(
+    model: nn.Module,
+    boxes: Boxes,
+    image_paths: list[Path],
+    *,
+    data_cfg: DataCfg,
+    test_cfg: TestCfg,
+    padding: float,
+    batch_size: int,
+    num_workers: int,
+    device: torch.device,
+    share: tuple[int, int] = (0, 1),
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Keypoints of this process's share of the boxes: (rows[n], keypoints float32[n,K,3]).
+
+    image_paths: by `boxes.image_index`. share: (rank, number of processes). Batches hold the same
+    boxes for any number of processes, so that results do not depend on it; each process decodes an
+    image once. progress: is told (boxes done, boxes in this share).
+    Raises UserError if an image cannot be read or the model predicts NaN.
+    """
+    order = np.concatenate([np.zeros(0, dtype=np.int64), *rows_by_image(boxes.image_id)])
+    rows = _share(order, batch_size, *share)
+    centers_N2, sizes_N2 = box_regions(boxes.boxes_xywh[rows], data_cfg, padding)
+    matrices = np.stack(
+        [
+            crop_affine(c, s, 0.0, data_cfg.image_size)
+            for c, s in zip(centers_N2, sizes_N2, strict=True)
+        ]
+        or [np.zeros((2, 3))]
+    )
+    crops = _Crops(
+        [
+            (image_paths[boxes.image_index[rows[group[0]]]], matrices[group])
+            for group in rows_by_image(boxes.image_id[rows])
+        ],
+        data_cfg.image_size,
+    )
+    found: list[Tensor] = []
+    done = 0
+    with _inference(model):
+        for batch_NHW3 in _batches(crops, batch_size, num_workers):
+            part = slice(done, done + len(batch_NHW3))
+            heatmaps_NKHW = predict_heatmaps(model, batch_NHW3.to(device), test_cfg)
+            found.append(
+                decode(
+                    heatmaps_NKHW,
+                    centers_N2[part],
+                    sizes_N2[part],
+                    post_process=test_cfg.post_process,
+                    kernel=test_cfg.modulate_kernel,
+                )
+            )
+            done = part.stop
+            if progress:
+                progress(done, len(rows))
+    keypoints_NK3 = torch.cat(found).cpu().numpy() if found else np.zeros((0, 17, 3), np.float32)
+    if not np.isfinite(keypoints_NK3).all():
+        bad = int((~np.isfinite(keypoints_NK3)).any(axis=(1, 2)).sum())
+        raise UserError(
+            f"the model predicts NaN or infinite values for {bad} of {len(rows)} boxes: its "
+            "training diverged, or the checkpoint is damaged"
+        )
+    return rows, keypoints_NK3
+
+
+def _share(order: NDArray[np.int64], batch_size: int, rank: int, world_size: int) -> NDArray:
+    """The rows of whole batches that this process takes: a contiguous part of the order."""
+    num_batches = -(-len(order) // batch_size)
+    start, stop = (num_batches * r // world_size * batch_size for r in (rank, rank + 1))
+    return order[start:stop]
+
+
+class _Crops(Dataset[Any]):
+    """All crops of one image: uint8[n,H,W,3], or the message of the error that it met."""
+
+    def __init__(
+        self, images: list[tuple[Path, NDArray[np.float64]]], size_wh: tuple[int, int]
+    ) -> None:
+        self.images = images
+        self.size_wh = size_wh
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor | str:
+        path, matrices = self.images[index]
+        try:
+            image = read_image(path)
+        except ImageError as error:
+            return str(error)
+        return torch.from_numpy(np.stack([warp_crop(image, m, self.size_wh) for m in matrices]))
+
+
+def _batches(crops: _Crops, batch_size: int, num_workers: int) -> Iterator[Tensor]:
+    loader = DataLoader(
+        crops,
+        batch_size=None,  # an item is an image; the boxes are batched below
+        num_workers=num_workers,
+        worker_init_fn=_one_thread if num_workers else None,
+    )
+    waiting: list[Tensor] = []
+    for item in loader:
+        if isinstance(item, str):
+            raise UserError(
+                f"{item}\n  `sdpose prepare` lists all unreadable images; with "
+                "data.on_corrupt=skip they are left out"
+            )
+        waiting.append(item)
+        while sum(map(len, waiting)) >= batch_size:
+            together = torch.cat(waiting)
+            yield together[:batch_size]
+            waiting = [together[batch_size:]]
+    rest = torch.cat(waiting) if waiting else torch.empty(0)
+    if len(rest):
+        yield rest
+
+
+def _one_thread(worker: int) -> None:
+    cv2.setNumThreads(0)
+
+
+@contextlib.contextmanager
+def _inference(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients and without TF32, which has 10 bits of mantissa."""
+    was_training = model.training
+    tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32

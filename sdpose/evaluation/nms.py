@@ -1,0 +1,118 @@
+"""Pose scores and non-maximum suppression by object keypoint similarity (OKS).
+
+Reproduces mmpose 0.29's `TopDownCocoDataset.evaluate` (rescoring), `oks_nms` and `soft_oks_nms`
+(mmpose/core/post_processing/nms.py, after HRNet's lib/nms/nms.py), in float32 where those round to
+float32. One difference: their sort leaves the order of equal scores open, here the earlier row goes
+first.
+
+N = poses, K = 17 joints; coordinates in image pixels, areas in pixels².
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sdpose.skeleton import OKS_SIGMAS
+
+SOFT_NMS_MAX_POSES = 20  # per image; soft_oks_nms's max_dets, and what COCO evaluates at most
+
+# (2 sigma)²: the k_i² of COCO's OKS (https://cocodataset.org/#keypoints-eval).
+_VARIANCES_K = (np.array(OKS_SIGMAS) * 2) ** 2
+
+Floats = NDArray[np.float32]
+Indices = NDArray[np.intp]
+
+
+def rescore(joint_scores_NK: NDArray, box_scores_N: ArrayLike, vis_thr: float) -> Floats:
+    """A pose's score: its box's score x the mean of its joint scores above `vis_thr`.
+
+    0 if no joint is above. float32[N].
+    """
+    scores_NK = np.asarray(joint_scores_NK, dtype=np.float32)
+    counted_NK = scores_NK > np.float32(vis_thr)
+    total_N = np.zeros(len(scores_NK), dtype=np.float32)
+    for joint in range(scores_NK.shape[1]):  # in this order: float32 sums depend on it
+        total_N += np.where(counted_NK[:, joint], scores_NK[:, joint], np.float32(0))
+    count_N = counted_NK.sum(axis=1).astype(np.float32)
+    return total_N / np.maximum(count_N, 1) * np.asarray(box_scores_N, dtype=np.float32)
+
+
+def oks_matrix(keypoints_NK2: NDArray, areas_N: NDArray) -> Floats:
+    """OKS of every pair of poses, float32[N,N] in 0..1; the area is the mean of the two.
+
+    Jiang et al. and COCO compare a pose to ground truth by exp(-d² / (2 s² k²)); between two
+    predictions all joints count. mmpose's `oks_iou`.
+    """
+    points = np.asarray(keypoints_NK2, dtype=np.float32)
+    areas = np.asarray(areas_N, dtype=np.float32)
+    delta = points[:, None] - points[None, :]
+    squared_NNK = delta[..., 0] ** 2 + delta[..., 1] ** 2
+    area_NN1 = ((areas[:, None] + areas[None, :]) / 2)[..., None] + np.spacing(1)
+    similarity = np.exp(-(squared_NNK / _VARIANCES_K / area_NN1 / 2))
+    return (similarity.sum(axis=-1) / similarity.shape[-1]).astype(np.float32)
+
+
+def oks_nms(keypoints_NK2: NDArray, areas_N: NDArray, scores_N: NDArray, thr: float) -> Indices:
+    """The poses of one image that stay, best first: each drops all later ones with OKS > thr."""
+    order = np.argsort(-scores_N, kind="stable")
+    similar = oks_matrix(keypoints_NK2[order], areas_N[order]) > np.float32(thr)
+    alive = np.ones(len(order), dtype=bool)
+    for i in range(len(order)):
+        if alive[i]:
+            alive[i + 1 :] &= ~similar[i, i + 1 :]
+    return order[alive]
+
+
+def soft_oks_nms(
+    keypoints_NK2: NDArray, areas_N: NDArray, scores_N: NDArray, thr: float
+) -> Indices:
+    """The at most 20 poses of one image that stay, in the order in which they are picked.
+
+    Each picked pose lowers the others' scores by exp(-OKS² / thr), and these order the next pick.
+    As in mmpose the lowered scores are used for nothing else: results keep `scores_N`.
+    """
+    oks = oks_matrix(keypoints_NK2, areas_N)
+    left = np.arange(len(scores_N))
+    scores = np.asarray(scores_N, dtype=np.float32)
+    picked: list[int] = []
+    while len(left) and len(picked) < SOFT_NMS_MAX_POSES:
+        best = int(np.argmax(scores))  # the first of equal ones
+        picked.append(int(left[best]))
+        overlap = np.delete(oks[left[best], left], best)
+        left = np.delete(left, best)
+        scores = np.delete(scores, best) * np.exp(-(overlap**2) / np.float32(thr))
+    return np.array(picked, dtype=np.intp)
+
+
+def suppress(
+    image_ids_N: NDArray[np.int64],
+    keypoints_NK2: NDArray,
+    areas_N: NDArray,
+    scores_N: NDArray,
+    *,
+    thr: float,
+    soft: bool,
+) -> Indices:
+    """Rows that stay, over all images: images by first appearance, within each as picked."""
+    kept: list[Indices] = []
+    for rows in rows_by_image(image_ids_N):
+        nms: Any = soft_oks_nms if soft else oks_nms
+        kept.append(rows[nms(keypoints_NK2[rows], areas_N[rows], scores_N[rows], thr)])
+    return np.concatenate(kept) if kept else np.zeros(0, dtype=np.intp)
+
+
+def rows_by_image(image_ids_N: NDArray[np.int64]) -> list[Indices]:
+    """Row indices of each image, images by first appearance, rows ascending.
+
+    >>> [rows.tolist() for rows in rows_by_image(np.array([7, 3, 7]))]
+    [[0, 2], [1]]
+    """
+    if len(image_ids_N) == 0:
+        return []
+    _, first, group = np.unique(image_ids_N, return_index=True, return_inverse=True)
+    rows = np.argsort(first[group], kind="stable")
+    starts = np.flatnonzero(np.diff(first[group][rows])) + 1
+    return np.split(rows, starts)
