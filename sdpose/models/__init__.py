@@ -8,8 +8,24 @@ from sdpose.config.schema import Model
 from sdpose.models.hrnet import HRNet3Stage
 from sdpose.models.sdpose import CycleOutput, SDPose, sdpose_b, sdpose_s_v1, sdpose_s_v2, sdpose_t
 from sdpose.models.stemnet import StemNet
+from sdpose.models.weights import (
+    LoadReport,
+    convert_weights,
+    load_backbone_weights,
+    load_weights,
+)
 
-__all__ = ["BACKBONES", "MODELS", "CycleOutput", "SDPose", "build_model"]
+__all__ = [
+    "BACKBONES",
+    "MODELS",
+    "CycleOutput",
+    "LoadReport",
+    "SDPose",
+    "build_model",
+    "convert_weights",
+    "load_backbone_weights",
+    "load_weights",
+]
 
 # The official models, every number named. Experiments say the same as differences from one base.
 MODELS: dict[str, Callable[[], SDPose]] = {
