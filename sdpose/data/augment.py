@@ -1,0 +1,114 @@
+"""The random part of a training sample: where the crop lies, how it is turned, what it mirrors.
+
+The distributions, and the order in which they draw, are those of mmpose 0.29's top-down training
+pipeline as the official configurations use it: random shift of the box, mirroring, half body,
+random scale and rotation. Fed with the same draws it gives the same crop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdpose.geometry import apply_affine, extent_to_size
+from sdpose.skeleton import FLIP_INDEX, UPPER_BODY
+
+# The crop of half a body exceeds the extent of its joints by this factor.
+HALF_BODY_PADDING = 1.5
+# Which half is kept: the upper one if a standard normal draw is below it, that is in 69 %.
+UPPER_BODY_BELOW = 0.5
+
+_FLIP_INDEX = np.array(FLIP_INDEX)
+_IS_UPPER = np.isin(np.arange(len(FLIP_INDEX)), UPPER_BODY)
+
+
+class RandomSource(Protocol):
+    """What is drawn from: a numpy Generator (or RandomState, which the reference was made with)."""
+
+    def random(self) -> float: ...
+    def uniform(self, low: float, high: float, size: int) -> Any: ...
+    def standard_normal(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """A crop region as `geometry.crop_affine` takes it."""
+
+    center: NDArray  # [2], pixels of the image as it is, not mirrored
+    size: NDArray  # [2], width and height in image pixels
+    rotation_deg: float = 0.0
+    flip: bool = False
+
+
+def draw_augmentation(
+    rng: RandomSource,
+    center: NDArray,
+    size: NDArray,
+    joints_K2: NDArray,
+    visible_K: NDArray,
+    *,
+    aspect_ratio: float,
+    shift_factor: float,
+    shift_prob: float,
+    flip_prob: float,
+    num_joints_half_body: int,
+    prob_half_body: float,
+    scale_factor: float,
+    rot_factor: float,
+    rot_prob: float,
+) -> Augmentation:
+    """Draws the crop of one person whose box has the region (`center`, `size`) in image pixels.
+
+    * With `shift_prob` the centre moves by up to `shift_factor` of the region's size, uniformly.
+    * With `flip_prob` the crop is mirrored.
+    * With `prob_half_body`, if more than `num_joints_half_body` joints are visible, the region is
+      replaced by that of the upper or the lower body.
+    * The size is multiplied by 1 + N(0, scale_factor), clipped to 1 -+ scale_factor.
+    * With `rot_prob` it is turned by N(0, rot_factor) degrees, clipped to twice that.
+    """
+    crop = Augmentation(center, size)
+    if rng.random() < shift_prob:
+        crop = replace(crop, center=center + rng.uniform(-1, 1, 2) * shift_factor * size)
+    flip = rng.random() <= flip_prob
+    if visible_K.sum() > num_joints_half_body and rng.random() < prob_half_body:
+        keep_upper = rng.standard_normal() < UPPER_BODY_BELOW
+        crop = half_body(joints_K2, visible_K, keep_upper, aspect_ratio) or crop
+    scale = 1 + np.clip(rng.standard_normal() * scale_factor, -scale_factor, scale_factor)
+    rotation = np.clip(rng.standard_normal() * rot_factor, -2 * rot_factor, 2 * rot_factor)
+    if rng.random() > rot_prob:
+        rotation = 0.0
+    return Augmentation(crop.center, crop.size * scale, float(rotation), flip)
+
+
+def half_body(
+    joints_K2: NDArray, visible_K: NDArray, keep_upper: bool, aspect_ratio: float
+) -> Augmentation | None:
+    """The region of the visible joints of one half of the body.
+
+    It is the wanted half if more than two of its joints are visible, else the other one under the
+    same condition, else the upper one; None if fewer than two joints remain or all are in one
+    place (where mmpose would crop nothing at all).
+    """
+    visible_K = visible_K > 0
+    upper_K, lower_K = visible_K & _IS_UPPER, visible_K & ~_IS_UPPER
+    take_upper = (keep_upper and upper_K.sum() > 2) or lower_K.sum() <= 2
+    kept_J2 = joints_K2[upper_K if take_upper else lower_K]
+    if len(kept_J2) < 2:
+        return None
+    extent = kept_J2.max(axis=0) - kept_J2.min(axis=0)
+    if not extent.any():
+        return None
+    size = extent_to_size(extent, aspect_ratio, HALF_BODY_PADDING)
+    return Augmentation(kept_J2.mean(axis=0), size)
+
+
+def joints_in_crop(
+    joints_K2: NDArray, visible_K: NDArray, matrix: NDArray, flip: bool
+) -> tuple[NDArray, NDArray]:
+    """The joints in crop pixels and their visibility; in a mirrored crop left and right swap."""
+    if flip:
+        joints_K2, visible_K = joints_K2[_FLIP_INDEX], visible_K[_FLIP_INDEX]
+    return apply_affine(joints_K2, matrix), visible_K
