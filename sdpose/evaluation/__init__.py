@@ -21,6 +21,7 @@ from torch import nn
 
 from sdpose.config import Experiment
 from sdpose.data.coco import Boxes, CocoAnnotations, Detections, load_annotations, load_detections
+from sdpose.data.prepare import unusable_images
 from sdpose.errors import UserError
 from sdpose.evaluation.coco_ap import METRIC_NAMES, average_precision, coco_results
 from sdpose.evaluation.infer import box_regions, predict_keypoints
@@ -66,7 +67,9 @@ def evaluate(
     Under torch.distributed every process calls this, takes a share, and gets the same result.
     Raises UserError (in every process) for missing or unusable files.
     """
-    annotations = _validation_annotations(experiment)
+    annotations = load_annotations(Path(experiment.data_root) / experiment.data.val.ann_file)
+    left_out = unusable_images(experiment, "val")
+    annotations = annotations.without_images(left_out)
     boxes, source = validation_boxes(experiment, annotations, use_gt_bbox, missing_detections)
     image_folder = Path(experiment.data_root) / experiment.data.val.img_prefix
     distributed = dist.is_available() and dist.is_initialized()
@@ -97,7 +100,7 @@ def evaluate(
     if rank == 0:
         try:
             keypoints_NK3 = _in_order(shares, len(boxes))
-            outcome = [score(experiment, annotations, boxes, source, keypoints_NK3)]
+            outcome = [score(experiment, annotations, boxes, source, keypoints_NK3, len(left_out))]
         except UserError as error:
             outcome = [error]
     if distributed:
@@ -113,6 +116,7 @@ def score(
     boxes: Boxes,
     source: BoxSource,
     keypoints_NK3: NDArray[np.float32],
+    num_images_left_out: int = 0,
 ) -> EvaluationResult:
     """The result of decoded keypoints (one row per box): scores, suppression, AP."""
     cfg = experiment.data_cfg
@@ -130,7 +134,10 @@ def score(
     results = coco_results(boxes.image_id[kept], keypoints_NK3[kept], scores_N[kept], category_id)
     return EvaluationResult(
         metrics=average_precision(annotations, results, experiment.evaluation.backend),
-        settings=_settings(experiment, annotations, boxes, source),
+        settings={
+            **_settings(experiment, annotations, boxes, source),
+            "num_images_left_out": num_images_left_out,
+        },
         bbox_source=source,
         category_id=category_id,
         image_ids=boxes.image_id[kept],
@@ -180,10 +187,6 @@ def format_table(metrics: dict[str, float]) -> str:
     """
     rows = [metrics.keys(), (f"{value:.4f}" for value in metrics.values())]
     return "\n".join("| " + " | ".join(f"{cell:>6}" for cell in row) + " |" for row in rows)
-
-
-def _validation_annotations(experiment: Experiment) -> CocoAnnotations:
-    return load_annotations(Path(experiment.data_root) / experiment.data.val.ann_file)
 
 
 def _in_order(shares: list[Any], num_boxes: int) -> NDArray[np.float32]:

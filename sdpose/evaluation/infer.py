@@ -6,6 +6,8 @@ N = boxes, K = 17 joints, H x W crop or heatmap pixels.
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -151,7 +153,8 @@ def _batches(crops: _Crops, batch_size: int, num_workers: int) -> Iterator[Tenso
         crops,
         batch_size=None,  # an item is an image; the boxes are batched below
         num_workers=num_workers,
-        worker_init_fn=_one_thread if num_workers else None,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # or it would draw from torch's global one
     )
     waiting: list[Tensor] = []
     for item in loader:
@@ -170,7 +173,10 @@ def _batches(crops: _Crops, batch_size: int, num_workers: int) -> Iterator[Tenso
         yield rest
 
 
-def _one_thread(worker: int) -> None:
+def _start_worker(_: int) -> None:
+    # As in data/loader.py: signals to the process group are for the training process.
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
 
 

@@ -1,0 +1,251 @@
+"""Checks a COCO dataset before hours are spent on it, and gives it a digest.
+
+The digest names the content: it is the sha256 of the digests of the annotation files, of every
+image that they list, and of the detection file if the experiment uses one. Any byte of these
+changes it; where the dataset lies, file times and other files do not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sdpose.config import Experiment
+from sdpose.data.coco import CocoAnnotations, load_annotations, load_detections
+from sdpose.data.progress import ConsoleProgress
+from sdpose.data.verify import MISSING, CheckedFiles, FileCheck
+from sdpose.errors import UserError
+
+SHOWN = 20  # unusable images named in a message; all of them are in a file that it names
+
+HOW_TO_GET_COCO = """\
+How to get COCO 2017 (https://cocodataset.org/#download): unpack into data_root
+    annotations_trainval2017.zip (0.25 GB), train2017.zip (18 GB), val2017.zip (0.8 GB),
+  or let it be fetched: sdpose prepare EXP --fetch http://images.cocodataset.org
+  Data in another place: --data-root DIR. Another layout: data.train, data.val of the experiment.
+  Without COCO: sdpose synth DIR writes a synthetic dataset."""
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """A dataset that passed the checks."""
+
+    data_root: Path
+    digest: str  # sha256, hex
+    num_train_images: int
+    num_train_persons: int
+    num_val_images: int
+    num_val_persons: int
+    num_val_boxes: int
+    bbox_source: Literal["detections", "ground truth"]
+    corrupt: tuple[str, ...]  # images left out (data.on_corrupt: skip), relative to data_root
+    licenses: dict[str, int]  # number of images under each licence that the annotations name
+    note: str  # what the user should know; may be empty
+
+    def summary(self) -> str:
+        lines = [
+            f"dataset  {self.data_root.absolute()}",
+            f"train    {self.num_train_images} images, {self.num_train_persons} persons",
+            f"val      {self.num_val_images} images, {self.num_val_persons} persons, "
+            f"{self.num_val_boxes} boxes ({self.bbox_source})",
+            *(f"licence  {count} images: {name}" for name, count in self.licenses.items()),
+            *([f"note     {self.note}"] if self.note else []),
+            *([f"left out {len(self.corrupt)} unusable images"] if self.corrupt else []),
+            f"digest   {self.digest}",
+        ]
+        return "\n".join(lines)
+
+
+def prepare_coco(
+    experiment: Experiment, *, progress: Callable[[int, int], None] | None = None
+) -> PreparedDataset:
+    """Checks everything that the experiment reads from its data_root.
+
+    Annotation files are complete and consistent; every image that they list is there, decodes and
+    has the size that they say; the detection file, if it is wanted and there, fits them.
+    progress: is told (images looked at, images); default: shown on stderr.
+    Raises UserError with all problems at once. With data.on_corrupt `skip`, images that are
+    missing, do not decode or have another size are no problem but left out.
+    """
+    root = Path(experiment.data_root)
+    if not root.is_dir():
+        raise UserError(f"data_root is not a folder: {root.absolute()}\n  {HOW_TO_GET_COCO}")
+    problems: list[str] = []
+    splits = {name: _read_split(experiment, name, problems) for name in ("train", "val")}
+    found = [split for split in splits.values() if split]
+    files = CheckedFiles(root)
+    names = list(dict.fromkeys(name for split in found for name in split.image_names))
+    with contextlib.ExitStack() as stack:
+        if progress is None:
+            progress = stack.enter_context(ConsoleProgress("checking images", "images"))
+        checks = dict(zip(names, files.images(names, progress), strict=True))
+    unusable: dict[str, str] = {}
+    for split in found:
+        unusable |= split.unusable(checks)
+    if unusable and experiment.data.on_corrupt == "fail":
+        problems.append(_describe(unusable, len(names), files))
+    train, val = splits["train"], splits["val"]
+    boxes = _val_boxes(experiment, val, unusable, problems)
+    num_persons = [len(split.usable(unusable).persons()) for split in found]
+    if 0 in num_persons and not problems:
+        path = found[num_persons.index(0)].annotations.path
+        problems.append(f"{path}: no person with keypoints in any usable image")
+    if problems or not train or not val:
+        absent = not train or not val or MISSING in unusable.values()
+        advice = [HOW_TO_GET_COCO] if absent else []
+        raise UserError("\n  ".join([f"{root.absolute()}: not usable", *problems, *advice]))
+    return PreparedDataset(
+        data_root=root,
+        digest=_digest([train, val], boxes.file, checks, files),
+        num_train_images=len(train.usable(unusable).file_names),
+        num_train_persons=num_persons[0],
+        num_val_images=len(val.usable(unusable).file_names),
+        num_val_persons=num_persons[1],
+        num_val_boxes=boxes.count if boxes.file else num_persons[1],
+        bbox_source="detections" if boxes.file else "ground truth",
+        corrupt=tuple(unusable),
+        licenses=_count_licenses(found),
+        note=boxes.note,
+    )
+
+
+def unusable_images(experiment: Experiment, split: Literal["train", "val"]) -> frozenset[str]:
+    """File names, as in the annotation file, that training and evaluation leave out.
+
+    Empty unless data.on_corrupt is `skip`. What `prepare_coco` found is looked up where its record
+    is at hand ($SDPOSE_CACHE), else the images are looked at again.
+    """
+    if experiment.data.on_corrupt == "fail":
+        return frozenset()
+    problems: list[str] = []
+    found = _read_split(experiment, split, problems)
+    if not found:
+        raise UserError("\n  ".join(problems))
+    files = CheckedFiles(Path(experiment.data_root))
+    with ConsoleProgress(f"checking {split} images", "images") as progress:
+        checks = files.images(found.image_names, progress)
+    unusable = found.unusable(dict(zip(found.image_names, checks, strict=True)))
+    return frozenset(found.annotations.file_names) - frozenset(found.usable(unusable).file_names)
+
+
+@dataclass(frozen=True)
+class _Split:
+    ann_file: str  # relative to data_root, as the folder of the images
+    img_prefix: str
+    annotations: CocoAnnotations
+
+    @property
+    def image_names(self) -> list[str]:
+        """Paths relative to data_root."""
+        return [f"{self.img_prefix}/{name}" for name in self.annotations.file_names]
+
+    def unusable(self, checks: dict[str, FileCheck]) -> dict[str, str]:
+        """Why which image (relative to data_root) cannot be used."""
+        reasons: dict[str, str] = {}
+        sizes = self.annotations.image_sizes_wh.tolist()
+        for name, (width, height) in zip(self.image_names, sizes, strict=True):
+            check = checks[name]
+            if check.error:
+                reasons[name] = check.error
+            elif (check.width, check.height) != (width, height):
+                reasons[name] = (
+                    f"{check.width} x {check.height} pixels as shown, annotated as "
+                    f"{width} x {height}"
+                )
+        return reasons
+
+    def usable(self, unusable: dict[str, str]) -> CocoAnnotations:
+        columns = zip(self.image_names, self.annotations.file_names, strict=True)
+        return self.annotations.without_images([file for name, file in columns if name in unusable])
+
+
+@dataclass(frozen=True)
+class _ValBoxes:
+    file: str | None = None  # detections, relative to data_root; None = ground truth
+    count: int = 0
+    note: str = ""
+
+
+def _read_split(experiment: Experiment, name: str, problems: list[str]) -> _Split | None:
+    split = getattr(experiment.data, name)
+    path = Path(experiment.data_root) / split.ann_file
+    if not path.is_file():
+        problems.append(f"data.{name}.ann_file not found: {path.absolute()}")
+        return None
+    try:
+        return _Split(split.ann_file, split.img_prefix, load_annotations(path))
+    except UserError as error:
+        problems.append(str(error).replace("\n", "\n  "))
+        return None
+
+
+def _val_boxes(
+    experiment: Experiment, val: _Split | None, unusable: dict[str, str], problems: list[str]
+) -> _ValBoxes:
+    cfg = experiment.data_cfg
+    if cfg.use_gt_bbox or not val:
+        return _ValBoxes()
+    path = Path(experiment.data_root) / cfg.bbox_file
+    if not path.is_file():
+        return _ValBoxes(note=f"no detection file {path}: evaluation needs --use-gt-bbox")
+    try:
+        detections = load_detections(path, val.usable(unusable), cfg.det_bbox_thr)
+    except UserError as error:
+        problems.append(str(error).replace("\n", "\n  "))
+        return _ValBoxes()
+    left_out = {
+        "of images that are not in the val annotations": detections.num_other_images,
+        "without width or height": detections.num_empty,
+    }
+    notes = [f"{count} detections {what} are not used" for what, count in left_out.items() if count]
+    return _ValBoxes(cfg.bbox_file, len(detections), "; ".join(notes))
+
+
+def _describe(unusable: dict[str, str], num_images: int, files: CheckedFiles) -> str:
+    """One problem: all unusable images, by reason, the first ones by name."""
+    lines = [f"{len(unusable)} of {num_images} images are unusable:"]
+    missing = [name for name, reason in unusable.items() if reason == MISSING]
+    shown = list(unusable.items())
+    if len(missing) > SHOWN:
+        folders = sorted({str(Path(name).parent) for name in missing})
+        lines.append(
+            f"  {len(missing)} files not found in {', '.join(folders[:5])}, {missing[0]} for one"
+        )
+        shown = [(name, reason) for name, reason in shown if reason != MISSING]
+    lines += [f"  {name}: {reason}" for name, reason in shown[:SHOWN]]
+    hidden = len(shown) - SHOWN
+    if hidden > 0 or len(missing) > SHOWN:
+        path = files.record_path.with_suffix(".unusable.txt")
+        with contextlib.suppress(OSError):
+            path.write_text("".join(f"{n}: {r}\n" for n, r in unusable.items()), encoding="utf-8")
+            lines.append(f"  {f'and {hidden} more; ' if hidden > 0 else ''}all of them: {path}")
+    lines.append("  Restore these files, or leave them out: --set data.on_corrupt=skip")
+    return "\n  ".join(lines)
+
+
+def _digest(
+    splits: list[_Split], bbox_file: str | None, checks: dict[str, FileCheck], files: CheckedFiles
+) -> str:
+    digest = hashlib.sha256(b"sdpose dataset 1\n")
+    for name, split in zip(("train", "val"), splits, strict=True):
+        digest.update(f"{name} {files.file(split.ann_file).sha256}\n".encode())
+        for image_name in split.image_names:  # in the annotation file's order
+            digest.update(f"image {checks[image_name].sha256 or 'unreadable'}\n".encode())
+    if bbox_file:
+        digest.update(f"detections {files.file(bbox_file).sha256}\n".encode())
+    files.save()
+    return digest.hexdigest()
+
+
+def _count_licenses(splits: list[_Split]) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for split in splits:
+        table = split.annotations.licenses
+        for key, count in Counter(split.annotations.image_licenses.tolist()).items():
+            counts[table.get(key, "not stated")] += count
+    return dict(counts.most_common())

@@ -1,0 +1,145 @@
+"""What the files of a dataset hold: their digests, and whether images decode.
+
+Looking at every byte of COCO takes minutes, so what was found is remembered per file and looked up
+by path, size and times. The record lies in the user's cache folder: the dataset may be read-only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdpose.data.images import ImageError, decode_image
+
+CACHE_VARIABLE = "SDPOSE_CACHE"
+MISSING = "file not found"
+
+_RECORD_VERSION = 1
+_FILES_PER_TASK = 16
+_SECONDS_BETWEEN_SAVES = 60.0
+# A file that changed less than this before it was read could change again without showing another
+# time: file systems count in ticks.
+_TICK_NS = 100_000_000
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    sha256: str  # hex; empty if the file cannot be read
+    width: int  # pixels as decoded; 0 for what is not an image
+    height: int
+    error: str  # empty = fine; without the path
+
+
+def cache_dir() -> Path:
+    """$SDPOSE_CACHE, else `sdpose` in $XDG_CACHE_HOME or ~/.cache."""
+    configured = os.environ.get(CACHE_VARIABLE)
+    if configured:
+        return Path(configured)
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "sdpose"
+
+
+class CheckedFiles:
+    """The files below `root`, looked at once and remembered while they do not change."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        key = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+        self.record_path = cache_dir() / "prepare" / f"{key}.json"
+        self._record = self._load()
+        self._known = dict(self._record)
+
+    def file(self, name: str) -> FileCheck:
+        """Any file: its digest."""
+        return self._check(name, is_image=False)
+
+    def images(self, names: Sequence[str], progress: Progress) -> list[FileCheck]:
+        """Digest, size and decodability of each image; on all cores, in any order, once."""
+        tasks = [names[i : i + _FILES_PER_TASK] for i in range(0, len(names), _FILES_PER_TASK)]
+        checks: list[FileCheck] = []
+        saved = time.monotonic()
+        # Threads, not processes: reading, hashing and decoding all release the GIL.
+        executor = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+        try:
+            for found in executor.map(self._check_images, tasks):
+                checks.extend(found)
+                progress(len(checks), len(names))
+                if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
+                    self.save()
+                    saved = time.monotonic()
+        finally:
+            executor.shutdown(cancel_futures=True)
+            self.save()
+        return checks
+
+    def save(self) -> None:
+        """Writes the record, whole or not at all. Where that fails the next run checks again."""
+        if self._known == self._record:
+            return
+        known = dict(self._known)
+        document = {"version": _RECORD_VERSION, "root": str(self.root), "files": known}
+        try:
+            self.record_path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=self.record_path.parent, prefix=".")
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(document, file)
+            os.replace(temporary, self.record_path)
+        except OSError:
+            return
+        self._record = known
+
+    def _load(self) -> dict[str, list]:
+        try:
+            document = json.loads(self.record_path.read_text(encoding="utf-8"))
+            files = document["files"] if document["version"] == _RECORD_VERSION else {}
+            return files if isinstance(files, dict) else {}
+        except (OSError, ValueError, TypeError, KeyError):
+            return {}
+
+    def _check_images(self, names: Sequence[str]) -> list[FileCheck]:
+        return [self._check(name, is_image=True) for name in names]
+
+    def _check(self, name: str, *, is_image: bool) -> FileCheck:
+        path = self.root / name
+        try:
+            stamp = _stamp(path)
+            known = self._known.get(name)
+            if known and known[0] == [*stamp, is_image]:
+                return FileCheck(*known[1])
+            now = time.time_ns()
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return FileCheck("", 0, 0, MISSING)
+        except OSError as error:
+            return FileCheck("", 0, 0, error.strerror or str(error))
+        check = _look_at(data, name, is_image)
+        if _stamp(path) == stamp and now - max(stamp[1:]) > _TICK_NS:
+            values = [check.sha256, check.width, check.height, check.error]
+            self._known[name] = [[*stamp, is_image], values]
+        return check
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """Size and times of the last change: mtime can be set at will, ctime cannot."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _look_at(data: bytes, name: str, is_image: bool) -> FileCheck:
+    sha256 = hashlib.sha256(data).hexdigest()
+    if not is_image:
+        return FileCheck(sha256, 0, 0, "")
+    try:
+        height, width = decode_image(data, name).shape[:2]
+    except ImageError as error:
+        return FileCheck(sha256, 0, 0, str(error).removeprefix(f"{name}: "))
+    return FileCheck(sha256, width, height, "")
