@@ -1,0 +1,47 @@
+"""Step 3: the AP of the checkpoint that training handed on."""
+
+from kfp import dsl
+
+from components import BASE_IMAGE
+
+
+@dsl.component(base_image=BASE_IMAGE, install_kfp_package=False)
+def evaluate(
+    experiment: str,
+    checkpoint: dsl.Input[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+    results: dsl.Output[dsl.Artifact],
+    report: dsl.Output[dsl.Markdown],
+) -> None:
+    """Evaluates a checkpoint on the validation set.
+
+    Without a detection file it takes ground-truth boxes, and every output says so.
+
+    Args:
+        experiment: The resolved experiment, as `sdpose config show` prints it.
+        checkpoint: The checkpoint that training handed on.
+        metrics: COCO's ten AP and AR figures, 0..1.
+        results: A folder with results.json, COCO's keypoint results, and results.metrics.json.
+        report: The figures as a table.
+    """
+    from pathlib import Path
+
+    from sdpose.config import parse_experiment
+    from sdpose.errors import user_errors
+    from sdpose.evaluation import format_table, write_results
+    from sdpose.training import test_checkpoint
+
+    with user_errors():
+        result = test_checkpoint(
+            parse_experiment(experiment),
+            Path(checkpoint.path) / checkpoint.metadata["file"],
+            missing_detections="use_gt_bbox",
+        )
+        assert result is not None  # this is the only process
+        write_results(result, Path(results.path) / "results.json")
+    title = f"mAP on {result.bbox_source} boxes"
+    table = format_table(result.metrics)
+    Path(report.path).write_text(f"# {title}\n\n```\n{table}\n```\n", encoding="utf-8")
+    for name, value in result.metrics.items():
+        metrics.log_metric(name, value)
+    print(f"{title}\n{table}")

@@ -1,0 +1,216 @@
+"""The processes that a local run starts: their output, and how all of them are stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import termios
+import threading
+import time
+import tty
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import psutil
+
+TAIL_LINES = 20
+PR_SET_CHILD_SUBREAPER = 36
+
+_ANSI = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
+# What kfp's executor says before and after a component's own output.
+_EXECUTOR = b"[KFP Executor "
+_EXECUTOR_CHATTER = re.compile(
+    rb"\[KFP Executor [^\]]*\]: (Looking for component|Loading KFP component|Got executor_input"
+    rb"|Wrote executor output|Did not write output)"
+)
+_EXECUTOR_PREFIX = re.compile(rb"\[KFP Executor [0-9,:\- ]* (\w+)\]: ")
+
+
+class StepOutput:
+    """Hands a step's output on as it comes, without kfp's own lines, and keeps its end.
+
+    Bytes pass through unchanged, carriage returns and colours too, so that progress bars survive.
+    """
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self._write = write
+        self._line = b""
+        self._held = b""
+        self._inside_executor_input = False
+        self._tail: deque[bytes] = deque(maxlen=TAIL_LINES)
+
+    def feed(self, data: bytes) -> None:
+        for piece in re.split(rb"(?<=[\n\r])", self._held + data):
+            self._held = b""
+            if piece.endswith((b"\n", b"\r")) or not self._may_be_kfps(piece):
+                self._pass_on(piece)
+            else:
+                self._held = piece
+
+    def close(self) -> None:
+        self._pass_on(self._held)
+        self._held = b""
+        if self._line.strip():
+            self._tail.append(self._line)
+            self._write(b"\n")
+
+    @property
+    def tail(self) -> list[str]:
+        """The last lines, as a person saw them."""
+        lines = (_ANSI.sub(b"", line).decode(errors="replace").rstrip() for line in self._tail)
+        return [line for line in lines if line]
+
+    def _may_be_kfps(self, piece: bytes) -> bool:
+        if self._inside_executor_input:
+            return True
+        at_line_start = not self._line
+        return at_line_start and (piece.startswith(_EXECUTOR) or _EXECUTOR.startswith(piece))
+
+    def _pass_on(self, piece: bytes) -> None:
+        if self._inside_executor_input:
+            self._inside_executor_input = piece.rstrip() != b"}"
+            return
+        if not self._line:
+            if chatter := _EXECUTOR_CHATTER.match(piece):
+                self._inside_executor_input = chatter[1] == b"Got executor_input"
+                return
+            piece = _EXECUTOR_PREFIX.sub(rb"\1: ", piece, count=1)
+        self._write(piece)
+        self._line += piece
+        if piece.endswith(b"\n"):
+            self._tail.append(self._line)
+        if piece.endswith((b"\n", b"\r")):
+            self._line = b""
+
+
+class Interrupted(BaseException):
+    """Ctrl-C, or a request to end."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.exit_code = 128 + signum
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Turns the first SIGINT, SIGTERM or SIGHUP into `Interrupted`; later ones change nothing.
+
+    The handlers are installed even where SIGINT is ignored, as it is for `submit.py &` in a script.
+    """
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def interrupt(signum: int, _frame: object) -> None:
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)
+        raise Interrupted(signum)
+
+    before = {each: signal.signal(each, interrupt) for each in signals}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def run_process(command: Sequence[str], env: Mapping[str, str], output: StepOutput) -> int:
+    """Runs a command to its end, its output handed on live; returns its exit code.
+
+    Where this process writes to a terminal, the command does too (a pseudo-terminal of its own).
+    It gets a session of its own, so that Ctrl-C reaches this process alone, which then stops the
+    command's processes in order: a signal to all of them at once would end a training's loader
+    workers under it, before it can save.
+    """
+    stdout = sys.__stdout__  # sys.stdout may be redirected to a log
+    assert stdout is not None
+    on_terminal = stdout.isatty()
+    reader, writer = pty.openpty() if on_terminal else os.pipe()
+    if on_terminal:
+        tty.setraw(writer)  # else the terminal driver would turn \n into \r\n, twice
+        size = fcntl.ioctl(stdout.fileno(), termios.TIOCGWINSZ, bytes(8))
+        fcntl.ioctl(writer, termios.TIOCSWINSZ, size)
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=writer,
+        stderr=subprocess.STDOUT,
+        env=dict(env),
+        start_new_session=True,
+    )
+    os.close(writer)
+    copier = threading.Thread(target=_copy, args=(reader, output), daemon=True)
+    copier.start()
+    try:
+        return process.wait()
+    except BaseException:
+        stop_descendants()
+        raise
+    finally:
+        # Ends at once, unless the command left a process behind that holds its output open.
+        copier.join(timeout=1.0)
+        output.close()
+
+
+def adopt_orphans() -> None:
+    """Makes this process the parent of descendants whose parent has died, so that they are found.
+
+    Linux only (a subreaper); elsewhere a process that outlived its parent is not found.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def stop_descendants(grace_s: float = 3.5) -> None:
+    """Ends every process that this one started, at the latest about a second after `grace_s`.
+
+    A step's own process gets SIGTERM and ends what it has started (a training saves first); what is
+    left after the grace period is killed.
+    """
+    this = psutil.Process()
+    for child in this.children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            # kfp wraps each step in a shell, which would die of the signal and not hand it on.
+            is_shell = child.name() in {"sh", "dash", "bash"}
+            for process in (child.children() if is_shell else []) or [child]:
+                process.terminate()
+    _wait_for_end(this, grace_s)
+    for process in _living_descendants(this):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    _wait_for_end(this, 1.0)
+
+
+def _wait_for_end(this: psutil.Process, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while _living_descendants(this) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def _living_descendants(this: psutil.Process) -> list[psutil.Process]:
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG) != (0, 0):
+            pass
+    living = []
+    for process in this.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                living.append(process)
+    return living
+
+
+def _copy(reader: int, output: StepOutput) -> None:
+    with os.fdopen(reader, "rb", buffering=0) as stream:
+        while True:
+            try:
+                data = stream.read(65536)
+            except OSError:  # how a pseudo-terminal says that nobody writes any more
+                return
+            if not data:
+                return
+            output.feed(data)

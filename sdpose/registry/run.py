@@ -1,0 +1,80 @@
+"""From a finished training and its evaluation to a model version and the work dir's summary."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from sdpose.config import Experiment, experiment_digest
+from sdpose.registry.versions import ModelVersion, register_checkpoint
+
+SUMMARY = "summary.json"
+
+
+def register_run(
+    experiment: Experiment,
+    *,
+    checkpoint: Path,
+    trained_as: Path,
+    results: Path,
+    dataset_digest: str,
+    mlflow_run_id: str,
+    runner: str,
+    git_commit: str,
+) -> ModelVersion:
+    """Registers an evaluated checkpoint and writes `<work_dir>/summary.json`.
+
+    checkpoint: the file that was evaluated. trained_as: its name in the work dir. results: where
+    `sdpose.evaluation.write_results` wrote; the metrics lie beside it.
+    """
+    metrics = json.loads(results.with_suffix(".metrics.json").read_text(encoding="utf-8"))
+    settings = metrics.pop("settings")
+    version = register_checkpoint(
+        experiment.exp_name,
+        checkpoint,
+        experiment=experiment,
+        dataset_digest=dataset_digest,
+        metrics=metrics,
+        evaluation_settings=settings,
+        mlflow_run_id=mlflow_run_id,
+        git_commit=git_commit,
+    )
+    again = "" if version.created else ", which holds the same content already"
+    print(f"registered as {version.model_name} version {version.version}{again}")
+    write_summary(
+        work_dir_of(experiment),
+        {
+            "exp_name": experiment.exp_name,
+            "runner": runner,
+            "experiment_digest": experiment_digest(experiment),
+            "dataset_digest": dataset_digest,
+            "ap": metrics["AP"],
+            "bbox_source": settings["bbox_source"],
+            "metrics": metrics,
+            "best_checkpoint": str(trained_as),
+            "mlflow_run_id": mlflow_run_id,
+            "model_version": version.version,
+            "registered_checkpoint": version.checkpoint_uri,
+            "git_commit": git_commit,
+        },
+    )
+    return version
+
+
+def work_dir_of(experiment: Experiment) -> Path:
+    assert experiment.work_dir is not None  # the schema fills it in
+    return Path(experiment.work_dir)
+
+
+def write_summary(work_dir: Path, summary: dict[str, Any]) -> None:
+    """Replaces `<work_dir>/summary.json`, whole or not at all."""
+    work_dir.mkdir(parents=True, exist_ok=True)
+    temporary = work_dir / f".{SUMMARY}.tmp"
+    temporary.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, work_dir / SUMMARY)
+
+
+def read_summary(work_dir: Path) -> dict[str, Any]:
+    return dict(json.loads((work_dir / SUMMARY).read_text(encoding="utf-8")))
