@@ -209,7 +209,9 @@ class TrainPipeline(Section):
         8, description="half-body crops need more visible joints than this"
     )
     prob_half_body: Probability = 0.3
-    scale_factor: NonNegativeFloat = Field(0.35, description="scale is 1 + N(0, this), clipped")
+    scale_factor: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.35, description="scale is 1 + N(0, this), clipped to 1 -+ this"
+    )
     rot_factor: NonNegativeFloat = Field(45.0, description="degrees; N(0, this), clipped at twice")
     rot_prob: Probability = 0.6
 

@@ -2,8 +2,8 @@
 
 Files are read as the official pipeline reads them (mmcv, OpenCV backend): whatever is stored comes
 out as 8-bit RGB. Grey is repeated, CMYK converted, 16 bits are cut to 8, transparency is dropped
-and an EXIF orientation is applied, so that width and height are those of the image as shown.
-Unlike there, a JPEG that ends early is refused and not filled up with grey.
+and an EXIF orientation is applied, so that width and height are those of the image as shown. A file
+that ends early is refused, not filled up with grey.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
+MAX_SIDE = 32766  # cv2.warpAffine's limit
+
 
 class ImageError(ValueError):
     """A file that is missing or is no complete image; the message names it and says why."""
@@ -27,8 +29,8 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     """The image as (H, W, 3) uint8 RGB; `ImageError` if there is none."""
     try:
         data = Path(path).read_bytes()
-    except OSError as error:
-        raise ImageError(f"{path}: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise ImageError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
     return decode_image(data, str(path))
 
 
@@ -36,36 +38,16 @@ def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
     """Like `read_image`, from the file's bytes; `name` is what an error calls it."""
     if not data:
         raise ImageError(f"{name}: empty file")
-    if _is_truncated_jpeg(data):
-        raise ImageError(f"{name}: the JPEG is cut off")
     try:
         image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error as error:  # among others: more than 2^30 pixels
         raise ImageError(f"{name}: {error.err}") from None
     if image is None:
-        raise ImageError(f"{name}: not an image that OpenCV can decode")
+        raise ImageError(f"{name}: cut off, damaged, or no image that OpenCV can decode")
+    if max(image.shape) > MAX_SIDE:
+        height, width = image.shape[:2]
+        raise ImageError(f"{name}: {width} x {height} pixels; OpenCV crops up to {MAX_SIDE} a side")
     return image
-
-
-def _is_truncated_jpeg(data: bytes) -> bool:
-    """Whether the end marker is missing behind the start of the scan.
-
-    Inside compressed data 0xFF is followed by 0 or a restart marker (ITU-T T.81, B.1.1.5), so the
-    marker cannot occur there by chance. Segments before the scan are skipped by their length: an
-    EXIF thumbnail has markers of its own.
-    """
-    if not data.startswith(b"\xff\xd8\xff"):
-        return False
-    position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == 0xDA:
-            return data.rfind(b"\xff\xd9", position) < 0
-        if marker == 0xFF:  # padding
-            position += 1
-        else:
-            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return True
 
 
 def warp_crop(
