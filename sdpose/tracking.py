@@ -1,0 +1,208 @@
+"""Experiment tracking: the one door to MLflow.
+
+Where runs go: $MLFLOW_TRACKING_URI, else an SQLite file in `work_dirs` below the current folder,
+with the artifacts beside it. Everything goes through an explicit client; MLflow's global "active
+run" is not used. MLflow is imported when it is first needed (it takes seconds).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from sdpose.errors import UserError
+
+EXPERIMENT_NAME = "sdpose"
+RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
+
+# MLflow refuses longer values, and more of them in one call.
+MAX_PARAM_LENGTH = 6000
+MAX_BATCH = 100
+
+
+def tracking_uri() -> str:
+    """$MLFLOW_TRACKING_URI, else `work_dirs/mlflow.db` below the current folder."""
+    configured = os.environ.get("MLFLOW_TRACKING_URI")
+    if configured:
+        return configured
+    return f"sqlite:///{Path('work_dirs/mlflow.db').absolute()}"
+
+
+class TrackedRun:
+    """One MLflow run; `start_run` makes it."""
+
+    def __init__(self, client: Any, run_id: str) -> None:
+        self._client = client
+        self.run_id = run_id
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Values are logged as text. A value can be logged again, but not changed."""
+        from mlflow.entities import Param
+
+        entities = [Param(key, str(value)[:MAX_PARAM_LENGTH]) for key, value in params.items()]
+        for start in range(0, len(entities), MAX_BATCH):
+            self._client.log_batch(self.run_id, params=entities[start : start + MAX_BATCH])
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._client.log_batch(
+            self.run_id, metrics=[Metric(key, value, now, step) for key, value in metrics.items()]
+        )
+
+    def last_step(self, metric: str) -> int:
+        """The last step of a metric; -1 if it was never logged."""
+        history = self._client.get_metric_history(self.run_id, metric)
+        return max((point.step for point in history), default=-1)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        self._client.log_batch(self.run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        self._client.log_artifact(self.run_id, str(path), folder)
+
+    def end(self, status: RunStatus) -> None:
+        self._client.set_terminated(self.run_id, status)
+
+
+def start_run(
+    name: str,
+    *,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+    run_id: str | None = None,
+) -> TrackedRun:
+    """A new run in the MLflow experiment "sdpose", or the run `run_id` continued.
+
+    If that run is not there (another server, a deleted database), a new one is made.
+    Raises UserError if MLflow is not installed or cannot be reached.
+    """
+    client = _client()
+    from mlflow.exceptions import MlflowException
+
+    try:
+        if run_id is not None:
+            try:
+                client.update_run(run_id, status="RUNNING")
+                return TrackedRun(client, run_id)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+        run = client.create_run(_experiment_id(client), run_name=name)
+        tracked = TrackedRun(client, run.info.run_id)
+        tracked.set_tags({**tags, **_git_tags()})
+        tracked.log_params(params)
+    except Exception as error:
+        raise _unreachable(error) from error
+    return tracked
+
+
+def create_model_version(
+    name: str, source: str, run_id: str | None, tags: Mapping[str, str]
+) -> str:
+    """A new version of the registered model `name` (made if it is new); returns its number."""
+    client = _client()
+    from mlflow.exceptions import MlflowException
+
+    try:
+        try:
+            client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        version = client.create_model_version(
+            name, source, run_id=run_id, tags=dict(tags), await_creation_for=0
+        )
+    except Exception as error:
+        raise _unreachable(error) from error
+    return str(version.version)
+
+
+def find_model_version(name: str, tag: str, value: str) -> str | None:
+    """The number of the version of model `name` whose `tag` has this value, if there is one."""
+    client = _client()
+    try:
+        found = client.search_model_versions(f"name = '{name}' and tags.`{tag}` = '{value}'")
+    except Exception as error:
+        raise _unreachable(error) from error
+    return str(found[0].version) if found else None
+
+
+def _client() -> Any:
+    # MLflow and alembic tell the console of every table that they create.
+    os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "0")
+    for logger in ("alembic", "mlflow"):
+        logging.getLogger(logger).setLevel(logging.WARNING)
+    try:
+        from mlflow import MlflowClient
+    except ImportError as error:
+        raise UserError(
+            f"MLflow cannot be imported ({error}): install it (pip install mlflow), or remove "
+            "MlflowLoggerHook from log_config.hooks"
+        ) from None
+    uri = tracking_uri()
+    database = _sqlite_file(uri)
+    try:
+        if database is not None:
+            database.parent.mkdir(parents=True, exist_ok=True)
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    except Exception as error:
+        raise _unreachable(error) from error
+
+
+def _experiment_id(client: Any) -> str:
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(EXPERIMENT_NAME)
+    if experiment is not None:
+        return str(experiment.experiment_id)
+    database = _sqlite_file(tracking_uri())
+    location = None  # a server chooses
+    if database is not None:
+        # MLflow's own default is relative to whatever folder it is next called in.
+        location = (database.parent / "mlartifacts" / EXPERIMENT_NAME).absolute().as_uri()
+    try:
+        return str(client.create_experiment(EXPERIMENT_NAME, artifact_location=location))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return _experiment_id(client)  # another run was faster
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    prefix = "sqlite:///"
+    return Path(uri.removeprefix(prefix)) if uri.startswith(prefix) else None
+
+
+def _unreachable(error: Exception) -> UserError:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return UserError(
+        f"MLflow at {tracking_uri()}: {reason}\n"
+        "  Set MLFLOW_TRACKING_URI to a server that answers, unset it for a local file, or train "
+        "without: remove MlflowLoggerHook from log_config.hooks."
+    )
+
+
+def _git_tags() -> dict[str, str]:
+    """The commit of the code that runs, with "-dirty" if files were changed since."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        commit = subprocess.run(
+            command,
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return {}  # an installed package
+    return {"mlflow.source.git.commit": commit}

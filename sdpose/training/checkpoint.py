@@ -1,0 +1,175 @@
+"""Checkpoint files: written whole or not at all, checked before they are used.
+
+A file is PyTorch's zip format and loads with `torch.load(path, weights_only=True)`:
+
+    state_dict   the model's tensors under our names
+    optimizer    the optimizer's state_dict
+    meta         format "sdpose/1", epoch (epochs completed), iteration (steps done, whole run),
+                 and what `sdpose.training.loop` keeps to continue exactly
+
+The learning rate is a function of the iteration and all randomness of one of (seed, epoch, sample),
+so this is all that an exact resume needs.
+
+The checksum is inside: every record of the zip carries its CRC-32, which `torch.save` writes and
+`torch.load` ignores; `load_checkpoint` compares them. A sidecar file could get out of step with its
+checkpoint, and is lost when someone copies only the .pth.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from sdpose.errors import UserError
+
+FORMAT = "sdpose/1"
+LATEST = "latest.pth"
+
+Checkpoint = dict[str, Any]
+
+
+class CorruptCheckpointError(Exception):
+    """The file is torn or its bytes have changed."""
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that takes its place under `path` only when complete and on the disk.
+
+    A process that is killed in between leaves the old file, and `.<name>.tmp` beside it.
+    Raises UserError if it cannot be written (a full disk, say); the old file is kept then too.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        # torch reports a write that failed below it as a RuntimeError.
+        if isinstance(error, OSError | RuntimeError):
+            free = shutil.disk_usage(path.parent).free / 1e6
+            raise UserError(
+                f"cannot write {path}: {str(error).splitlines()[0]} ({free:.0f} MB are free "
+                "there); make room or set checkpoint_config.out_dir, then run the same command "
+                "again: it continues from the checkpoint before"
+            ) from error
+        raise
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    with atomic_file(path) as file:
+        torch.save(checkpoint, file)
+
+
+def same_file(source: Path, target: Path) -> None:
+    """Makes `target` the same checkpoint as `source`, atomically.
+
+    A hard link: it costs no space, and unlike a symbolic link it stays loadable when the source is
+    removed (max_keep_ckpts) or only this file is copied away. Copied where links are impossible.
+    Sharing is safe because checkpoints are only ever replaced, never written in place.
+    """
+    temporary = _temporary(target)
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        with atomic_file(target) as file, source.open("rb") as original:
+            shutil.copyfileobj(original, file)
+        return
+    os.replace(temporary, target)
+    # rename(2) does nothing, not even remove the old name, if both are links to one file.
+    temporary.unlink(missing_ok=True)
+    _sync_folder(target.parent)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Reads a checkpoint of ours into CPU memory, after comparing its checksums.
+
+    Raises CorruptCheckpointError if it is torn or changed, UserError if it is not one of ours.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise CorruptCheckpointError(f"{path}: checksum of {damaged} differs")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except CorruptCheckpointError:
+        raise
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CorruptCheckpointError(f"{path}: {reason}") from None
+    meta = checkpoint.get("meta") if isinstance(checkpoint, dict) else None
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT or "optimizer" not in checkpoint:
+        raise UserError(
+            f"{path} cannot be resumed: it is not a training checkpoint of this program; to start "
+            f"from its weights: --load-from {path}"
+        )
+    return checkpoint
+
+
+def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> tuple[Path, Checkpoint] | None:
+    """The newest intact checkpoint of a folder, or None; `say` is told of every damaged one.
+
+    `latest.pth` is replaced at every save, so it is the newest; behind it come epoch_N.pth and
+    best_AP_epoch_N.pth by N.
+    """
+    numbered = [*folder.glob("epoch_*.pth"), *folder.glob("best_AP_epoch_*.pth")]
+    numbered = [path for path in numbered if epoch_of(path) is not None]
+    numbered.sort(key=lambda path: (epoch_of(path), path.name.startswith("epoch_")), reverse=True)
+    for path in [folder / LATEST, *numbered]:
+        if not path.is_file():
+            continue
+        try:
+            return path, load_checkpoint(path)
+        except (CorruptCheckpointError, UserError) as error:
+            say(f"skipped a damaged checkpoint: {error}")
+    return None
+
+
+def keep_newest(folder: Path, count: int) -> None:
+    """Removes all but the `count` newest epoch_N.pth."""
+    paths = sorted(
+        (path for path in folder.glob("epoch_*.pth") if epoch_of(path) is not None),
+        key=lambda path: epoch_of(path) or 0,
+    )
+    for path in paths[: len(paths) - count]:
+        path.unlink()
+
+
+def epoch_of(path: Path) -> int | None:
+    """N of `epoch_N.pth` and `best_AP_epoch_N.pth`.
+
+    >>> epoch_of(Path("best_AP_epoch_10.pth")), epoch_of(Path("epoch_last.pth"))
+    (10, None)
+    """
+    match = re.fullmatch(r"(?:best_AP_)?epoch_(\d+)\.pth", path.name)
+    return int(match.group(1)) if match else None
+
+
+def _temporary(path: Path) -> Path:
+    """One fixed name per file: what a killed process leaves is overwritten by the next save."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename survives a power cut only after the folder itself is on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

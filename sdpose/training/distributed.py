@@ -1,0 +1,251 @@
+"""Several processes that train one model: start, SyncBatchNorm, and the few collectives needed.
+
+`torchrun` sets RANK, WORLD_SIZE, LOCAL_RANK and the master's address; without them there is one
+process and none of this communicates.
+
+When a process dies, the others must end and not wait for ever. On one machine torchrun ends them
+within 30 s of the death (a second, usually: gloo sees the closed connection). Where nobody watches,
+a collective fails after COLLECTIVE_TIMEOUT.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sdpose.errors import USER_ERROR_EXIT_CODE, UserError
+
+# Longer than what rank 0 does alone between two collectives: writing a checkpoint, the AP of a
+# large detection file.
+COLLECTIVE_TIMEOUT = timedelta(minutes=10)
+# Decoding all images of COCO for the first time.
+PREPARE_TIMEOUT = timedelta(hours=6)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all that train together."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def is_main_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def is_restart() -> bool:
+    """Whether torchrun started these processes again after a failure (--max-restarts)."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+
+
+@contextlib.contextmanager
+def process_group() -> Iterator[World]:
+    """Joins the processes that torchrun started, for the time of the block.
+
+    CUDA tensors travel by NCCL and CPU tensors by gloo, so that asking the others something does
+    not wait for the GPU.
+    Raises UserError if torchrun started more processes on this machine than it has GPUs. A
+    UserError in the block, which every process meets, goes on in the first one only: the others end
+    with its exit code, silently.
+    """
+    device = _device(int(os.environ.get("LOCAL_RANK", "0")))
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World(rank=0, size=1, device=device)
+        return
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+    try:
+        yield World(rank=dist.get_rank(), size=size, device=device)
+    except UserError:
+        if is_main_process():
+            raise
+        raise SystemExit(USER_ERROR_EXIT_CODE) from None
+    finally:
+        dist.destroy_process_group()
+
+
+def _device(local_rank: int) -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"torchrun started process {local_rank} on this machine, which has "
+            f"{torch.cuda.device_count()} GPU(s): set --nproc-per-node to that number"
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def on_main(world: World, function: Callable[[], T], timeout: timedelta | None = None) -> T:
+    """Runs on rank 0 and returns its (picklable) result on every rank.
+
+    An exception is raised on rank 0 alone; the other ranks end silently, with exit code 2.
+    timeout: how long the others wait; default COLLECTIVE_TIMEOUT.
+    """
+    if world.size == 1:
+        return function()
+    group = None if timeout is None else dist.new_group(backend="gloo", timeout=timeout)
+    box: list[Any] = [None, False]
+    try:
+        if world.is_main:
+            box = [function(), True]
+    finally:
+        dist.broadcast_object_list(box, src=0, group=group, device=torch.device("cpu"))
+    if not box[1]:
+        raise SystemExit(USER_ERROR_EXIT_CODE)
+    return box[0]
+
+
+def mean_over_ranks(values: Tensor, world: World) -> Tensor:
+    if world.size > 1:
+        values = values.clone()
+        dist.all_reduce(values)
+        values /= world.size
+    return values
+
+
+class SharedStop:
+    """Lets all ranks stop at the same step when one of them was asked to.
+
+    Call it once a step with the local request (0: none); it returns the largest request of all
+    ranks as of the step before. The exchange is one integer by gloo that runs beside the step, so
+    neither the host nor the GPU waits for it.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._request = torch.zeros(1, dtype=torch.int32)
+        self._pending: Any = None
+
+    def __call__(self, request: int) -> int:
+        if self._world.size == 1:
+            return request
+        agreed = self.settle()
+        self._request.fill_(request)
+        self._pending = dist.all_reduce(self._request, op=dist.ReduceOp.MAX, async_op=True)
+        return agreed
+
+    def settle(self) -> int:
+        """Waits for the exchange under way; the request that all ranks know of."""
+        if self._pending is None:
+            return 0
+        self._pending.wait()
+        self._pending = None
+        return int(self._request.item())
+
+
+# ------------------------------------------------------------------------------------- the model
+
+
+def distribute(model: nn.Module, world: World, *, sync_bn: bool) -> nn.Module:
+    """The model as the training step calls it; `model` itself is changed to share BatchNorm.
+
+    Parameters and buffers of rank 0 are sent to all.
+    """
+    if world.size == 1:
+        return model
+    on_gpu = world.device.type == "cuda"
+    if sync_bn:
+        if on_gpu:
+            nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        else:
+            convert_sync_batchnorm(model)
+    return DistributedDataParallel(
+        model,
+        device_ids=[world.device.index] if on_gpu else None,
+        # Buffers are equal by SyncBatchNorm, or averaged when they are read (average_buffers).
+        broadcast_buffers=False,
+        # Otherwise DDP regroups the gradients after its first step, and with them the order of
+        # additions: the first step after a resume would differ in the last bit. GPUs keep the
+        # faster way; they promise no bits.
+        find_unused_parameters=not on_gpu,
+    )
+
+
+@torch.no_grad()
+def average_buffers(model: nn.Module, world: World) -> None:
+    """Makes BatchNorm's running statistics the mean over ranks (mmcv's SyncBuffersHook).
+
+    They are linear in the batches' statistics, so averaging now and then changes nothing but
+    rounding. With SyncBatchNorm they are equal already.
+    """
+    if world.size == 1:
+        return
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            dist.all_reduce(buffer)
+            buffer /= world.size
+
+
+class SyncBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm over the batches of all processes, for CPU: torch's own needs CUDA.
+
+    Every process must have a batch of the same size, which the loader guarantees.
+    """
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x_NCHW)
+        assert self.momentum is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        count = x_NCHW.numel() // x_NCHW.shape[1] * dist.get_world_size()
+        # Two sums, one after the other: the mean of squares less the squared mean, in one go,
+        # cancels in float32 where the mean is large.
+        mean_C = _SumOverRanks.apply(x_NCHW.sum((0, 2, 3))) / count
+        centred_NCHW = x_NCHW - mean_C[:, None, None]
+        variance_C = _SumOverRanks.apply(centred_NCHW.square().sum((0, 2, 3))) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean_C, self.momentum)
+            self.running_var.lerp_(variance_C * (count / (count - 1)), self.momentum)
+        scale_C = self.weight * torch.rsqrt(variance_C + self.eps)
+        return centred_NCHW * scale_C[:, None, None] + self.bias[:, None, None]
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """all_reduce(sum). Every rank's input adds to every rank's output, so does the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        values = values.clone()
+        dist.all_reduce(values)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        gradient = gradient.clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+def convert_sync_batchnorm(module: nn.Module) -> None:
+    """Replaces every BatchNorm2d below `module`; parameters, buffers and names stay."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            synced = SyncBatchNorm2d(child.num_features, eps=child.eps, momentum=child.momentum)
+            synced.__dict__.update(
+                _parameters=child._parameters, _buffers=child._buffers, training=child.training
+            )
+            setattr(module, name, synced)
+        else:
+            convert_sync_batchnorm(child)

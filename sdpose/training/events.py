@@ -1,0 +1,408 @@
+"""What a run tells, and to whom: the console, log files, TensorBoard, MLflow.
+
+The loop makes records; each sink writes those that concern it. Only rank 0 has sinks.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, Progress, TextColumn
+
+from sdpose import __version__, tracking
+from sdpose.config import Experiment, dump_experiment, experiment_digest
+from sdpose.errors import UserError
+from sdpose.training.workdir import EXPERIMENT_FILE, MLFLOW_RUN_FILE, flatten
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+@dataclass(frozen=True)
+class TrainRecord:
+    """The steps since the last record; `values` are means over them and over the ranks."""
+
+    epoch: int  # from 1
+    iteration_in_epoch: int  # from 1
+    iterations_per_epoch: int
+    iteration: int  # steps done in the whole run
+    lr: float
+    eta: float  # seconds to the end of the run
+    time: float  # seconds a step
+    data_time: float  # of these, waiting for the loader
+    memory: int  # MB; of the GPU if there is one, else of this process
+    samples_per_second: float  # all ranks
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """An epoch that is complete; `values` are means over its steps."""
+
+    epoch: int
+    total_epochs: int
+    iteration: int
+    lr: float  # of the last step
+    seconds: float  # in training steps, this epoch, this process
+    total_seconds: float  # in training steps, whole run, over all starts
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    epoch: int
+    iteration: int
+    bbox_source: str
+    seconds: float
+    metrics: Mapping[str, float]  # "AP", "AP .5", ...
+
+
+class Sink:
+    """Every method may be left out."""
+
+    def say(self, text: str) -> None: ...
+    def start_bar(self, iteration: int, total_iterations: int) -> None: ...
+    def progress(self, iteration: int, text: str | None = None) -> None: ...
+    def train(self, record: TrainRecord) -> None: ...
+    def epoch(self, record: EpochRecord) -> None: ...
+    def evaluation(self, record: EvaluationRecord) -> None: ...
+    def close(self, status: Status, best_checkpoint: Path | None) -> None: ...
+
+
+class Events(Sink):
+    """All sinks of a run; at first the console, none at all on the other ranks."""
+
+    def __init__(self, sinks: list[Sink]) -> None:
+        self._sinks = sinks
+        self._said: list[str] = []
+
+    def open(self, experiment: Experiment, *, same_run: bool, dataset_digest: str) -> str | None:
+        """Adds the sinks that `log_config.hooks` names; returns the MLflow run's id, if any.
+
+        same_run: the work dir holds an earlier part of this run. What was said so far is passed on.
+        """
+        assert experiment.work_dir is not None
+        work_dir = Path(experiment.work_dir)
+        timestamp = time.strftime("%Y%m%d_%H%M%S")
+        chosen = {hook.type for hook in experiment.log_config.hooks}
+        console, *_ = self._sinks
+        assert isinstance(console, ConsoleSink)
+        opened: list[Sink] = []
+        mlflow_run_id = None
+        if "MlflowLoggerHook" in chosen:
+            mlflow = MlflowSink(
+                experiment, work_dir, timestamp, same_run, dataset_digest, console.say
+            )
+            opened.append(mlflow)
+            mlflow_run_id = mlflow.run_id
+        if "TensorboardLoggerHook" in chosen:
+            opened.append(TensorboardSink(work_dir / "tf_logs"))
+        if "TextLoggerHook" in chosen:
+            opened.append(TextSink(experiment, work_dir, timestamp, console.say))
+        for sink in opened:
+            for text in self._said:
+                sink.say(text)
+        self._sinks += opened
+        return mlflow_run_id
+
+    def say(self, text: str) -> None:
+        self._said.append(text)
+        for sink in self._sinks:
+            sink.say(text)
+
+    def log(self, text: str) -> None:
+        """Says it to the log files alone."""
+        for sink in self._sinks[1:]:
+            sink.say(text)
+
+    def start_bar(self, iteration: int, total_iterations: int) -> None:
+        for sink in self._sinks:
+            sink.start_bar(iteration, total_iterations)
+
+    def progress(self, iteration: int, text: str | None = None) -> None:
+        for sink in self._sinks:
+            sink.progress(iteration, text)
+
+    def train(self, record: TrainRecord) -> None:
+        for sink in self._sinks:
+            sink.train(record)
+
+    def epoch(self, record: EpochRecord) -> None:
+        for sink in self._sinks:
+            sink.epoch(record)
+
+    def evaluation(self, record: EvaluationRecord) -> None:
+        for sink in self._sinks:
+            sink.evaluation(record)
+
+    def close(self, status: Status, best_checkpoint: Path | None) -> None:
+        for sink in reversed(self._sinks):  # files are complete before MLflow takes them
+            sink.close(status, best_checkpoint)
+
+
+# --------------------------------------------------------------------------------------- console
+
+
+class ConsoleSink(Sink):
+    """Lines on standard output; on a terminal also one bar for the whole run."""
+
+    def __init__(self) -> None:
+        self._console = RichConsole(highlight=False, markup=False, soft_wrap=True)
+        self._bar: Progress | None = None
+
+    def say(self, text: str) -> None:
+        if self._console.is_terminal:
+            self._console.print(text)
+        else:
+            print(text, flush=True)
+
+    def start_bar(self, iteration: int, total_iterations: int) -> None:
+        if not self._console.is_terminal:
+            return
+        self._bar = Progress(
+            BarColumn(bar_width=30),
+            TextColumn("{task.percentage:3.0f}%"),
+            TextColumn("{task.description}"),
+            console=self._console,
+            transient=True,
+        )
+        self._bar.add_task("", total=total_iterations, completed=iteration)
+        self._bar.start()
+
+    def progress(self, iteration: int, text: str | None = None) -> None:
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=iteration, description=text)
+
+    def close(self, status: Status, best_checkpoint: Path | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+# ------------------------------------------------------------------------------------- log files
+
+
+class TextSink(Sink):
+    """`<timestamp>.log`, and `<timestamp>.log.json` with one JSON object a line, as mmcv's
+    TextLoggerHook writes them. Lines go to the console, too."""
+
+    def __init__(
+        self, experiment: Experiment, work_dir: Path, timestamp: str, show: Callable[[str], None]
+    ) -> None:
+        self._log = (work_dir / f"{timestamp}.log").open("a", encoding="utf-8", buffering=1)
+        self._json = (work_dir / f"{timestamp}.log.json").open("a", encoding="utf-8", buffering=1)
+        self._show = show
+        self._write_json(
+            {
+                "exp_name": experiment.exp_name,
+                "seed": experiment.seed,
+                "experiment_digest": experiment_digest(experiment),
+                "sdpose_version": __version__,
+            }
+        )
+        self._log.write(dump_experiment(experiment))
+
+    def say(self, text: str) -> None:
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        self._log.write(f"{now} - sdpose - INFO - {text}\n")
+
+    def train(self, record: TrainRecord) -> None:
+        wait = 100 * record.data_time / record.time if record.time else 0.0
+        self._line(
+            f"Epoch [{record.epoch}][{record.iteration_in_epoch}/{record.iterations_per_epoch}]\t"
+            f"lr: {record.lr:.3e}, eta: {duration(record.eta)}, time: {record.time:.3f}, "
+            f"data_time: {record.data_time:.3f}, memory: {record.memory}, "
+            + ", ".join(f"{name}: {value:.4g}" for name, value in record.values.items())
+            + f", {record.samples_per_second:.1f} samples/s, {wait:.0f} % waiting for data"
+        )
+        self._write_json(
+            {
+                "mode": "train",
+                "epoch": record.epoch,
+                "iter": record.iteration_in_epoch,
+                "lr": record.lr,
+                "memory": record.memory,
+                "data_time": round(record.data_time, 5),
+                **record.values,
+                "time": round(record.time, 5),
+                "samples_per_second": round(record.samples_per_second, 1),
+            }
+        )
+
+    def epoch(self, record: EpochRecord) -> None:
+        self._line(
+            f"Epoch [{record.epoch}/{record.total_epochs}] complete\t"
+            + ", ".join(f"{name}: {value:.4g}" for name, value in record.values.items())
+            + f", {duration(record.seconds)}; {duration(record.total_seconds)} in all"
+        )
+
+    def evaluation(self, record: EvaluationRecord) -> None:
+        self._line(
+            f"Epoch(val) [{record.epoch}]\t"
+            + ", ".join(f"{name}: {value:.4f}" for name, value in record.metrics.items())
+            + f" (boxes: {record.bbox_source}; {duration(record.seconds)})"
+        )
+        self._write_json(
+            {
+                "mode": "val",
+                "epoch": record.epoch,
+                "iter": record.iteration,
+                **record.metrics,
+                "bbox_source": record.bbox_source,
+            }
+        )
+
+    def close(self, status: Status, best_checkpoint: Path | None) -> None:
+        self._log.close()
+        self._json.close()
+
+    def _line(self, text: str) -> None:
+        self.say(text)
+        self._show(text)
+
+    def _write_json(self, values: Mapping[str, Any]) -> None:
+        self._json.write(json.dumps(values) + "\n")
+
+
+# ----------------------------------------------------------------------------------- TensorBoard
+
+
+class TensorboardSink(Sink):
+    """Event files in `tf_logs`; the step is the iteration."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UserError(
+                f"TensorBoard cannot be imported ({error}): install it (pip install tensorboard), "
+                "or remove TensorboardLoggerHook from log_config.hooks"
+            ) from None
+        self._writer: Any = SummaryWriter(log_dir=str(folder))
+
+    def train(self, record: TrainRecord) -> None:
+        for name, value in record.values.items():
+            self._writer.add_scalar(f"train/{name}", value, record.iteration)
+        self._writer.add_scalar("learning_rate", record.lr, record.iteration)
+        self._writer.add_scalar("samples_per_second", record.samples_per_second, record.iteration)
+
+    def evaluation(self, record: EvaluationRecord) -> None:
+        for name, value in tracked_metrics(record.metrics).items():
+            self._writer.add_scalar(name, value, record.iteration)
+        self._writer.flush()
+
+    def close(self, status: Status, best_checkpoint: Path | None) -> None:
+        self._writer.close()
+
+
+# ---------------------------------------------------------------------------------------- MLflow
+
+
+class MlflowSink(Sink):
+    """One MLflow run for the whole training, however often it is interrupted; the step is the
+    epoch.
+
+    A run in the same work dir continues its MLflow run. What is re-computed after a resume is not
+    logged twice.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        work_dir: Path,
+        timestamp: str,
+        same_run: bool,
+        dataset_digest: str,
+        say: Callable[[str], None],
+    ) -> None:
+        self._work_dir = work_dir
+        self._timestamp = timestamp
+        self._say = say
+        self._waiting: list[tuple[dict[str, float], int]] = []
+        id_file = work_dir / MLFLOW_RUN_FILE
+        known = id_file.read_text(encoding="utf-8").strip() if id_file.is_file() else None
+        self._run = tracking.start_run(
+            experiment.exp_name,
+            run_id=known if same_run else None,
+            params=flatten(experiment.model_dump(mode="json")),
+            tags={
+                "experiment_digest": experiment_digest(experiment),
+                "dataset_digest": dataset_digest,
+                "work_dir": str(work_dir.absolute()),
+            },
+        )
+        self.run_id = self._run.run_id
+        id_file.write_text(self.run_id + "\n", encoding="utf-8")
+        self._run.log_artifact(work_dir / EXPERIMENT_FILE)
+        resumed = self.run_id == known
+        self._logged = {
+            name: self._run.last_step(name) if resumed else -1 for name in ("train/loss", "val/AP")
+        }
+
+    def epoch(self, record: EpochRecord) -> None:
+        if record.epoch > self._logged["train/loss"]:
+            values = {f"train/{name}": value for name, value in record.values.items()}
+            self._log({**values, "learning_rate": record.lr}, record.epoch)
+
+    def evaluation(self, record: EvaluationRecord) -> None:
+        if record.epoch > self._logged["val/AP"]:
+            self._log(tracked_metrics(record.metrics), record.epoch)
+
+    def close(self, status: Status, best_checkpoint: Path | None) -> None:
+        try:
+            self._deliver()
+            for suffix in (".log", ".log.json"):
+                path = self._work_dir / (self._timestamp + suffix)
+                if path.is_file():
+                    self._run.log_artifact(path, "logs")
+            if best_checkpoint is not None and status == "FINISHED":
+                self._run.log_artifact(best_checkpoint, "checkpoints")
+            self._run.end(status)
+        except Exception as error:
+            self._say(f"MLflow did not get all of the results: {first_line(error)}")
+
+    def _log(self, metrics: dict[str, float], step: int) -> None:
+        """A server that does not answer costs time, not the training: tried again next time."""
+        self._waiting.append((metrics, step))
+        try:
+            self._deliver()
+        except Exception as error:
+            self._say(
+                f"MLflow does not answer ({first_line(error)}); {len(self._waiting)} record(s) wait"
+            )
+
+    def _deliver(self) -> None:
+        while self._waiting:
+            self._run.log_metrics(*self._waiting[0])
+            self._waiting.pop(0)
+
+
+def tracked_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """COCO's names without the characters that MLflow refuses.
+
+    >>> tracked_metrics({"AP": 0.5, "AP .75": 0.25, "AR (M)": 0.0})
+    {'val/AP': 0.5, 'val/AP_75': 0.25, 'val/AR_M': 0.0}
+    """
+    short = {" .5": "_50", " .75": "_75", " (": "_", ")": ""}
+    tracked = {}
+    for name, value in metrics.items():
+        for part, replacement in short.items():
+            name = re.sub(re.escape(part) + r"(?!\d)", replacement, name)
+        tracked[f"val/{name}"] = value
+    return tracked
+
+
+def duration(seconds: float) -> str:
+    """`1 day, 2:03:04`, as mmcv prints it."""
+    return str(timedelta(seconds=int(seconds)))
+
+
+def first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,152 @@
+"""What is counted while a run goes on."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sdpose.errors import UserError
+from sdpose.training.distributed import World, mean_over_ranks
+
+
+@dataclass
+class Progress:
+    """How far a run has come: all that a checkpoint holds beside weights and optimizer."""
+
+    epoch: int = 0  # epochs completed
+    iteration: int = 0  # steps done in the whole run
+    iteration_in_epoch: int = 0  # steps done of the epoch that is under way
+    global_batch: int = 0  # samples a step, all ranks
+    evaluated_epoch: int = 0  # the last epoch that was evaluated
+    metrics: dict[str, float] = field(default_factory=dict)  # of that evaluation
+    best_epoch: int = 0
+    best_metrics: dict[str, float] = field(default_factory=dict)
+    sums: dict[str, float] = field(default_factory=dict)  # over the steps of this epoch
+    seconds: float = 0.0  # in training steps, over all starts
+
+    def meta(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def of(meta: dict[str, Any]) -> Progress:
+        names = Progress.__dataclass_fields__
+        return Progress(**{name: value for name, value in meta.items() if name in names})
+
+    def continue_with(self, global_batch: int, iterations_per_epoch: int) -> str | None:
+        """Adapts to a global batch of another size; returns what to tell the user, if anything.
+
+        The position in the epoch is kept in samples, rounded down to whole steps: none is left out,
+        less than one step's are seen twice.
+        """
+        before, self.global_batch = self.global_batch, global_batch
+        if before in (0, global_batch):
+            return None
+        samples = self.iteration_in_epoch * before
+        self.iteration_in_epoch = samples // global_batch
+        self.iteration = self.epoch * iterations_per_epoch + self.iteration_in_epoch
+        self.sums = {}
+        return (
+            f"the global batch was {before} and is {global_batch} now: iterations are counted anew "
+            f"({self.iteration} of {iterations_per_epoch} an epoch), and the loss may differ"
+        )
+
+    def complete_epoch(self) -> None:
+        self.epoch += 1
+        self.iteration_in_epoch = 0
+        self.sums = {}
+
+    def averages(self) -> dict[str, float]:
+        """Means over the steps of the epoch so far."""
+        steps = self.sums.get("steps", 0.0)
+        return {name: total / steps for name, total in self.sums.items() if name != "steps"}
+
+
+class Window:
+    """The steps since the last log line.
+
+    Their values stay on the device until `flush`, the only place where the host waits for it.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._steps: list[tuple[float, Tensor, dict[str, Tensor]]] = []
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def add(self, lr: float, sample_ids_N: Tensor, values: dict[str, Tensor]) -> None:
+        # A clone: the tensor of a loader process holds one of our file descriptors.
+        self._steps.append((lr, sample_ids_N.clone(), values))
+
+    def flush(self, progress: Progress) -> dict[str, float]:
+        """Means over the window's steps and all ranks; the steps are added to the epoch's sums.
+
+        Raises UserError, on every rank, if a value of any step is not finite.
+        """
+        names = list(self._steps[0][2])
+        rows = torch.stack([torch.stack([v[name] for name in names]) for *_, v in self._steps])
+        values_SV = mean_over_ranks(rows, self._world).double().tolist()
+        for index, row in enumerate(values_SV):
+            if not all(map(math.isfinite, row)):
+                raise self._diverged(progress, index, dict(zip(names, row, strict=True)))
+            for name, value in [*zip(names, row, strict=True), ("steps", 1.0)]:
+                # One step after the other: the sum does not depend on where windows end.
+                progress.sums[name] = progress.sums.get(name, 0.0) + value
+        count = len(self._steps)
+        self._steps.clear()
+        return {
+            name: sum(row[column] for row in values_SV) / count for column, name in enumerate(names)
+        }
+
+    def _diverged(self, progress: Progress, index: int, values: dict[str, float]) -> UserError:
+        lr, sample_ids_N, _ = self._steps[index]
+        ids = [sample_ids_N.tolist()]
+        if self._world.size > 1:
+            ids = [[]] * self._world.size
+            dist.all_gather_object(ids, sample_ids_N.tolist())
+        back = len(self._steps) - 1 - index
+        return UserError(
+            f"training diverged in epoch {progress.epoch + 1}, iteration "
+            f"{progress.iteration_in_epoch - back} (step {progress.iteration - back} of the run): "
+            + ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            + f"\n  learning rate: {lr:.4g}\n  samples (annotation ids): "
+            + ", ".join(str(i) for rank_ids in ids for i in rank_ids)
+            + "\n  Nothing was saved since; the checkpoints before are intact. Lower optimizer.lr, "
+            "set optimizer_config.grad_clip.max_norm,\n  or lengthen lr_config.warmup_iters; then "
+            "go on with --resume-from auto."
+        )
+
+
+class Stopwatch:
+    """Wall time of the steps of a window and of the run, and how much of it went into waiting."""
+
+    def __init__(self) -> None:
+        self.run_seconds = 0.0
+        self.run_steps = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """Begins a window now; what came before (evaluation, saving) does not count."""
+        self._begin = self._mark = time.perf_counter()
+        self._waited = 0.0
+
+    def got_batch(self) -> None:
+        self._waited += time.perf_counter() - self._mark
+
+    def finished_step(self) -> None:
+        self._mark = time.perf_counter()
+
+    def window(self, steps: int) -> tuple[float, float]:
+        """Seconds of the window that ends now, and those of them spent waiting for data."""
+        now = time.perf_counter()
+        seconds, waited = now - self._begin, self._waited
+        self.run_seconds += seconds
+        self.run_steps += steps
+        self._begin, self._waited = now, 0.0
+        return seconds, waited

@@ -1,0 +1,87 @@
+"""Optimizers, and the learning rate as a pure function of the iteration.
+
+Nothing here has state of its own: the learning rate of iteration i is computed from i, so a resumed
+run needs no scheduler state and cannot drift from an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import nn
+
+from sdpose.config.schema import Experiment
+from sdpose.config.schema import Optimizer as OptimizerSettings
+
+Schedule = Callable[[int], float]
+
+
+def build_optimizer(
+    parameters: Iterable[nn.Parameter], settings: OptimizerSettings
+) -> torch.optim.Optimizer:
+    """Adam, AdamW or SGD over all parameters in one group, as mmcv builds it without paramwise_cfg.
+
+    Adam's weight decay is the L2 term in the gradient; AdamW's is decoupled from it.
+    """
+    common = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    if settings.type == "SGD":
+        return torch.optim.SGD(parameters, momentum=settings.momentum, **common)
+    adam = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[settings.type]
+    return adam(parameters, betas=settings.betas, **common)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def build_schedule(experiment: Experiment, iterations_per_epoch: int) -> Schedule:
+    """The learning rate of an iteration, counted from 0 over the whole run."""
+    settings = experiment.lr_config
+    lr = experiment.optimizer.lr
+    warmup_iters = settings.warmup_iters if settings.warmup == "linear" else 0
+
+    def schedule(iteration: int) -> float:
+        if settings.policy == "step":
+            epoch = iteration // iterations_per_epoch
+            regular = step_lr(lr, epoch, steps=settings.step, gamma=settings.gamma)
+        else:
+            progress = iteration / (iterations_per_epoch * experiment.total_epochs)
+            regular = cosine_lr(lr, progress, min_lr_ratio=settings.min_lr_ratio)
+        return regular * warmup_factor(
+            iteration, warmup_iters=warmup_iters, warmup_ratio=settings.warmup_ratio
+        )
+
+    return schedule
+
+
+def step_lr(lr: float, epoch: int, *, steps: Sequence[int], gamma: float) -> float:
+    """lr x gamma^(steps reached), epochs counted from 0 (mmcv's StepLrUpdaterHook, by epoch).
+
+    Step 200 therefore acts from the 201st epoch on:
+
+    >>> [step_lr(1.0, epoch, steps=[200, 260], gamma=0.5) for epoch in (199, 200, 260)]
+    [1.0, 0.5, 0.25]
+    """
+    return lr * gamma ** sum(step <= epoch for step in steps)
+
+
+def cosine_lr(lr: float, progress: float, *, min_lr_ratio: float) -> float:
+    """From lr at progress 0 along half a cosine to lr x min_lr_ratio at progress 1.
+
+    mmcv's CosineAnnealingLrUpdaterHook with by_epoch=False: progress is that of the iterations.
+    """
+    low = lr * min_lr_ratio
+    return low + 0.5 * (lr - low) * (1 + math.cos(math.pi * progress))
+
+
+def warmup_factor(iteration: int, *, warmup_iters: int, warmup_ratio: float) -> float:
+    """Linear from warmup_ratio at iteration 0 to 1 at warmup_iters (mmcv's LrUpdaterHook).
+
+    It multiplies the regular learning rate of that iteration.
+    """
+    if iteration >= warmup_iters:
+        return 1.0
+    return 1 - (1 - iteration / warmup_iters) * (1 - warmup_ratio)

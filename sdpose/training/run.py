@@ -1,0 +1,159 @@
+"""What a run works with, and how it is put together from an experiment and a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sdpose.config import Experiment
+from sdpose.data.loader import TrainLoader, build_train_loader
+from sdpose.data.prepare import unusable_images
+from sdpose.errors import UserError
+from sdpose.losses import build_loss
+from sdpose.models import build_model
+from sdpose.models.weights import load_backbone_weights, load_weights
+from sdpose.training.distributed import World, distribute, on_main
+from sdpose.training.events import Events
+from sdpose.training.interrupt import StopSignals
+from sdpose.training.meters import Progress, Stopwatch
+from sdpose.training.optim import Schedule, build_optimizer, build_schedule
+from sdpose.training.workdir import EXPERIMENT_FILE, Start, checkpoint_folder
+
+
+@dataclass
+class Run:
+    experiment: Experiment
+    world: World
+    stop: StopSignals
+    events: Events
+    folder: Path  # of the checkpoints
+    loader: TrainLoader
+    model: nn.Module
+    parallel_model: nn.Module  # the same, as the step calls it
+    loss: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    progress: Progress
+    mlflow_run_id: str | None = None
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
+    evaluation_seconds: float = 0.0
+
+    @property
+    def total_iterations(self) -> int:
+        return len(self.loader) * self.experiment.total_epochs
+
+
+def build_run(
+    experiment: Experiment,
+    world: World,
+    stop: StopSignals,
+    events: Events,
+    start: Start,
+) -> Run:
+    """All that a run works with, as the checkpoint left it."""
+    torch.manual_seed(experiment.seed)
+    torch.backends.cudnn.benchmark = True  # all batches have one shape
+    model = build_model(experiment.model)
+    # Read once and sent to all: only rank 0 needs the files.
+    model.load_state_dict(on_main(world, lambda: _initial_weights(experiment, model, start)))
+    model.to(world.device)
+    optimizer = build_optimizer(model.parameters(), experiment.optimizer)
+    progress = Progress()
+    if start.checkpoint is not None:
+        optimizer.load_state_dict(start.checkpoint["optimizer"])
+        progress = Progress.of(start.checkpoint["meta"])
+    loader = build_train_loader(
+        experiment,
+        rank=world.rank,
+        world_size=world.size,
+        skip_images=on_main(world, lambda: unusable_images(experiment, "train")),
+    )
+    note = progress.continue_with(experiment.data.samples_per_gpu * world.size, len(loader))
+    if note:
+        events.say(note)
+    folder = checkpoint_folder(experiment)
+    best = best_checkpoint(folder, progress)
+    if best is not None and not best.exists():  # continued from another folder
+        progress.best_epoch, progress.best_metrics = 0, {}
+    return Run(
+        experiment=experiment,
+        world=world,
+        stop=stop,
+        events=events,
+        folder=folder,
+        loader=loader,
+        model=model,
+        parallel_model=distribute(model, world, sync_bn=experiment.sync_bn),
+        loss=build_loss(experiment.model.keypoint_head),
+        optimizer=optimizer,
+        schedule=build_schedule(experiment, len(loader)),
+        progress=progress,
+    )
+
+
+def _initial_weights(experiment: Experiment, model: nn.Module, start: Start) -> dict[str, Tensor]:
+    """From the checkpoint, else `load_from`, else `pretrained` (the backbone), else random."""
+    if start.checkpoint is not None:
+        try:
+            model.load_state_dict(start.checkpoint["state_dict"])
+        except RuntimeError as error:
+            raise UserError(
+                f"{start.path} is of another model and cannot be continued:\n  "
+                + "\n  ".join(str(error).splitlines()[:8])
+            ) from None
+    elif experiment.load_from:
+        load_weights(model, experiment.load_from)
+    elif experiment.model.pretrained:
+        load_backbone_weights(model, experiment.model.pretrained)
+    return model.state_dict()
+
+
+def opening_line(run: Run) -> str:
+    experiment, world = run.experiment, run.world
+    if world.device.type == "cuda":
+        device = torch.cuda.get_device_name(world.device)
+    else:
+        threads = torch.get_num_threads()
+        device = f"CPU ({threads} thread{'s' * (threads > 1)})"
+    parameters = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
+    clip = experiment.optimizer_config.grad_clip
+    switches = {
+        "SyncBN": experiment.sync_bn and world.size > 1,
+        f"gradient clipping at {clip.max_norm:g}" if clip else "gradient clipping": bool(clip),
+        "warmup": bool(experiment.lr_config.warmup and experiment.lr_config.warmup_iters),
+    }
+    on = ", ".join(name for name, is_on in switches.items() if is_on) or "nothing"
+    off = ", ".join(name for name, is_on in switches.items() if not is_on) or "nothing"
+    return (
+        f"{experiment.exp_name}: {device} x {world.size} "
+        f"process{'es' * (world.size > 1)}, global batch {run.progress.global_batch}, "
+        f"{len(run.loader)} iterations/epoch ({run.loader.num_samples} persons), "
+        f"{experiment.total_epochs} epochs, {parameters / 1e6:.2f} M parameters; "
+        f"{experiment.optimizer.type}, lr {experiment.optimizer.lr:g} "
+        f"({experiment.lr_config.policy}); "
+        f"on: {on}; off: {off}"
+    )
+
+
+def position(run: Run) -> str:
+    progress = run.progress
+    if not progress.iteration_in_epoch:
+        return f"the end of epoch {progress.epoch}" if progress.epoch else "the beginning"
+    return f"epoch {progress.epoch + 1}, iteration {progress.iteration_in_epoch}/{len(run.loader)}"
+
+
+def resume_command(run: Run) -> str:
+    """Works whatever the first command was: the work dir holds the whole resolved experiment."""
+    launcher = "sdpose"
+    if run.world.size > 1:
+        launcher = f"torchrun --nproc-per-node {run.world.size} -m sdpose"
+    return f"{launcher} train {run.experiment.work_dir}/{EXPERIMENT_FILE} --resume-from auto"
+
+
+def best_checkpoint(folder: Path, progress: Progress) -> Path | None:
+    if not progress.best_epoch:
+        return None
+    return folder / f"best_AP_epoch_{progress.best_epoch}.pth"

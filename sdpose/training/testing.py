@@ -1,0 +1,38 @@
+"""Evaluating one checkpoint, in one process or under torchrun (`sdpose test`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from sdpose.config import Experiment
+from sdpose.data.progress import ConsoleProgress
+from sdpose.evaluation import EvaluationResult, evaluate
+from sdpose.models import build_model
+from sdpose.models.weights import load_weights
+from sdpose.training.distributed import process_group
+
+
+def test_checkpoint(
+    experiment: Experiment,
+    checkpoint: Path,
+    *,
+    missing_detections: Literal["fail", "use_gt_bbox"] = "fail",
+) -> EvaluationResult | None:
+    """The result on the experiment's validation set; None on all ranks but the first.
+
+    checkpoint: any file that `load_weights` reads. Raises UserError if it does not fit the
+    experiment's model, or the boxes' file is missing (unless data_cfg.use_gt_bbox, or
+    missing_detections says to take ground-truth boxes then).
+    """
+    with process_group() as world, ConsoleProgress("evaluating", "boxes") as progress:
+        model = build_model(experiment.model)
+        load_weights(model, checkpoint)
+        result = evaluate(
+            model.to(world.device),
+            experiment,
+            device=world.device,
+            missing_detections=missing_detections,
+            progress=progress if world.is_main else None,
+        )
+        return result if world.is_main else None

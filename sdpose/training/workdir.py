@@ -1,0 +1,220 @@
+"""The work dir: whose results it holds, what a run continues from, and one run at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sdpose.config import Experiment, dump_experiment, parse_experiment
+from sdpose.errors import UserError
+from sdpose.training.checkpoint import (
+    LATEST,
+    Checkpoint,
+    CorruptCheckpointError,
+    atomic_file,
+    load_checkpoint,
+    newest_checkpoint,
+    same_file,
+)
+
+EXPERIMENT_FILE = "experiment.yaml"
+MLFLOW_RUN_FILE = "mlflow_run_id"
+
+# What a run leaves in its work dir; --overwrite removes these and nothing else.
+OWN_FILES = (
+    EXPERIMENT_FILE,
+    MLFLOW_RUN_FILE,
+    "summary.json",
+    "????????_??????.log",
+    "????????_??????.log.json",
+    "tf_logs/events.out.tfevents.*",
+)
+OWN_CHECKPOINTS = (LATEST, "epoch_*.pth", "best_AP_epoch_*.pth", ".*.pth.tmp")
+
+# Keys that may differ between two starts of one run: where things lie, not what is computed.
+PLACES = ("work_dir", "data_root", "resume_from")
+
+# How long a run waits for one in the same work dir: a killed run's loader processes hold on to the
+# folder until they notice, within 5 s.
+LOCK_WAIT_SECONDS = 10.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins."""
+
+    checkpoint: Checkpoint | None = None
+    """To continue; None: from the first iteration."""
+    path: Path | None = None
+    """Its file."""
+    same_run: bool = False
+    """The work dir holds an earlier part of this very run."""
+
+
+def checkpoint_folder(experiment: Experiment) -> Path:
+    """Where the .pth files go: the work dir, or a folder of its name in checkpoint_config.out_dir
+    (as mmcv does it: experiments that share an out_dir do not overwrite each other's)."""
+    assert experiment.work_dir is not None  # the schema fills it in
+    work_dir = Path(experiment.work_dir)
+    out_dir = experiment.checkpoint_config.out_dir
+    return work_dir if out_dir is None else Path(out_dir) / work_dir.absolute().name
+
+
+@contextlib.contextmanager
+def locked(work_dir: Path) -> Iterator[None]:
+    """Refuses a second run in the same work dir while one is going on.
+
+    The lock is on the folder itself, ends with the process and leaves nothing behind. Where the
+    file system knows no locks, there is none.
+    """
+    work_dir.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(work_dir, os.O_RDONLY)
+    give_up = time.monotonic() + LOCK_WAIT_SECONDS
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno != errno.EWOULDBLOCK:
+                    break
+                if time.monotonic() > give_up:
+                    raise UserError(
+                        f"{work_dir} is in use by another training run; wait for it, end it, or "
+                        "choose another --work-dir"
+                    ) from None
+            time.sleep(0.2)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def claim(experiment: Experiment, *, overwrite: bool, say: Say) -> Start:
+    """Makes the work dir this experiment's and finds what to continue from.
+
+    A new folder starts at the beginning. The same experiment's continues by itself, from the newest
+    intact checkpoint. Another experiment's is refused (UserError), unless `resume_from` is set or
+    `overwrite` is. `say` is told what was chosen.
+    """
+    assert experiment.work_dir is not None
+    work_dir, folder = Path(experiment.work_dir), checkpoint_folder(experiment)
+    if overwrite:
+        _remove_own_files(work_dir, folder)
+    for leftover in folder.glob(".*.pth.tmp"):  # of a run that was killed while it saved
+        leftover.unlink()
+
+    stored = _stored_experiment(work_dir)
+    differing = [] if stored is None else _differences(stored, experiment)
+    has_results = any(folder.glob("*.pth"))
+    if has_results and not experiment.resume_from and (differing or stored is None):
+        raise UserError(_refusal(work_dir, differing))
+    same_run = stored is not None and not differing
+    for line in differing if has_results else []:
+        say(f"differs from the experiment in {work_dir}: {line}")
+
+    path = experiment.resume_from
+    if path in (None, "auto") or (same_run and stored and stored.get("resume_from") == path):
+        # The second case: this run was started from `path` and has gone on since.
+        found = newest_checkpoint(folder, say)
+    else:
+        found = Path(str(path)), _load_named(str(path))
+    if found is not None:
+        # From here on the newest: what is there already may be damaged, or of a later epoch.
+        folder.mkdir(parents=True, exist_ok=True)
+        same_file(found[0], folder / LATEST)
+
+    with atomic_file(work_dir / EXPERIMENT_FILE) as file:
+        file.write(dump_experiment(experiment).encode())
+    if found is None:
+        if path is not None:
+            say(f"nothing to resume in {folder}: starting from the beginning")
+        return Start(same_run=same_run)
+    if experiment.load_from:
+        say(f"load_from ({experiment.load_from}) is not read: the checkpoint goes before it")
+    return Start(checkpoint=found[1], path=found[0], same_run=same_run)
+
+
+def _load_named(path: str) -> Checkpoint:
+    try:
+        return load_checkpoint(Path(path))
+    except OSError as error:
+        raise UserError(
+            f"resume_from: cannot read {path} ({error.strerror}); name a checkpoint (epoch_N.pth, "
+            "latest.pth), or auto for the newest of the work dir"
+        ) from None
+    except CorruptCheckpointError as error:
+        raise UserError(
+            f"resume_from: damaged checkpoint: {error}; name another one, or auto for the newest "
+            "intact one of the work dir"
+        ) from None
+
+
+def _stored_experiment(work_dir: Path) -> dict[str, Any] | None:
+    """The experiment whose results the folder holds, with today's defaults where it can be read."""
+    path = work_dir / EXPERIMENT_FILE
+    if not path.is_file():
+        return None
+    text = path.read_text(encoding="utf-8")
+    try:
+        return parse_experiment(text, source=str(path)).model_dump(mode="json")
+    except UserError:  # written under another schema
+        values = yaml.safe_load(text)
+        return values if isinstance(values, dict) else {}
+
+
+def _differences(stored: dict[str, Any], experiment: Experiment) -> list[str]:
+    """`key: stored -> ours` for every value that differs, places aside."""
+    theirs, ours = flatten(stored), flatten(experiment.model_dump(mode="json"))
+    return [
+        f"{key}: {theirs.get(key, 'absent')} -> {ours.get(key, 'absent')}"
+        for key in dict.fromkeys([*theirs, *ours])
+        if key not in PLACES and theirs.get(key, ...) != ours.get(key, ...)
+    ]
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one with dotted keys; lists stay values.
+
+    >>> flatten({"optimizer": {"type": "Adam", "betas": [0.9, 0.999]}})
+    {'optimizer.type': 'Adam', 'optimizer.betas': [0.9, 0.999]}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _refusal(work_dir: Path, differing: list[str]) -> str:
+    what = "another experiment's results" if differing else "checkpoints of unknown origin"
+    shown = differing[:12] + [f"... and {len(differing) - 12} more"] * (len(differing) > 12)
+    return "\n  ".join(
+        [
+            f"{work_dir} holds {what}; it is left as it is.",
+            *(f"{line}" for line in shown),
+            "Choose --work-dir DIR (or another exp_name) for a new run,",
+            "--resume-from auto to go on from them all the same, or --overwrite to remove them.",
+        ]
+    )
+
+
+def _remove_own_files(work_dir: Path, folder: Path) -> None:
+    for pattern in OWN_FILES:
+        for path in work_dir.glob(pattern):
+            path.unlink()
+    for pattern in OWN_CHECKPOINTS:
+        for path in folder.glob(pattern):
+            path.unlink()
