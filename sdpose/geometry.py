@@ -88,16 +88,18 @@ def crop_affine(
     """
     width, height = output_size_wh
     angle = math.radians(rotation_deg)
-    mirror = -1.0 if flip else 1.0
     center_2 = np.asarray(center, dtype=np.float32)
-    up_2 = np.array([mirror * math.sin(angle), -math.cos(angle)]) * (float(np.asarray(size)[0]) / 2)
+    up_2 = np.array([math.sin(angle), -math.cos(angle)]) * (float(np.asarray(size)[0]) / 2)
     top_2 = (center_2 + up_2).astype(np.float32)
     dx, dy = center_2 - top_2
-    corner_2 = top_2 + np.array([-mirror * dy, mirror * dx], dtype=np.float32)
-    source_32 = np.stack([center_2, top_2, corner_2])
+    source_32 = np.stack([center_2, top_2, top_2 + np.array([-dy, dx], dtype=np.float32)])
     top = (height - width) / 2
     target_32 = np.array([[width / 2, height / 2], [width / 2, top], [0, top]], dtype=np.float32)
-    return cv2.getAffineTransform(source_32, target_32)
+    matrix = cv2.getAffineTransform(source_32, target_32)
+    if flip:  # x to 2 * center - x first
+        matrix[:, 2] += 2 * float(center_2[0]) * matrix[:, 0]
+        matrix[:, 0] *= -1
+    return matrix
 
 
 def invert_affine(matrix: NDArray[np.float64]) -> NDArray[np.float64]:

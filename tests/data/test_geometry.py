@@ -82,8 +82,10 @@ def test_affine_then_inverse_is_the_identity(region, point):
 
 @given(region, st.tuples(coordinate, coordinate))
 def test_a_mirrored_crop_is_the_crop_of_the_mirrored_image(region, point):
+    """Up to the float32 rounding of centre and corners, which is seen from afar enlarged."""
     center, size, rotation, crop_wh, _ = region
     width = 640
+    distance = np.hypot(point[0] - center[0], point[1] - center[1])
 
     def mirror(point):
         return (width - 1 - point[0], point[1])
@@ -91,7 +93,7 @@ def test_a_mirrored_crop_is_the_crop_of_the_mirrored_image(region, point):
     np.testing.assert_allclose(
         apply_affine(point, crop_affine(center, size, rotation, crop_wh, flip=True)),
         apply_affine(mirror(point), crop_affine(mirror(center), size, rotation, crop_wh)),
-        atol=1e-6,
+        atol=1e-3 * (1 + distance / size[0]) * crop_wh[0] / size[0],
     )
 
 
