@@ -7,7 +7,7 @@ Losses are computed in float32 at least, also from bfloat16 predictions.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -175,7 +175,7 @@ def _shift_right(z: Tensor, bits: int) -> Tensor:
     return (z >> bits) & ((1 << (64 - bits)) - 1)
 
 
-LOSSES: dict[str, type[nn.Module]] = {
+LOSSES: dict[str, Any] = {
     "JointsMSELoss": JointsMSELoss,
     "TokenDistilLoss": TokenDistilLoss,
     "MaskedTokenDistilLoss": MaskedTokenDistilLoss,
@@ -243,7 +243,7 @@ def build_loss(config: KeypointHead) -> PoseLoss:
     """The losses of an experiment (`experiment.model.keypoint_head`)."""
     keypoint = config.loss_keypoint
     return PoseLoss(
-        keypoint=JointsMSELoss(
+        keypoint=LOSSES[keypoint.type](
             use_target_weight=keypoint.use_target_weight, loss_weight=keypoint.loss_weight
         ),
         vision_tokens=_token_loss(config.loss_vis_token_dist),
@@ -254,13 +254,10 @@ def build_loss(config: KeypointHead) -> PoseLoss:
 def _token_loss(config: TokenDistilCfg | None) -> TokenDistilLoss | None:
     if config is None:
         return None
-    if config.type == "TokenDistilLoss":
-        return TokenDistilLoss(loss_weight=config.loss_weight, detach_teacher=config.detach_teacher)
-    assert config.mask_ratio is not None  # the schema fills both in
-    assert config.mask_strategy is not None
-    return MaskedTokenDistilLoss(
+    masking = {"mask_ratio": config.mask_ratio, "mask_strategy": config.mask_strategy}
+    return LOSSES[config.type](
         loss_weight=config.loss_weight,
-        mask_ratio=config.mask_ratio,
-        mask_strategy=config.mask_strategy,
         detach_teacher=config.detach_teacher,
+        # the schema fills both in where they are read, and leaves them out elsewhere
+        **{key: value for key, value in masking.items() if value is not None},
     )

@@ -204,6 +204,7 @@ def _settings(
 ) -> dict[str, Any]:
     cfg = experiment.data_cfg
     settings: dict[str, Any] = {
+        "metric": experiment.evaluation.metric,
         "bbox_source": source,
         "ann_file": experiment.data.val.ann_file,
         "num_images": len(annotations.file_names),
