@@ -55,8 +55,8 @@ def _with_aspect_ratio(extent_N2: NDArray, aspect_ratio: float) -> NDArray:
 
 
 def _padded(extent_N2: NDArray, padding: float) -> NDArray[np.float32]:
-    scale_N2 = (extent_N2 / 200.0).astype(np.float32) * np.float32(padding)
-    return scale_N2 * np.float32(200.0)
+    scale_N2 = extent_N2.astype(np.float32) / np.float32(200) * np.float32(padding)
+    return scale_N2 * np.float32(200)
 
 
 def extent_to_size(

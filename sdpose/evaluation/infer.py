@@ -27,10 +27,12 @@ from sdpose.errors import UserError
 from sdpose.evaluation.nms import rows_by_image
 from sdpose.geometry import box_to_center_size, crop_affine
 
-Crop = tuple[NDArray[np.float32], NDArray[np.float32]]
+Array = NDArray[np.float32]
 
 
-def box_regions(boxes_xywh: NDArray[np.float64], data_cfg: DataCfg, padding: float) -> Crop:
+def box_regions(
+    boxes_xywh: NDArray[np.float64], data_cfg: DataCfg, padding: float
+) -> tuple[Array, Array]:
     """Centres and sizes, float32[N,2] image pixels, of the regions that the model sees."""
     width, height = data_cfg.image_size
     return box_to_center_size(boxes_xywh, aspect_ratio=width / height, padding=padding)
@@ -78,17 +80,10 @@ def predict_keypoints(
     order = np.concatenate([np.zeros(0, dtype=np.int64), *rows_by_image(boxes.image_id)])
     rows = _share(order, batch_size, *share)
     centers_N2, sizes_N2 = box_regions(boxes.boxes_xywh[rows], data_cfg, padding)
-    matrices = np.stack(
-        [
-            crop_affine(c, s, 0.0, data_cfg.image_size)
-            for c, s in zip(centers_N2, sizes_N2, strict=True)
-        ]
-        or [np.zeros((2, 3))]
-    )
     crops = _Crops(
         [
-            (image_paths[boxes.image_index[rows[group[0]]]], matrices[group])
-            for group in rows_by_image(boxes.image_id[rows])
+            (image_paths[boxes.image_index[rows[part[0]]]], centers_N2[part], sizes_N2[part])
+            for part in rows_by_image(boxes.image_id[rows])
         ],
         data_cfg.image_size,
     )
@@ -130,22 +125,24 @@ def _share(order: NDArray[np.int64], batch_size: int, rank: int, world_size: int
 class _Crops(Dataset[Any]):
     """All crops of one image: uint8[n,H,W,3], or the message of the error that it met."""
 
-    def __init__(
-        self, images: list[tuple[Path, NDArray[np.float64]]], size_wh: tuple[int, int]
-    ) -> None:
-        self.images = images
+    def __init__(self, images: list[tuple[Path, Array, Array]], size_wh: tuple[int, int]) -> None:
+        self.images = images  # path, centres and sizes of its crops
         self.size_wh = size_wh
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Tensor | str:
-        path, matrices = self.images[index]
+        path, centers_N2, sizes_N2 = self.images[index]
         try:
             image = read_image(path)
         except ImageError as error:
             return str(error)
-        return torch.from_numpy(np.stack([warp_crop(image, m, self.size_wh) for m in matrices]))
+        crops_NHW3 = [
+            warp_crop(image, crop_affine(center, size, 0.0, self.size_wh), self.size_wh)
+            for center, size in zip(centers_N2, sizes_N2, strict=True)
+        ]
+        return torch.from_numpy(np.stack(crops_NHW3))
 
 
 def _batches(crops: _Crops, batch_size: int, num_workers: int) -> Iterator[Tensor]:
