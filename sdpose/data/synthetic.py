@@ -222,14 +222,20 @@ def _annotation(
 
 
 def _polygons(mask: npt.NDArray[np.bool_]) -> list[list[int]]:
+    """The outline of every fragment, as x, y, x, y, ..."""
     contours, _ = cv2.findContours(
         mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
     )
-    polygons = [contour.ravel().tolist() for contour in contours if len(contour) >= 3]
-    if polygons:
-        return polygons
-    x, y, w, h = cv2.boundingRect(mask.astype(np.uint8))
-    return [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    return [
+        (contour if len(contour) >= 3 else _rectangle(contour)).ravel().tolist()
+        for contour in contours
+    ]
+
+
+def _rectangle(contour: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """A line of pixels as a polygon: fewer than three points are none."""
+    x, y, w, h = cv2.boundingRect(contour)
+    return np.array([[x, y], [x + w, y], [x + w, y + h], [x, y + h]], dtype=np.int32)
 
 
 def _run_lengths(mask: npt.NDArray[np.bool_]) -> list[int]:
