@@ -97,7 +97,7 @@ def test_annotations_fit_the_pictures(dataset: Path, coco: COCO) -> None:
         assert np.abs([columns[0] - x, rows[0] - y]).max() <= 2
         assert np.abs([columns[-1] + 1 - x - width, rows[-1] + 1 - y - height]).max() <= 2
         if annotation["area"] > 1000:
-            assert mask.sum() == pytest.approx(annotation["area"], rel=0.25)
+            assert int(mask.sum()) == pytest.approx(annotation["area"], rel=0.25)
 
 
 def test_visible_joints_lie_on_their_person(coco: COCO) -> None:
