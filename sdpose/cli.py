@@ -172,9 +172,9 @@ def test(
 @cli.command()
 def models() -> None:
     """The four models: parameters and multiply-accumulates, beside the paper's figures."""
-    from sdpose.models.complexity import models_table
+    from sdpose.models.complexity import format_models_table, models_table
 
-    click.echo(models_table())
+    click.echo(format_models_table(models_table()))
 
 
 @cli.group()
