@@ -89,12 +89,12 @@ def prepare_coco(
         unusable |= split.unusable(checks)
     if unusable and experiment.data.on_corrupt == "fail":
         problems.append(_describe(unusable, len(names), files))
-    train, val = splits["train"], splits["val"]
-    boxes = _val_boxes(experiment, val, unusable, problems)
     num_persons = [len(split.usable(unusable).persons()) for split in found]
     if 0 in num_persons and not problems:
         path = found[num_persons.index(0)].annotations.path
         problems.append(f"{path}: no person with keypoints in any usable image")
+    train, val = splits["train"], splits["val"]
+    boxes = _val_boxes(experiment, val, unusable, problems)
     if problems or not train or not val:
         absent = not train or not val or MISSING in unusable.values()
         advice = [HOW_TO_GET_COCO] if absent else []
@@ -194,7 +194,7 @@ def _val_boxes(
     if not path.is_file():
         return _ValBoxes(note=f"no detection file {path}: evaluation needs --use-gt-bbox")
     try:
-        detections = load_detections(path, val.usable(unusable), cfg.det_bbox_thr)
+        detections = load_detections(path, val.annotations, cfg.det_bbox_thr)
     except UserError as error:
         problems.append(str(error).replace("\n", "\n  "))
         return _ValBoxes()
@@ -203,7 +203,9 @@ def _val_boxes(
         "without width or height": detections.num_empty,
     }
     notes = [f"{count} detections {what} are not used" for what, count in left_out.items() if count]
-    return _ValBoxes(cfg.bbox_file, len(detections), "; ".join(notes))
+    names = val.image_names
+    count = sum(names[index] not in unusable for index in detections.image_index)
+    return _ValBoxes(cfg.bbox_file, count, "; ".join(notes))
 
 
 def _describe(unusable: dict[str, str], num_images: int, files: CheckedFiles) -> str:
@@ -222,6 +224,7 @@ def _describe(unusable: dict[str, str], num_images: int, files: CheckedFiles) ->
     if hidden > 0 or len(missing) > SHOWN:
         path = files.record_path.with_suffix(".unusable.txt")
         with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(f"{n}: {r}\n" for n, r in unusable.items()), encoding="utf-8")
             lines.append(f"  {f'and {hidden} more; ' if hidden > 0 else ''}all of them: {path}")
     lines.append("  Restore these files, or leave them out: --set data.on_corrupt=skip")
