@@ -11,11 +11,15 @@ from sdpose.models.layers import Bottleneck
 class StemNet(nn.Module):
     """Images (N, 3, 4H, 4W) to features (N, 4 x `width`, H, W), non-negative.
 
-    Two strided 3x3 convolutions of `stem_channels`, then `num_blocks` bottlenecks of `width`.
+    Two strided 3x3 convolutions of `stem_channels` (default: `width`), then `num_blocks`
+    bottlenecks of `width`.
     """
 
-    def __init__(self, *, width: int = 64, num_blocks: int = 4, stem_channels: int = 64) -> None:
+    def __init__(
+        self, *, width: int = 64, num_blocks: int = 4, stem_channels: int | None = None
+    ) -> None:
         super().__init__()
+        stem_channels = stem_channels or width
         self.out_channels = Bottleneck.expansion * width
         self.conv1 = nn.Conv2d(3, stem_channels, 3, stride=2, padding=1, bias=False)
         self.norm1 = nn.BatchNorm2d(stem_channels)
