@@ -2,8 +2,8 @@
 
 Reproduces mmpose 0.29's `TopDownCocoDataset.evaluate` (rescoring), `oks_nms` and `soft_oks_nms`
 (mmpose/core/post_processing/nms.py, after HRNet's lib/nms/nms.py), in float32 where those round to
-float32. One difference: their sort leaves the order of equal scores open, here the earlier row goes
-first.
+float32. Their sort leaves the order of equal scores open (it depends on the processor); here the
+earlier row goes first.
 
 N = poses, K = 17 joints; coordinates in image pixels, areas in pixels².
 """
@@ -57,7 +57,7 @@ def oks_matrix(keypoints_NK2: NDArray, areas_N: NDArray) -> Floats:
 
 def oks_nms(keypoints_NK2: NDArray, areas_N: NDArray, scores_N: NDArray, thr: float) -> Indices:
     """The poses of one image that stay, best first: each drops all later ones with OKS > thr."""
-    order = np.argsort(-scores_N, kind="stable")
+    order = _best_first(scores_N)
     similar = oks_matrix(keypoints_NK2[order], areas_N[order]) > np.float32(thr)
     alive = np.ones(len(order), dtype=bool)
     for i in range(len(order)):
@@ -75,16 +75,20 @@ def soft_oks_nms(
     As in mmpose the lowered scores are used for nothing else: results keep `scores_N`.
     """
     oks = oks_matrix(keypoints_NK2, areas_N)
-    left = np.arange(len(scores_N))
-    scores = np.asarray(scores_N, dtype=np.float32)
+    order = _best_first(scores_N)
+    scores = np.asarray(scores_N, dtype=np.float32)[order]
     picked: list[int] = []
-    while len(left) and len(picked) < SOFT_NMS_MAX_POSES:
-        best = int(np.argmax(scores))  # the first of equal ones
-        picked.append(int(left[best]))
-        overlap = np.delete(oks[left[best], left], best)
-        left = np.delete(left, best)
-        scores = np.delete(scores, best) * np.exp(-(overlap**2) / np.float32(thr))
+    while len(order) and len(picked) < SOFT_NMS_MAX_POSES:
+        best, order = order[0], order[1:]
+        picked.append(best)
+        scores = scores[1:] * np.exp(-(oks[best, order] ** 2) / np.float32(thr))
+        again = _best_first(scores)
+        order, scores = order[again], scores[again]
     return np.array(picked, dtype=np.intp)
+
+
+def _best_first(scores_N: NDArray) -> Indices:
+    return np.argsort(-scores_N, kind="stable")
 
 
 def suppress(
