@@ -25,6 +25,8 @@ PR_SET_CHILD_SUBREAPER = 36
 
 _ANSI = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 # What kfp's executor says before and after a component's own output.
+_LEADING_ANSI = re.compile(rb"(?:\x1b\[[0-9;?]*[A-Za-z])*")
+_CUT_ANSI = re.compile(rb"\x1b(?:\[[0-9;?]*)?")
 _EXECUTOR = b"[KFP Executor "
 _EXECUTOR_CHATTER = re.compile(
     rb"\[KFP Executor [^\]]*\]: (Looking for component|Loading KFP component|Got executor_input"
@@ -42,6 +44,7 @@ class StepOutput:
     def __init__(self, write: Callable[[bytes], object]) -> None:
         self._write = write
         self._line = b""
+        self._overwritten = b""  # what stood in this line before the last carriage return
         self._held = b""
         self._inside_executor_input = False
         self._tail: deque[bytes] = deque(maxlen=TAIL_LINES)
@@ -57,7 +60,7 @@ class StepOutput:
     def close(self) -> None:
         self._pass_on(self._held)
         self._held = b""
-        if self._line.strip():
+        if not self._at_line_start():
             self._tail.append(self._line)
             self._write(b"\n")
 
@@ -70,24 +73,32 @@ class StepOutput:
     def _may_be_kfps(self, piece: bytes) -> bool:
         if self._inside_executor_input:
             return True
-        at_line_start = not self._line
-        return at_line_start and (piece.startswith(_EXECUTOR) or _EXECUTOR.startswith(piece))
+        text = _LEADING_ANSI.sub(b"", piece, count=1)
+        undecided = _EXECUTOR.startswith(text) or _CUT_ANSI.fullmatch(text)
+        return self._at_line_start() and bool(undecided or text.startswith(_EXECUTOR))
+
+    def _at_line_start(self) -> bool:
+        return not _ANSI.sub(b"", self._line)
 
     def _pass_on(self, piece: bytes) -> None:
         if self._inside_executor_input:
             self._inside_executor_input = piece.rstrip() != b"}"
             return
-        if not self._line:
-            if chatter := _EXECUTOR_CHATTER.match(piece):
+        if self._at_line_start():
+            escapes = _LEADING_ANSI.match(piece)
+            assert escapes is not None  # it matches nothing, too
+            text = piece[escapes.end() :]
+            if chatter := _EXECUTOR_CHATTER.match(text):
                 self._inside_executor_input = chatter[1] == b"Got executor_input"
-                return
-            piece = _EXECUTOR_PREFIX.sub(rb"\1: ", piece, count=1)
+                text = b""
+            piece = escapes[0] + _EXECUTOR_PREFIX.sub(rb"\1: ", text, count=1)
         self._write(piece)
         self._line += piece
-        if piece.endswith(b"\n"):
-            self._tail.append(self._line)
-        if piece.endswith((b"\n", b"\r")):
-            self._line = b""
+        if piece.endswith(b"\r"):
+            self._overwritten, self._line = self._line, b""
+        elif piece.endswith(b"\n"):
+            self._tail.append(self._line if self._line.strip() else self._overwritten)
+            self._overwritten, self._line = b"", b""
 
 
 class Interrupted(BaseException):
@@ -120,7 +131,7 @@ def interruptible() -> Iterator[None]:
 
 
 def run_process(command: Sequence[str], env: Mapping[str, str], output: StepOutput) -> int:
-    """Runs a command to its end, its output handed on live; returns its exit code.
+    """Runs a command to its end, its output handed on live; returns its exit code as a shell does.
 
     Where this process writes to a terminal, the command does too (a pseudo-terminal of its own).
     It gets a session of its own, so that Ctrl-C reaches this process alone, which then stops the
@@ -147,7 +158,8 @@ def run_process(command: Sequence[str], env: Mapping[str, str], output: StepOutp
     copier = threading.Thread(target=_copy, args=(reader, output), daemon=True)
     copier.start()
     try:
-        return process.wait()
+        code = process.wait()
+        return code if code >= 0 else 128 - code
     except BaseException:
         stop_descendants()
         raise
@@ -166,7 +178,7 @@ def adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def stop_descendants(grace_s: float = 3.5) -> None:
+def stop_descendants(grace_s: float = 3.0) -> None:
     """Ends every process that this one started, at the latest about a second after `grace_s`.
 
     A step's own process gets SIGTERM and ends what it has started (a training saves first); what is

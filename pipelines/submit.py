@@ -196,11 +196,12 @@ def _run_here(pipeline: Any, arguments: dict[str, Any], work_dir: Path, folder: 
         sys.exit(1)
     summary = read_summary(work_dir) | {"seconds": seconds}
     write_summary(work_dir, summary)
+    run_id = summary["mlflow_run_id"]
     say("")
     for name, value in {
         "AP": f"{summary['ap']:.4f} on {summary['bbox_source']} boxes",
         "checkpoint": summary["best_checkpoint"],
-        "MLflow run": f"{summary['mlflow_run_id'] or 'none'} in {tracking_uri()}",
+        "MLflow run": f"{run_id} in {tracking_uri()}" if run_id else "none (log_config.hooks)",
         "model version": f"{summary['exp_name']} version {summary['model_version']}",
         "summary": work_dir / "summary.json",
         "MLflow UI": "make ui",
@@ -217,7 +218,6 @@ def _choose_runner(runner: str | None, option: str | None) -> tuple[Endpoint | N
     from pipelines.endpoint import ENDPOINT_VARIABLES, find_endpoint
 
     endpoint = find_endpoint(option)
-    variables = " nor ".join(f"${variable}" for variable in ENDPOINT_VARIABLES)
     if endpoint is not None:
         return endpoint, f"endpoint {endpoint.host}: {endpoint.found}"
     if runner == "kfp":
@@ -225,10 +225,8 @@ def _choose_runner(runner: str | None, option: str | None) -> tuple[Endpoint | N
             f"--runner kfp: no Kubeflow Pipelines endpoint is configured: give --endpoint URL or "
             f"set ${ENDPOINT_VARIABLES[0]}"
         )
-    return None, (
-        f"no Kubeflow Pipelines is configured: neither --endpoint nor {variables} is set, and this "
-        "is not a pod beside one"
-    )
+    ways = ", ".join(["--endpoint", *(f"${variable}" for variable in ENDPOINT_VARIABLES)])
+    return None, f"no Kubeflow Pipelines endpoint is configured: {ways}"
 
 
 def _absolute(path: str | None) -> str | None:
@@ -274,7 +272,7 @@ def say(text: str, **style: Any) -> None:
     """A line for people. (While kfp runs, sys.stdout is its log.)"""
     assert sys.__stdout__ is not None
     colours = sys.__stdout__.isatty() and not os.environ.get("NO_COLOR")
-    click.echo(click.style(text, **style) if colours else text, file=sys.__stdout__)
+    click.echo(click.style(text, **style) if style and colours else text, file=sys.__stdout__)
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ def register_run(
         dataset_digest=dataset_digest,
         metrics=metrics,
         evaluation_settings=settings,
-        mlflow_run_id=mlflow_run_id,
+        mlflow_run_id=mlflow_run_id or None,
         git_commit=git_commit,
     )
     again = "" if version.created else ", which holds the same content already"

@@ -3,9 +3,10 @@
     <root>/blobs/sha256/<hex>                  the checkpoint's bytes
     <root>/models/<name>/versions/<n>.json     what they are: manifest of version n = 1, 2, ...
 
-The version number is the registry's own. MLflow shows the same version as a model version that is
-tagged with this number (`sdpose.tracking`): MLflow counts by itself and may skip or reuse numbers,
-so its number is a link, never the name.
+The version number is the registry's own. MLflow shows the version as a model version of its own,
+under the tag `sdpose.registry_version`. In a fresh set-up the two numbers are equal; MLflow counts
+by itself though (another server, a deleted version, two registrations at once), so its number is a
+link and never a name.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sdpose import __version__
+from sdpose import __version__, tracking
 from sdpose.config import Experiment, dump_experiment, experiment_digest
 from sdpose.errors import UserError
 from sdpose.storage import DamagedObjectError, FileStore, open_store, sha256_of_file
 
 ROOT_VARIABLE = "SDPOSE_REGISTRY"
 DEFAULT_ROOT = "work_dirs/registry"
+VERSION_TAG = "sdpose.registry_version"
+IDENTITY_TAG = "sdpose.identity"
 MANIFEST_FORMAT = "sdpose-model-version/1"
 
 
@@ -58,7 +61,7 @@ def register_checkpoint(
     dataset_digest: str,
     metrics: Mapping[str, float],
     evaluation_settings: Mapping[str, Any],
-    mlflow_run_id: str,
+    mlflow_run_id: str | None = None,
     git_commit: str = "",
     root: str | Path | None = None,
 ) -> ModelVersion:
@@ -70,15 +73,45 @@ def register_checkpoint(
     the version appears.
 
     metrics: AP and the like, 0..1. evaluation_settings: all that changes them. git_commit: of the
-    code that trained it. root: a folder, default `registry_root()`.
-    Raises UserError if the root cannot be written, DamagedObjectError if the copy is not the file.
+    code that trained it. mlflow_run_id: of the training; without one MLflow is not told. root: a
+    folder, default `registry_root()`.
+    Raises UserError if the root cannot be written or MLflow does not answer (the version is there
+    then, and registering again completes it), DamagedObjectError if the copy is not the file.
     """
-    store = open_store(root or registry_root())
+    version = _store(
+        open_store(root or registry_root()),
+        model_name,
+        checkpoint,
+        {
+            "dataset_digest": dataset_digest,
+            "evaluation_settings": dict(evaluation_settings),
+        },
+        {
+            "metrics": dict(metrics),
+            "checkpoint_name": checkpoint.name,
+            "experiment": dump_experiment(experiment),
+            "experiment_digest": experiment_digest(experiment),
+            "mlflow_run_id": mlflow_run_id,
+            "git_commit": git_commit,
+        },
+    )
+    if mlflow_run_id:
+        _show_in_mlflow(version, mlflow_run_id)
+    return version
+
+
+def _store(
+    store: FileStore,
+    model_name: str,
+    checkpoint: Path,
+    identifying: dict[str, Any],
+    descriptive: dict[str, Any],
+) -> ModelVersion:
+    """The version with this checkpoint and `identifying` content, made if it is not there."""
     sha256 = sha256_of_file(checkpoint)
     content = {
         "checkpoint": {"sha256": sha256, "size": checkpoint.stat().st_size},
-        "dataset_digest": dataset_digest,
-        "evaluation_settings": dict(evaluation_settings),
+        **identifying,
     }
     identity = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     store.put_file(checkpoint, _blob_key(sha256), sha256)
@@ -93,12 +126,7 @@ def register_checkpoint(
         "model_name": model_name,
         "identity": identity,
         **content,
-        "metrics": dict(metrics),
-        "checkpoint_name": checkpoint.name,
-        "experiment": dump_experiment(experiment),
-        "experiment_digest": experiment_digest(experiment),
-        "mlflow_run_id": mlflow_run_id,
-        "git_commit": git_commit,
+        **descriptive,
         "sdpose_version": __version__,
         "registered_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -114,6 +142,28 @@ def register_checkpoint(
             return taken
         number += 1
     return _read(store, model_name, number, created=True)
+
+
+def _show_in_mlflow(version: ModelVersion, run_id: str) -> None:
+    identity = version.manifest["identity"]  # the number may be another's, of a registry before
+    if tracking.find_model_version(version.model_name, IDENTITY_TAG, identity) is not None:
+        return
+    source = version.checkpoint_uri
+    if source.startswith("file:") and tracking.tracking_uri().startswith("http"):
+        # A server refuses files of another machine; the training has sent it the same bytes.
+        source = f"runs:/{run_id}/checkpoints/{version.manifest['checkpoint_name']}"
+    tracking.create_model_version(
+        version.model_name,
+        source,
+        run_id,
+        {
+            VERSION_TAG: str(version.version),
+            IDENTITY_TAG: identity,
+            "sdpose.manifest": version.manifest_uri,
+            "sdpose.sha256": version.sha256,
+            "AP": f"{version.manifest['metrics']['AP']:.4f}",
+        },
+    )
 
 
 def list_versions(model_name: str, root: str | Path | None = None) -> list[ModelVersion]:

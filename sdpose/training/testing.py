@@ -17,7 +17,7 @@ def test_checkpoint(
     experiment: Experiment,
     checkpoint: Path,
     *,
-    missing_detections: Literal["fail", "use_gt_bbox"] = "fail",
+    missing_detections: Literal["fail", "use_gt_bbox"] = "fail",  # noqa: PT028 (no pytest test)
 ) -> EvaluationResult | None:
     """The result on the experiment's validation set; None on all ranks but the first.
 

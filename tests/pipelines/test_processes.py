@@ -1,0 +1,85 @@
+"""Nothing that was started is left, whatever it does to stay."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+# What a step may start: a process in a session of its own (a torchrun worker), one that ignores
+# SIGTERM, and one whose parent has died.
+STEP = """
+import os, signal, subprocess, sys, time
+sleep = [sys.executable, "-c", "import time; time.sleep(300)"]
+subprocess.Popen(sleep, start_new_session=True)
+stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(300)"
+subprocess.Popen([sys.executable, "-c", stubborn])
+subprocess.run([sys.executable, "-c", f"import subprocess; subprocess.Popen({sleep})"])
+def save(*_):
+    print("saved", flush=True)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, save)
+print("started", flush=True)
+time.sleep(300)
+"""
+RUN = """
+import os, sys
+from pipelines.processes import *
+adopt_orphans()
+output = StepOutput(sys.stdout.buffer.write)
+try:
+    with interruptible():
+        shell = ["sh", "-c", '"$@"; exit $?', "sh"]
+        print("code", run_process([*shell, *sys.argv[1:]], os.environ, output))
+except Interrupted as interrupted:
+    print(interrupted)
+    sys.exit(interrupted.exit_code)
+"""
+
+
+def start(repository: Path, *command: str) -> subprocess.Popen[str]:
+    # SIGINT is ignored by what a script starts in the background.
+    return subprocess.Popen(
+        ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-u", "-c", RUN, *command],
+        cwd=repository,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("request_to_end", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_all_descendants_end_within_five_seconds(
+    repository: Path, living, request_to_end: int
+) -> None:
+    process = start(repository, sys.executable, "-c", STEP)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    this = psutil.Process(process.pid)
+    deadline = time.monotonic() + 10
+    while len(descendants := this.children(recursive=True)) < 5:  # the shell and four more
+        assert time.monotonic() < deadline, descendants
+    asked = time.monotonic()
+    process.send_signal(request_to_end)
+    stdout = process.stdout.read()
+    assert process.wait(timeout=10) == 128 + request_to_end
+    assert time.monotonic() - asked < 5
+    assert stdout == f"saved\n{signal.Signals(request_to_end).name}\n"
+    assert not living(descendants)
+
+
+def test_exit_code_and_a_process_left_behind(repository: Path) -> None:
+    left_behind = "import subprocess, sys; subprocess.Popen(['sleep', '5']); sys.exit(3)"
+    process = subprocess.run(
+        [sys.executable, "-u", "-c", RUN, sys.executable, "-c", left_behind],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+    )
+    assert process.stdout == "code 3\n"

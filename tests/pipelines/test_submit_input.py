@@ -1,0 +1,114 @@
+"""What `submit.py` says before anything runs. (Real runs: test_submit_local.py.)"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines.endpoint import Endpoint, check_endpoint
+from sdpose.config import dump_experiment, load_experiment
+from sdpose.errors import UserError
+
+
+def outcome(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    stdout, stderr = process.communicate(timeout=60)
+    return process.returncode, stdout, stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--exp", "maskedkd"], "unknown experiment 'maskedkd'"),
+        (["--exp", "quickstart", "--set", "optimizer.lrr=1"], "did you mean 'lr'"),
+        (["--exp", "quickstart", "--set", "total_epochs=0"], "total_epochs"),
+        (["--exp", "quickstart", "--set", "load_from='{{$.x}}'"], "Kubeflow's own syntax"),
+        (["--exp", "quickstart", "--runner", "slurm"], "'slurm'"),
+        (["--exp", "quickstart", "--runner", "kfp"], "no Kubeflow Pipelines endpoint"),
+        (["--exp", "quickstart", "--endpoint", "http://x", "--runner", "local"], "contradict"),
+        (["--exp", "quickstart", "--endpoint", "http://x"], "SDPOSE_IMAGE"),
+        (
+            ["--exp", "quickstart", "--endpoint", "http://x", "--image", "y", "--volume", "coco"],
+            "expected CLAIM:/PATH",
+        ),
+        (["--exp", "quickstart", "--work-dir", "/proc/x"], "choose --work-dir"),
+        ([], "--exp"),
+    ],
+)
+def test_bad_input(submit, arguments: list[str], message: str, tmp_path: Path) -> None:
+    code, _, stderr = outcome(submit(*arguments, cwd=tmp_path))
+    assert code == 2
+    assert message in stderr
+    assert "Traceback" not in stderr
+
+
+def test_dry_run_shows_everything_and_runs_nothing(submit, tmp_path: Path) -> None:
+    process = submit(
+        "--exp", "quickstart", "--data-root", "coco", "--set", "seed=3", "--dry-run", cwd=tmp_path
+    )
+    code, stdout, stderr = outcome(process)
+    assert (code, stderr) == (0, "")
+    expected = load_experiment("quickstart", ["seed=3"], data_root=str(tmp_path / "coco"))
+    assert stdout.endswith(dump_experiment(expected) + "\n")
+    assert yaml.safe_load(stdout)["seed"] == 3  # what is not the experiment is a comment
+    assert "# runner: local (no Kubeflow Pipelines endpoint is configured" in stdout
+    package = tmp_path / "work_dirs/quickstart/pipeline/sdpose_pipeline.yaml"
+    assert f"# compiled pipeline: {package}\n" in stdout
+    assert next(yaml.safe_load_all(package.read_text()))["pipelineInfo"]["name"] == "sdpose"
+    assert list(package.parent.iterdir()) == [package]
+
+
+def test_endpoint_from_the_environment_is_chosen(submit, tmp_path: Path) -> None:
+    process = submit(
+        *("--exp", "quickstart", "--image", "registry/sdpose:1", "--dry-run"),
+        cwd=tmp_path,
+        KFP_ENDPOINT="http://kfp.example",
+    )
+    code, stdout, _ = outcome(process)
+    assert code == 0
+    assert "# runner: kfp (endpoint http://kfp.example: $KFP_ENDPOINT)" in stdout
+
+
+def test_unreachable_endpoint(submit, tmp_path: Path) -> None:
+    start = time.monotonic()
+    process = submit(
+        *(
+            "--exp",
+            "quickstart",
+            "--endpoint",
+            "http://127.0.0.1:1",
+            "--image",
+            "registry/sdpose:1",
+        ),
+        cwd=tmp_path,
+    )
+    code, _, stderr = outcome(process)
+    assert code == 2
+    assert "no Kubeflow Pipelines at http://127.0.0.1:1 (--endpoint)" in stderr
+    assert "--runner local" in stderr
+    assert "Traceback" not in stderr
+    assert time.monotonic() - start < 20
+
+
+def test_endpoint_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.endpoint.CONNECT_TIMEOUT_S", 0.5)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        endpoint = Endpoint(f"http://127.0.0.1:{silent.getsockname()[1]}", "--endpoint")
+        with pytest.raises(UserError, match="timed out"):
+            check_endpoint(endpoint)
+
+
+def test_python_without_the_packages(repository: Path) -> None:
+    command = [sys.executable, "-S", repository / "pipelines/submit.py", "--exp", "quickstart"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "lacks click, kfp" in result.stderr
+    assert ".venv/bin/python" in result.stderr
+    assert "Traceback" not in result.stderr
