@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sdpose.data.coco import CocoAnnotations
 from sdpose.errors import UserError
+from sdpose.skeleton import NUM_JOINTS
 
 # COCOeval.stats for keypoints, in its order; the names are mmpose's.
 METRIC_NAMES = (
@@ -38,7 +39,7 @@ def coco_results(
         {"image_id": image_id, "category_id": category_id, "keypoints": keypoints, "score": score}
         for image_id, keypoints, score in zip(
             image_ids_N.tolist(),
-            keypoints_NK3.reshape(len(keypoints_NK3), -1).tolist(),
+            keypoints_NK3.reshape(-1, NUM_JOINTS * 3).tolist(),
             scores_N.tolist(),
             strict=True,
         )
@@ -85,7 +86,7 @@ def coco_dataset(annotations: CocoAnnotations) -> dict[str, Any]:
         annotations.areas.tolist(),
         annotations.iscrowd.tolist(),
         annotations.num_keypoints.tolist(),
-        annotations.keypoints.reshape(len(annotations.ann_ids), -1).tolist(),
+        annotations.keypoints.reshape(-1, NUM_JOINTS * 3).tolist(),
         strict=True,
     )
     return {

@@ -78,9 +78,9 @@ def predict_keypoints(
     Raises UserError if an image cannot be read or the model predicts NaN.
     """
     order = np.concatenate([np.zeros(0, dtype=np.int64), *rows_by_image(boxes.image_id)])
-    rows = _share(order, batch_size, *share)
+    rows = share_of(order, batch_size, *share)
     centers_N2, sizes_N2 = box_regions(boxes.boxes_xywh[rows], data_cfg, padding)
-    crops = _Crops(
+    crops = ImageCrops(
         [
             (image_paths[boxes.image_index[rows[part[0]]]], centers_N2[part], sizes_N2[part])
             for part in rows_by_image(boxes.image_id[rows])
@@ -90,7 +90,7 @@ def predict_keypoints(
     found: list[Tensor] = []
     done = 0
     with _inference(model):
-        for batch_NHW3 in _batches(crops, batch_size, num_workers):
+        for batch_NHW3 in crop_batches(crops, batch_size, num_workers):
             part = slice(done, done + len(batch_NHW3))
             heatmaps_NKHW = predict_heatmaps(model, batch_NHW3.to(device), test_cfg)
             found.append(
@@ -115,14 +115,14 @@ def predict_keypoints(
     return rows, keypoints_NK3
 
 
-def _share(order: NDArray[np.int64], batch_size: int, rank: int, world_size: int) -> NDArray:
+def share_of(order: NDArray[np.int64], batch_size: int, rank: int, world_size: int) -> NDArray:
     """The rows of whole batches that this process takes: a contiguous part of the order."""
     num_batches = -(-len(order) // batch_size)
     start, stop = (num_batches * r // world_size * batch_size for r in (rank, rank + 1))
     return order[start:stop]
 
 
-class _Crops(Dataset[Any]):
+class ImageCrops(Dataset[Any]):
     """All crops of one image: uint8[n,H,W,3], or the message of the error that it met."""
 
     def __init__(self, images: list[tuple[Path, Array, Array]], size_wh: tuple[int, int]) -> None:
@@ -145,7 +145,7 @@ class _Crops(Dataset[Any]):
         return torch.from_numpy(np.stack(crops_NHW3))
 
 
-def _batches(crops: _Crops, batch_size: int, num_workers: int) -> Iterator[Tensor]:
+def crop_batches(crops: ImageCrops, batch_size: int, num_workers: int) -> Iterator[Tensor]:
     loader = DataLoader(
         crops,
         batch_size=None,  # an item is an image; the boxes are batched below
