@@ -107,14 +107,14 @@ def submit(
     python pipelines/submit.py --exp maskedkd_v2 --data-root /data/coco --set optimizer.lr=5e-4
     """
     chosen, reason = _choose_runner(runner, endpoint)
-    if chosen is None:
+    if not chosen:
         # The steps may run elsewhere than the shell that a relative path was typed in.
         places = {key: _absolute(value) for key, value in places.items()}
     experiment = load_experiment(exp, overrides, **places)
     document = dump_experiment(experiment)
     if "{{$" in document:
         raise UserError(f"{exp}: '{{{{$' cannot be part of a value: it is Kubeflow's own syntax")
-    if chosen is not None:
+    if chosen:
         image = image or os.environ.get(IMAGE_VARIABLE)
         if not image:
             raise UserError(
@@ -128,14 +128,10 @@ def submit(
     # kfp takes a second to import: not before the input is known to be good.
     from pipelines.sdpose_pipeline import compile_pipeline, make_pipeline
 
-    work_dir = Path(str(experiment.work_dir))
-    if chosen is None:
-        folder = work_dir / PIPELINE_FOLDER
-        pipeline = make_pipeline()
-    else:  # there the work dir is a path of the cluster
-        folder = Path("work_dirs", experiment.exp_name, PIPELINE_FOLDER)
-        pipeline = make_pipeline(str(image), gpus, _claims(volumes))
-    package = folder / "sdpose_pipeline.yaml"
+    pipeline = make_pipeline(str(image), gpus, _claims(volumes)) if chosen else make_pipeline()
+    # On a cluster the work dir is a path of the cluster.
+    work_dir = Path("work_dirs", experiment.exp_name) if chosen else Path(str(experiment.work_dir))
+    package = work_dir / PIPELINE_FOLDER / "sdpose_pipeline.yaml"
     try:
         compile_pipeline(pipeline, package)
     except OSError as error:
@@ -151,7 +147,7 @@ def submit(
         "git_commit": git_commit(),
         "overwrite": overwrite,
     }
-    if chosen is not None:
+    if chosen:
         from pipelines.endpoint import check_endpoint
         from pipelines.run_kfp import run_kfp
 
@@ -171,10 +167,11 @@ def submit(
 
     if overwrite and (work_dir / "experiment.yaml").exists():
         _confirm(f"Remove the checkpoints, logs and summary in {work_dir}?", yes)
-    _run_here(pipeline, arguments, work_dir, folder)
+    run_here(pipeline, arguments, work_dir)
 
 
-def _run_here(pipeline: Any, arguments: dict[str, Any], work_dir: Path, folder: Path) -> None:
+def run_here(pipeline: Any, arguments: dict[str, Any], work_dir: Path) -> None:
+    """Runs the pipeline on this machine, and says how it ended."""
     from pipelines.processes import Interrupted, interruptible
     from pipelines.run_local import StepError, run_local
     from sdpose.registry.run import read_summary, write_summary
@@ -182,7 +179,7 @@ def _run_here(pipeline: Any, arguments: dict[str, Any], work_dir: Path, folder: 
 
     try:
         with interruptible():
-            seconds = run_local(pipeline, arguments, folder, say)
+            seconds = run_local(pipeline, arguments, work_dir / PIPELINE_FOLDER, say)
     except Interrupted as interrupted:
         click.echo(f"{interrupted}: stopped. To continue:\n  {_same_command()}", err=True)
         sys.exit(interrupted.exit_code)
