@@ -165,7 +165,16 @@ class HeatmapHead(nn.Module):
             self.fc1 = nn.Linear(dim, pixels)
 
     def forward(self, keypoint_tokens_NKD: Tensor) -> Tensor:
-        x_NKP = self.fc1(self.norm1(keypoint_tokens_NKD))
+        # In float32 under autocast, too: with bfloat16's 8 bits the pixels around a smooth peak
+        # are equal, and the argmax moves. It is 1 % of the multiply-accumulates of SDPose-S-V1.
+        device = keypoint_tokens_NKD.device.type
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return self._heatmaps(keypoint_tokens_NKD.float())
+        return self._heatmaps(keypoint_tokens_NKD)
+
+    def _heatmaps(self, x_NKD: Tensor) -> Tensor:
+        x_NKP = self.fc1(self.norm1(x_NKD))
         if self.two_layers:
             x_NKP = self.fc2(self.norm2(x_NKP))
         return x_NKP.unflatten(-1, self.heatmap_size)

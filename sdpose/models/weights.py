@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy._core import multiarray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from sdpose.errors import UserError
@@ -63,8 +63,9 @@ def load_weights(model: nn.Module, path: str | Path, strict: bool = True) -> Loa
     lines = _describe(report)
     if strict and (report.missing or report.misshapen):
         raise UserError(
-            f"{path} does not fit the model:\n" + "\n".join(_shortened(lines)) + "\n"
-            "is it a checkpoint of this experiment (backbone, depth, patch_size, dim)?"
+            f"{path} does not fit the model: {_counts(report)}:\n"
+            + "\n".join(_shortened(lines))
+            + "\nis it a checkpoint of this experiment (backbone, depth, patch_size, dim)?"
         )
     model.load_state_dict({name: state[name] for name in report.loaded}, strict=False)
     if report.missing or report.misshapen or report.unexpected:
@@ -127,10 +128,11 @@ def convert_weights(source: Path, target: Path, layout: Literal["official", "sdp
         meta["format"] = CHECKPOINT_FORMAT
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        if target.suffix == ".pth":
-            torch.save({"state_dict": state, "meta": meta}, unfinished)
-        else:
-            save_file({name: t.contiguous() for name, t in state.items()}, unfinished)
+        with unfinished.open("wb") as file:
+            if target.suffix == ".pth":
+                torch.save({"state_dict": state, "meta": meta}, file)
+            else:
+                file.write(save({name: t.contiguous() for name, t in state.items()}))
         unfinished.replace(target)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}") from None
@@ -174,31 +176,33 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 def _read_torch(path: Path) -> dict[str, Any]:
     try:
-        with torch.serialization.safe_globals(_SAFE_GLOBALS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        file = path.open("rb")
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-    # A damaged or hostile file can fail anywhere in the decoder, so in any way.
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        if isinstance(error, pickle.UnpicklingError) and "global" in reason.lower():
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    with file, torch.serialization.safe_globals(_SAFE_GLOBALS):
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
             raise UserError(
-                f"{path} was refused: it holds Python objects beside tensors and plain values, "
-                f"and reading those can run code ({_unsafe_global(reason)}). Save its state_dict "
-                "alone, where you trust it"
+                f"{path} was refused: it is damaged, or it holds Python objects beside tensors "
+                f"and plain values, and reading those can run code{_culprit(error)}. If you trust "
+                "it, save its state_dict alone"
             ) from None
-        raise UserError(
-            f"{path} is not a readable checkpoint; it may be damaged or cut short: {reason[:200]}"
-        ) from None
+        # A damaged file can fail anywhere in the decoder, so in any way.
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{path} is not a readable checkpoint; it may be damaged or cut short: {reason}"
+            ) from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no weights: expected a dict, found {type(content).__name__}")
     return content
 
 
-def _unsafe_global(reason: str) -> str:
+def _culprit(error: pickle.UnpicklingError) -> str:
     """What torch's long explanation names: `GLOBAL posix.system` and the like."""
-    _, found, rest = reason.partition("GLOBAL ")
-    return f"it names {rest.split()[0]}" if found else "weights_only"
+    _, found, rest = str(error).partition("GLOBAL ")
+    return f" (it names {rest.split()[0]})" if found else ""
 
 
 def _compare(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> LoadReport:
@@ -233,10 +237,16 @@ def _first(names: list[str] | tuple[str, ...]) -> str:
     return ", ".join(map(str, names[:3])) + (" ..." if len(names) > 3 else "")
 
 
+def _counts(report: LoadReport) -> str:
+    return (
+        f"{len(report.missing)} missing and {len(report.misshapen)} of another shape, "
+        f"{len(report.unexpected)} unknown to the model, {len(report.loaded)} that fit"
+    )
+
+
 def _warn(path: str | Path, report: LoadReport, lines: list[str]) -> None:
     warnings.warn(
-        f"{path}: {len(report.loaded)} tensors loaded, {len(report.missing)} missing and "
-        f"{len(report.misshapen)} of another shape (these keep their initial values), "
-        f"{len(report.unexpected)} unknown to the model:\n" + "\n".join(lines),
+        f"{path}, tensors: {_counts(report)}. Only those that fit are loaded; the others of the "
+        "model keep their values:\n" + "\n".join(lines),
         stacklevel=3,
     )

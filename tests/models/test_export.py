@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor
+
+from sdpose.errors import UserError
+from sdpose.models import MODELS, SDPose
+from sdpose.models.export import export_onnx, export_program
+from sdpose.models.hrnet import HRNet3Stage
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.randn(3, 3, 256, 192, generator=torch.Generator().manual_seed(0))
+
+
+def predictions(model: SDPose, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model.eval().predict(images)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_torch_export_for_any_batch(name: str, reference_model, images: Tensor) -> None:
+    model = reference_model(name, "fan")
+    exported = export_program(model, (192, 256)).module()
+    for batch in (images[:1], images):
+        torch.testing.assert_close(exported(batch), predictions(model, batch), rtol=0, atol=1e-5)
+
+
+def tiny_sdpose_b() -> SDPose:
+    """The whole backbone and a transformer of one layer; twelve take twice the time to export."""
+    model = SDPose(backbone=HRNet3Stage(), patch_size=(4, 3), depth=1, cycle_num=2)
+    # Weights large enough for a difference to show.
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.kaiming_normal_(parameter)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["sdpose_t", "a small sdpose_b"])
+def test_onnx_runtime_agrees(name: str, reference_model, images: Tensor, tmp_path: Path) -> None:
+    model = reference_model(name, "fan") if name in MODELS else tiny_sdpose_b().eval()
+    path = tmp_path / "model.onnx"
+    export_onnx(model, path, (192, 256))
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+    session = onnxruntime.InferenceSession(path)
+    assert session.get_inputs()[0].shape == ["batch", 3, 256, 192]
+    assert session.get_outputs()[0].shape == ["batch", 17, 64, 48]
+    for batch in (images[:1], images):
+        (heatmaps,) = session.run(["heatmaps"], {"images": batch.numpy()})
+        np.testing.assert_allclose(heatmaps, predictions(model, batch), rtol=0, atol=1e-4)
+        assert np.std(heatmaps) > 0.1
+
+
+def test_without_the_extra_the_error_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "meta_path", [])
+    monkeypatch.setattr(sys, "path_hooks", [])
+    for name in ("onnx", "onnxscript"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(UserError, match=r"pip install 'sdpose\[export\]'"):
+        export_onnx(MODELS["sdpose_t"](), tmp_path / "model.onnx", (192, 256))
