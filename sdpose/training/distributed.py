@@ -11,7 +11,11 @@ a collective fails after COLLECTIVE_TIMEOUT.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import inspect
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +24,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from sdpose.errors import USER_ERROR_EXIT_CODE, UserError
@@ -52,7 +58,11 @@ def is_main_process() -> bool:
 
 def is_restart() -> bool:
     """Whether torchrun started these processes again after a failure (--max-restarts)."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    return _restart_count() > 0
+
+
+def _restart_count() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 @contextlib.contextmanager
@@ -70,16 +80,33 @@ def process_group() -> Iterator[World]:
     if size == 1:
         yield World(rank=0, size=1, device=device)
         return
+    _die_with_launcher()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+    store, rank, size = next(rendezvous("env://", timeout=COLLECTIVE_TIMEOUT))
+    # torchrun's static rendezvous keeps its store over a restart, and the addresses of processes
+    # that are dead by now with it.
+    store = PrefixStore(f"attempt_{_restart_count()}", store)
+    dist.init_process_group(
+        backend, store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT
+    )
     try:
-        yield World(rank=dist.get_rank(), size=size, device=device)
+        yield World(rank=rank, size=size, device=device)
     except UserError:
         if is_main_process():
             raise
         raise SystemExit(USER_ERROR_EXIT_CODE) from None
     finally:
         dist.destroy_process_group()
+
+
+def _die_with_launcher() -> None:
+    """If torchrun itself is killed, Linux sends this process SIGTERM: it saves and ends.
+
+    Nobody else would: an orphan trains on, or waits for ranks that are gone.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG, linux/prctl.h
+        ctypes.CDLL(None).prctl(set_parent_death_signal, int(signal.SIGTERM))
 
 
 def _device(local_rank: int) -> torch.device:
@@ -102,7 +129,7 @@ def on_main(world: World, function: Callable[[], T], timeout: timedelta | None =
     """
     if world.size == 1:
         return function()
-    group = None if timeout is None else dist.new_group(backend="gloo", timeout=timeout)
+    group: Any = None if timeout is None else dist.new_group(backend="gloo", timeout=timeout)
     box: list[Any] = [None, False]
     try:
         if world.is_main:
@@ -156,28 +183,60 @@ class SharedStop:
 
 
 def distribute(model: nn.Module, world: World, *, sync_bn: bool) -> nn.Module:
-    """The model as the training step calls it; `model` itself is changed to share BatchNorm.
+    """The model as the training step calls it: its gradients are averaged during backward.
 
-    Parameters and buffers of rank 0 are sent to all.
+    `model` itself is changed to share BatchNorm over the ranks, if sync_bn. All ranks must have the
+    same parameters and buffers.
     """
     if world.size == 1:
         return model
-    on_gpu = world.device.type == "cuda"
-    if sync_bn:
-        if on_gpu:
-            nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        else:
+    if world.device.type == "cpu":
+        if sync_bn:
             convert_sync_batchnorm(model)
-    return DistributedDataParallel(
-        model,
-        device_ids=[world.device.index] if on_gpu else None,
-        # Buffers are equal by SyncBatchNorm, or averaged when they are read (average_buffers).
-        broadcast_buffers=False,
-        # Otherwise DDP regroups the gradients after its first step, and with them the order of
-        # additions: the first step after a resume would differ in the last bit. GPUs keep the
-        # faster way; they promise no bits.
-        find_unused_parameters=not on_gpu,
-    )
+        return AveragedGradients(model)
+    if sync_bn:
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    # Buffers are equal by SyncBatchNorm, or averaged when they are read (average_buffers). The
+    # switch has a new name since torch 2.15.
+    switches = inspect.signature(DistributedDataParallel).parameters
+    name = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in switches)
+    no_sync: dict[str, Any] = {name: False}
+    return DistributedDataParallel(model, device_ids=[world.device.index], **no_sync)
+
+
+class AveragedGradients(nn.Module):
+    """What DistributedDataParallel does, in one all_reduce at the end of backward, for CPU.
+
+    DDP sends groups of gradients while backward still runs, which gains nothing where the same
+    cores do both, and regroups them after its first step. That changes the order of additions: the
+    first step after a resume would differ in the last bit.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self._scheduled = False
+        for parameter in module.parameters():
+            parameter.register_post_accumulate_grad_hook(self._schedule)
+
+    def forward(self, images_N3HW: Tensor) -> Any:
+        return self.module(images_N3HW)
+
+    def _schedule(self, _: Tensor) -> None:
+        """After the first gradient: what is queued now runs when backward is through."""
+        if not self._scheduled:
+            self._scheduled = True
+            torch.autograd.Variable._execution_engine.queue_callback(self._average)
+
+    def _average(self) -> None:
+        self._scheduled = False
+        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        parts = flat.split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
 
 
 @torch.no_grad()
@@ -232,7 +291,7 @@ class _SumOverRanks(torch.autograd.Function):
         return values
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         gradient = gradient.clone()
         dist.all_reduce(gradient)
         return gradient

@@ -25,11 +25,13 @@ def build_optimizer(
 
     Adam's weight decay is the L2 term in the gradient; AdamW's is decoupled from it.
     """
-    common = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    lr, weight_decay = settings.lr, settings.weight_decay
     if settings.type == "SGD":
-        return torch.optim.SGD(parameters, momentum=settings.momentum, **common)
+        return torch.optim.SGD(
+            parameters, lr=lr, momentum=settings.momentum, weight_decay=weight_decay
+        )
     adam = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[settings.type]
-    return adam(parameters, betas=settings.betas, **common)
+    return adam(parameters, lr=lr, betas=settings.betas, weight_decay=weight_decay)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

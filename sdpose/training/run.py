@@ -13,7 +13,7 @@ from sdpose.data.loader import TrainLoader, build_train_loader
 from sdpose.data.prepare import unusable_images
 from sdpose.errors import UserError
 from sdpose.losses import build_loss
-from sdpose.models import build_model
+from sdpose.models import SDPose, build_model
 from sdpose.models.weights import load_backbone_weights, load_weights
 from sdpose.training.distributed import World, distribute, on_main
 from sdpose.training.events import Events
@@ -94,7 +94,7 @@ def build_run(
     )
 
 
-def _initial_weights(experiment: Experiment, model: nn.Module, start: Start) -> dict[str, Tensor]:
+def _initial_weights(experiment: Experiment, model: SDPose, start: Start) -> dict[str, Tensor]:
     """From the checkpoint, else `load_from`, else `pretrained` (the backbone), else random."""
     if start.checkpoint is not None:
         try:

@@ -41,10 +41,10 @@ def train_step(
 
     optimizer.zero_grad(set_to_none=True)
     total.backward()
-    parameters = [p for p in model.parameters() if p.grad is not None]
-    grad_norm = nn.utils.get_total_norm([p.grad for p in parameters], norm_type=norm_type)
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    grad_norm = nn.utils.get_total_norm(gradients, norm_type=norm_type)
     if max_norm is not None:
-        nn.utils.clip_grads_with_norm_(parameters, max_norm, grad_norm)
+        nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, grad_norm)
     optimizer.step()
 
     with torch.no_grad():

@@ -1,0 +1,152 @@
+"""Tiny real runs: a small synthetic dataset and a model that does a step in some 50 ms."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sdpose.config import Experiment, dump_experiment, load_experiment
+from sdpose.data.synthetic import write_synthetic_coco
+
+# 64 images with some 80 persons: 11 iterations of 8 an epoch.
+TINY = """
+exp_name: tiny
+model:
+  backbone: {width: 4, num_blocks: 1}
+  keypoint_head:
+    tokenpose_cfg: {patch_size: [4, 4], dim: 16, depth: 1, heads: 2}
+    loss_vis_token_dist: {type: MaskedTokenDistilLoss, loss_weight: 1e-3, mask_ratio: 0.3}
+data_cfg: {image_size: [48, 64], heatmap_size: [12, 16], sigma: 1.0, use_gt_bbox: true}
+data: {samples_per_gpu: 8, workers_per_gpu: 0}
+optimizer_config: {grad_clip: {max_norm: 1.0}}
+lr_config: {policy: step, step: [2], warmup_iters: 8}
+total_epochs: 3
+checkpoint_config: {interval: 1}
+evaluation: {interval: 2}
+log_config: {interval: 1, hooks: [TextLoggerHook]}
+"""
+
+MakeExperiment = Callable[..., Experiment]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Bits depend on the number of threads; the subprocesses run with one, too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("synthetic")
+    write_synthetic_coco(folder, num_train=64, num_val=6, seed=0)
+    return folder
+
+
+@pytest.fixture
+def make(tmp_path: Path, dataset: Path) -> MakeExperiment:
+    """make("key=value", ..., work_dir="a"): the tiny experiment with changes."""
+    (tmp_path / "tiny.yaml").write_text(TINY)
+
+    def build(*changes: str, work_dir: str = "run") -> Experiment:
+        places = (f"data_root={dataset}", f"work_dir={tmp_path / work_dir}")
+        return load_experiment(tmp_path / "tiny.yaml", (*places, *changes))
+
+    return build
+
+
+class Launched:
+    """`python -m sdpose train` of an experiment, or the same under torchrun; output in a file."""
+
+    def __init__(self, experiment: Experiment, *arguments: str, torchrun: tuple[str, ...] = ()):
+        assert experiment.work_dir is not None
+        self.work_dir = Path(experiment.work_dir)
+        folder = self.work_dir.parent
+        document = folder / f"{self.work_dir.name}.yaml"
+        document.write_text(dump_experiment(experiment))
+        self.output = folder / f"{self.work_dir.name}.out"
+        launcher = ["-m", "torch.distributed.run", *torchrun] if torchrun else []
+        with self.output.open("a") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, *launcher, "-m", "sdpose", "train", str(document), *arguments],
+                cwd=folder,
+                env={
+                    **os.environ,
+                    "OMP_NUM_THREADS": "1",
+                    "MLFLOW_TRACKING_URI": "",
+                    "PYTHONPATH": str(Path(__file__).parents[2]),
+                },
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def text(self) -> str:
+        return self.output.read_text()
+
+    def wait_for(self, text: str, count: int = 1, seconds: float = 120) -> None:
+        end = time.monotonic() + seconds
+        while self.text().count(text) < count:
+            assert self.process.poll() is None, f"it ended: {self.text()[-3000:]}"
+            assert time.monotonic() < end, f"no {text!r} in: {self.text()[-3000:]}"
+            time.sleep(0.01)
+
+    def wait(self, seconds: float = 120) -> int:
+        return self.process.wait(seconds)
+
+
+@pytest.fixture
+def launch() -> Iterator[Callable[..., Launched]]:
+    started: list[Launched] = []
+
+    def start(experiment: Experiment, *arguments: str, torchrun: tuple[str, ...] = ()) -> Launched:
+        started.append(Launched(experiment, *arguments, torchrun=torchrun))
+        return started[-1]
+
+    yield start
+    for launched in started:
+        if launched.process.poll() is None:
+            launched.process.kill()
+
+
+@pytest.fixture
+def records() -> Callable[[str | Path], list[dict[str, Any]]]:
+    """records(work_dir): the lines of all its .log.json files, without the headings."""
+
+    def read(work_dir: str | Path) -> list[dict[str, Any]]:
+        lines = [
+            json.loads(line)
+            for path in sorted(Path(work_dir).glob("*.log.json"))
+            for line in path.read_text().splitlines()
+        ]
+        return [line for line in lines if "mode" in line]
+
+    return read
+
+
+@pytest.fixture
+def assert_same_weights() -> Callable[[Path, Path], None]:
+    """Bit for bit: weights, optimizer, and what was counted."""
+
+    def check(left: Path, right: Path) -> None:
+        a, b = (torch.load(path, weights_only=True) for path in (left, right))
+        for name, tensor in a["state_dict"].items():
+            assert torch.equal(tensor, b["state_dict"][name]), name
+        for index, state in a["optimizer"]["state"].items():
+            for name, tensor in state.items():
+                assert torch.equal(tensor, b["optimizer"]["state"][index][name]), name
+        for name in ("epoch", "iteration", "metrics", "best_epoch", "sums"):
+            assert a["meta"][name] == b["meta"][name], name
+
+    return check

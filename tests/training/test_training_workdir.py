@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sdpose.errors import UserError
+from sdpose.training import workdir
+from sdpose.training.checkpoint import FORMAT, load_checkpoint, save_checkpoint
+from sdpose.training.workdir import checkpoint_folder, claim, locked
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+def put_checkpoint(folder: str | Path, name: str, epoch: int) -> Path:
+    path = Path(folder) / name
+    meta = {"format": FORMAT, "epoch": epoch, "iteration": 7 * epoch}
+    save_checkpoint(path, {"state_dict": {}, "optimizer": {}, "meta": meta})
+    return path
+
+
+def epoch_of_start(start: workdir.Start) -> int:
+    assert start.checkpoint is not None
+    return start.checkpoint["meta"]["epoch"]
+
+
+def test_the_same_experiment_continues_by_itself(make, said: list[str]) -> None:
+    first = claim(make(), overwrite=False, say=said.append)
+    assert (first.checkpoint, first.same_run) == (None, False)
+    put_checkpoint(make().work_dir, "latest.pth", 2)
+    again = claim(make("data_root=elsewhere"), overwrite=False, say=said.append)
+    assert (epoch_of_start(again), again.same_run) == (2, True)
+    assert said == []
+
+
+def test_another_experiments_results_are_refused(make, said: list[str]) -> None:
+    claim(make(), overwrite=False, say=said.append)
+    other = make("optimizer.lr=0.5", "data.samples_per_gpu=4")
+    assert claim(other, overwrite=False, say=said.append).checkpoint is None  # no results yet
+    put_checkpoint(other.work_dir, "epoch_3.pth", 3)
+    with pytest.raises(UserError) as refusal:
+        claim(make(), overwrite=False, say=said.append)
+    for part in (
+        "optimizer.lr: 0.5 -> 0.001",
+        "data.samples_per_gpu: 4 -> 8",
+        "--work-dir",
+        "--resume-from auto",
+        "--overwrite",
+    ):
+        assert part in str(refusal.value)
+    assert said == []
+
+    start = claim(make("resume_from=auto"), overwrite=False, say=said.append)
+    assert (epoch_of_start(start), start.same_run) == (3, False)
+    assert any("optimizer.lr: 0.5 -> 0.001" in line for line in said)
+
+
+def test_checkpoints_without_an_experiment_are_refused(make, said: list[str]) -> None:
+    put_checkpoint(make().work_dir, "epoch_3.pth", 3)
+    with pytest.raises(UserError, match="unknown origin"):
+        claim(make(), overwrite=False, say=said.append)
+
+
+def test_overwrite_removes_our_files_only(make, said: list[str]) -> None:
+    experiment = make("checkpoint_config.out_dir=" + make().work_dir + "/weights")
+    work_dir, folder = Path(experiment.work_dir), checkpoint_folder(experiment)
+    assert folder == work_dir / "weights" / work_dir.name
+    claim(experiment, overwrite=False, say=said.append)
+    ours = ["20260101_120000.log", "20260101_120000.log.json", "summary.json", "mlflow_run_id"]
+    theirs = ["notes.txt", "my_model.pth", "tf_logs/notes.txt"]
+    (work_dir / "tf_logs").mkdir()
+    for name in [*ours, *theirs, "tf_logs/events.out.tfevents.1"]:
+        (work_dir / name).write_text("x")
+    for name in ("epoch_1.pth", "latest.pth", "best_AP_epoch_1.pth", ".epoch_2.pth.tmp"):
+        put_checkpoint(folder, name, 1)
+    assert claim(experiment, overwrite=True, say=said.append).checkpoint is None
+    left = {str(p.relative_to(work_dir)) for p in work_dir.rglob("*") if p.is_file()}
+    assert left == {*theirs, "experiment.yaml"}
+
+
+def test_resume_from_a_file(make, tmp_path: Path, said: list[str]) -> None:
+    elsewhere = put_checkpoint(tmp_path / "elsewhere", "epoch_5.pth", 5)
+    resumed = make(f"resume_from={elsewhere}", "load_from=weights.pth")
+    assert epoch_of_start(claim(resumed, overwrite=False, say=said.append)) == 5
+    assert ["load_from" in line for line in said] == [True]
+    # The job is killed and started again with the same command: it does not fall back to epoch 5.
+    put_checkpoint(resumed.work_dir, "latest.pth", 8)
+    assert epoch_of_start(claim(resumed, overwrite=False, say=said.append)) == 8
+    # Asked for another file, it goes back, and what was newer is no longer the newest.
+    back = put_checkpoint(resumed.work_dir, "epoch_6.pth", 6)
+    changed = resumed.model_copy(update={"resume_from": str(back)})
+    assert epoch_of_start(claim(changed, overwrite=False, say=said.append)) == 6
+    assert load_checkpoint(Path(resumed.work_dir) / "latest.pth")["meta"]["epoch"] == 6
+
+
+def test_resume_from_nothing(make, tmp_path: Path, said: list[str]) -> None:
+    assert claim(make("resume_from=auto"), overwrite=False, say=said.append).checkpoint is None
+    assert "starting from the beginning" in said[0]
+    with pytest.raises(UserError, match=r"cannot read nowhere\.pth"):
+        claim(make("resume_from=nowhere.pth"), overwrite=False, say=said.append)
+    damaged = put_checkpoint(tmp_path, "damaged.pth", 1)
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    with pytest.raises(UserError, match="damaged"):
+        claim(make(f"resume_from={damaged}"), overwrite=False, say=said.append)
+    torch.save({"state_dict": {}}, damaged)
+    with pytest.raises(UserError, match="--load-from"):
+        claim(make(f"resume_from={damaged}"), overwrite=False, say=said.append)
+
+
+def test_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workdir, "LOCK_WAIT_SECONDS", 0.1)
+    with locked(tmp_path / "run"):
+        with pytest.raises(UserError, match="in use"), locked(tmp_path / "run"):
+            pass
+        with locked(tmp_path / "other"):
+            pass
+    with locked(tmp_path / "run"):
+        pass
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_an_experiment_of_an_older_schema_is_compared(make, said: list[str]) -> None:
+    experiment = make()
+    claim(experiment, overwrite=False, say=said.append)
+    put_checkpoint(experiment.work_dir, "latest.pth", 1)
+    path = Path(experiment.work_dir) / "experiment.yaml"
+    path.write_text(path.read_text() + "retired_key: 3\n")
+    with pytest.raises(UserError, match="retired_key: 3 -> absent"):
+        claim(experiment, overwrite=False, say=said.append)
