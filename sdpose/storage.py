@@ -11,7 +11,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from sdpose.errors import UserError
@@ -115,6 +115,14 @@ def open_store(uri: str | Path) -> FileStore:
             "a mounted volume for instance"
         )
     return FileStore(Path(uri))
+
+
+def s3_client() -> Any:
+    """boto3's client; endpoint, region and credentials come from where AWS's own tools take them
+    ($AWS_ENDPOINT_URL_S3, $AWS_ACCESS_KEY_ID, ~/.aws, the pod's or the machine's role)."""
+    import boto3
+
+    return boto3.client("s3")
 
 
 def sha256_of_file(path: Path) -> str:
