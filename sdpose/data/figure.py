@@ -92,7 +92,7 @@ _SEATED: dict[str, Range] = {
     "knee_flexion": (82, 12),
 }
 POSES: dict[str, PoseFamily] = {
-    "standing": PoseFamily(0.34, {}, {}, {}),
+    "standing": PoseFamily(0.42, {}, {}, {}),
     "walking": PoseFamily(
         0.22,
         {"spine_flexion": (6, 4)},
@@ -104,11 +104,11 @@ POSES: dict[str, PoseFamily] = {
             "knee_flexion": (26, 14),
         },
     ),
-    "reaching": PoseFamily(0.14, {}, _RAISED, {}),
-    "arms up": PoseFamily(0.07, {}, _RAISED, _RAISED),
-    "sitting": PoseFamily(0.15, {"spine_flexion": (8, 8)}, _SEATED, _SEATED),
+    "reaching": PoseFamily(0.12, {}, _RAISED, {}),
+    "arms up": PoseFamily(0.05, {}, _RAISED, _RAISED),
+    "sitting": PoseFamily(0.13, {"spine_flexion": (8, 8)}, _SEATED, _SEATED),
     "lying": PoseFamily(
-        0.08,
+        0.06,
         {},
         {"hip_flexion": (20, 18), "knee_flexion": (28, 20), "shoulder_abduction": (40, 35)},
         {"hip_flexion": (8, 9), "knee_flexion": (12, 10), "shoulder_abduction": (25, 20)},
@@ -202,9 +202,9 @@ def _sample_angles(rng: np.random.Generator) -> tuple[dict[str, float], bool]:
 
 def _sample_view(rng: np.random.Generator, lying: bool) -> Array:
     """How the whole body is turned towards the camera: from the front half the time."""
-    kind = rng.choice(3, p=[0.58, 0.2, 0.22])
+    kind = rng.choice(3, p=[0.65, 0.15, 0.2])
     sign = rng.choice([-1.0, 1.0])
-    yaw = (rng.normal(0, 22), rng.normal(180, 22), sign * rng.normal(75, 18))[kind]
+    yaw = (rng.normal(0, 18), rng.normal(180, 18), sign * rng.normal(75, 15))[kind]
     pitch = rng.normal(-4, 5)  # the camera looks down a little
     roll = sign * rng.normal(85, 12) if lying else rng.normal(0, 4)
     return _rotation("z", roll) @ _rotation("x", pitch) @ _rotation("y", yaw)
@@ -214,15 +214,15 @@ def sample_figure(rng: np.random.Generator) -> Figure:
     """A random person in a random pose, seen from a random side, in random clothes."""
     angles, lying = _sample_angles(rng)
     view = _sample_view(rng, lying)
-    build = rng.uniform(0.85, 1.3)  # how stout
+    build = rng.uniform(0.95, 1.45)  # how stout
     limbs = rng.uniform(0.95, 1.05)
     head_size = rng.uniform(0.95, 1.3) * HEAD_RADIUS
 
-    skin = _color(rng, (0.04, 0.09), (0.25, 0.6), (0.4, 0.95))
-    hair = _color(rng, (0.02, 0.13), (0.1, 0.8), (0.05, 0.6))
-    shirt = _color(rng, (0, 1), (0.15, 0.95), (0.3, 1.0))
-    trousers = _color(rng, (0, 1), (0.05, 0.8), (0.1, 0.8))
-    shoes = _color(rng, (0, 1), (0.0, 0.6), (0.05, 0.95))
+    skin = _color(rng, (0.04, 0.09), (0.35, 0.65), (0.45, 1.0))
+    hair = _color(rng, (0.02, 0.13), (0.3, 0.8), (0.05, 0.5))
+    shirt = _color(rng, (0, 1), (0.6, 1.0), (0.5, 1.0))
+    trousers = _color(rng, (0.5, 0.85), (0.35, 0.9), (0.15, 0.6))
+    shoes = _color(rng, (0, 1), (0.3, 0.9), (0.1, 0.95))
     sleeve = skin if rng.random() < 0.5 else shade(shirt, 0.92)
     trouser_leg = skin if rng.random() < 0.25 else shade(trousers, 0.92)
     trim = shade(shirt, 1.6 if sum(shirt) < 360 else 0.45)

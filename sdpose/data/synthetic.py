@@ -7,11 +7,16 @@ for byte. A joint that is annotated was painted, a joint that something covers h
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import multiprocessing
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +37,7 @@ MAX_IMAGES = 500_000
 MARKER = "synthetic.json"
 FORMAT = 1  # raised when the same seed gives other pictures
 JPEG_QUALITY = 90
+PICTURES_WORTH_A_PROCESS = 250
 
 IMAGE_SIZES_WH = ((320, 240), (320, 240), (240, 320), (288, 288))
 NO_OWNER = 0
@@ -69,26 +75,26 @@ def render_picture(
     people = _place_people(rng, width, height)
     for person in sorted(people, key=lambda p: p.height):  # the small ones are far away
         paint_figure(image, owner, person.figure, person.origin, person.height, person.first_owner)
-    if rng.random() < 0.3:
-        for _ in range(rng.integers(1, 3)):
-            _paint_object(rng, image, owner, OBJECT)
+    if rng.random() < 0.25:
+        _paint_object(rng, image, owner, OBJECT)
     return image, _annotations(people, owner)
 
 
 def _background(rng: np.random.Generator, width: int, height: int) -> npt.NDArray[np.uint8]:
     """A gradient between two colours, blotches and grain."""
     rows, columns = height // 20, width // 20
-    top, bottom = rng.uniform(20, 235, (2, 3))
+    top, bottom = _muted_color(rng), _muted_color(rng)
     ramp = np.linspace(0, 1, rows)[:, None, None]
-    blotches = rng.normal(0, rng.uniform(3, 25), (rows, columns, 3))
-    coarse = np.clip(top + (bottom - top) * ramp + blotches, 0, 255).astype(np.uint8)
+    blotches = rng.normal(0, rng.uniform(3, 25), (rows, columns, 1))
+    coarse = np.clip(top + np.subtract(bottom, top) * ramp + blotches, 0, 255).astype(np.uint8)
     picture = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     grain = np.frombuffer(rng.bytes(width * height), dtype=np.uint8) >> int(rng.integers(3, 9))
     return cv2.add(picture, cv2.merge([grain.reshape(height, width)] * 3))
 
 
-def _random_color(rng: np.random.Generator) -> Color:
-    blue, green, red = rng.uniform(10, 245, 3)
+def _muted_color(rng: np.random.Generator) -> Color:
+    """Walls, lawns and furniture are paler than clothes."""
+    blue, green, red = np.clip(rng.uniform(25, 230) + rng.normal(0, 14, 3), 0, 255)
     return (float(blue), float(green), float(red))
 
 
@@ -102,7 +108,7 @@ def _paint_object(
     height, width = owner.shape
     start = rng.uniform((0, 0), (width, height))
     size = rng.uniform(0.06, 0.14 if number == OBJECT else 0.3) * height
-    color = _random_color(rng)
+    color = _muted_color(rng)
     kind = rng.choice(4, p=[0.25, 0.25, 0.2, 0.3])
     if kind == 0:
         polygons = [hull_polygon(start + rng.normal(0, size / 2, (4, 2)), np.full(4, size / 3))]
@@ -147,13 +153,13 @@ def _place_people(rng: np.random.Generator, width: int, height: int) -> list[Pla
         figure = sample_figure(rng)
         size = rng.uniform(0.4, 1.0) * height
         low, high = _extent(figure, size)
-        truncated = rng.random() < 0.15
+        truncated = rng.random() < 0.1
         slack = 0.3 * (high - low) if truncated else np.full(2, -2.0)
         for _ in range(12):
             first, last = -low - slack, np.array([width, height]) - 1 - high + slack
             origin = rng.uniform(np.minimum(first, last), np.maximum(first, last))
             box = np.concatenate([origin + low, origin + high])
-            if all(_overlap(box, other) < 0.25 for other in boxes):
+            if all(_overlap(box, other) < 0.2 for other in boxes):
                 boxes.append(box)
                 add(figure, origin, size, "person")
                 break
@@ -261,12 +267,14 @@ def write_synthetic_coco(
     num_train: int,
     num_val: int,
     seed: int,
+    workers: int | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Writes `num_train` and `num_val` pictures with annotations to the folder `out`.
 
     A complete dataset of the same numbers and seed is left as it is; another synthetic dataset is
-    replaced. `progress(done, total)` is called after every picture.
+    replaced. `workers` is the number of processes (default: one per core; the files do not depend
+    on it). `progress(done, total)` is called after every picture.
 
     Raises UserError for numbers out of range, and if `out` holds anything that is not ours.
     """
@@ -286,29 +294,49 @@ def write_synthetic_coco(
     for folder in ("annotations", *(f"{split}2017" for split in SPLITS)):
         (out / folder).mkdir(parents=True, exist_ok=True)
     marker.write_text(json.dumps(request | {"complete": False}) + "\n", encoding="utf-8")
-    total, done = num_train + num_val, 0
-    for split_index, (split, number) in enumerate(zip(SPLITS, (num_train, num_val), strict=True)):
-        images: list[dict[str, Any]] = []
-        annotations: list[dict[str, Any]] = []
-        for index in range(number):
-            rng = np.random.default_rng([seed, split_index, index])
-            picture, found = render_picture(rng)
-            image_id = FIRST_IMAGE_ID[split] + index
-            file_name = f"{image_id:012d}.jpg"
-            ok, jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-            assert ok
-            (out / f"{split}2017" / file_name).write_bytes(jpeg.tobytes())
-            images.append(_image_entry(image_id, file_name, picture))
-            for number_in_image, annotation in enumerate(found):
-                ids = {"image_id": image_id, "id": image_id * 100 + number_in_image}
-                annotations.append(annotation | ids)
-            done += 1
+    numbers = {"train": num_train, "val": num_val}
+    jobs = [(out, split, index, seed) for split in SPLITS for index in range(numbers[split])]
+    documents = {split: _empty_document(seed) for split in SPLITS}
+    with _processes(workers, len(jobs)) as run:
+        for done, (job, (image, annotations)) in enumerate(
+            zip(jobs, run(_write_picture, jobs), strict=True), start=1
+        ):
+            document = documents[job[1]]
+            document["images"].append(image)
+            document["annotations"].extend(annotations)
             if progress:
-                progress(done, total)
-        document = _document(images, annotations, seed)
+                progress(done, len(jobs))
+    for split, document in documents.items():
         path = out / "annotations" / f"person_keypoints_{split}2017.json"
         path.write_text(json.dumps(document, separators=(",", ":")), encoding="utf-8")
     marker.write_text(json.dumps(request | {"complete": True}) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _processes(workers: int | None, num_jobs: int) -> Iterator[Callable[..., Iterable[Any]]]:
+    """A `map` over several processes, in order; in this one where starting them costs more."""
+    if workers is None:
+        workers = min(len(os.sched_getaffinity(0)), num_jobs // PICTURES_WORTH_A_PROCESS)
+    if workers < 2:
+        yield map
+        return
+    context = multiprocessing.get_context("spawn")  # OpenCV's threads do not survive a fork
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        yield partial(pool.map, chunksize=16)
+
+
+def _write_picture(job: tuple[Path, str, int, int]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Writes one JPEG; returns COCO's entry of the image and its annotations."""
+    out, split, index, seed = job
+    picture, annotations = render_picture(np.random.default_rng([seed, SPLITS.index(split), index]))
+    image_id = FIRST_IMAGE_ID[split] + index
+    file_name = f"{image_id:012d}.jpg"
+    ok, jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    assert ok
+    (out / f"{split}2017" / file_name).write_bytes(jpeg.tobytes())
+    for number, annotation in enumerate(annotations):
+        annotation |= {"image_id": image_id, "id": image_id * 100 + number}
+    return _image_entry(image_id, file_name, picture), annotations
 
 
 def _is_complete(out: Path, request: dict[str, Any]) -> bool:
@@ -357,9 +385,7 @@ def _image_entry(image_id: int, file_name: str, picture: npt.NDArray[np.uint8]) 
     }
 
 
-def _document(
-    images: list[dict[str, Any]], annotations: list[dict[str, Any]], seed: int
-) -> dict[str, Any]:
+def _empty_document(seed: int) -> dict[str, Any]:
     return {
         "info": {
             "description": f"Synthetic people in COCO's layout (sdpose synth, seed {seed})",
@@ -370,8 +396,8 @@ def _document(
             "date_created": "2024/01/01",
         },
         "licenses": [{"id": 1, "name": "synthetic: free of rights", "url": ""}],
-        "images": images,
-        "annotations": annotations,
+        "images": [],
+        "annotations": [],
         "categories": [
             {
                 "supercategory": "person",

@@ -65,9 +65,14 @@ def test_our_reader_accepts_it(dataset: Path) -> None:
     assert len(annotations.persons()) > NUM_TRAIN
 
 
-def test_same_seed_same_bytes_and_a_pictures_neighbours_do_not_matter(tmp_path: Path) -> None:
-    for name, num_train, seed in (("a", 6, 1), ("b", 6, 1), ("more", 9, 1), ("other", 6, 2)):
-        write_synthetic_coco(tmp_path / name, num_train=num_train, num_val=2, seed=seed)
+def test_same_seed_same_bytes_for_any_number_of_processes(tmp_path: Path) -> None:
+    for name, num_train, seed, workers in (
+        *(("a", 6, 1, 1), ("b", 6, 1, 2)),
+        *(("more", 9, 1, 1), ("other", 6, 2, 1)),
+    ):
+        write_synthetic_coco(
+            tmp_path / name, num_train=num_train, num_val=2, seed=seed, workers=workers
+        )
     a, b, more, other = (bytes_of(tmp_path / name) for name in ("a", "b", "more", "other"))
     assert a == b
     pictures = {name for name in a if name.endswith(".jpg")}
