@@ -11,7 +11,8 @@ import pytest
 from pycocotools.coco import COCO
 
 from sdpose.data.coco import load_annotations
-from sdpose.data.figure import LIMITS, POSES, sample_figure
+from sdpose.data.figure import sample_figure
+from sdpose.data.poses import LIMITS, POSES
 from sdpose.data.synthetic import write_synthetic_coco
 from sdpose.errors import UserError
 from sdpose.skeleton import JOINT_NAMES, LIMBS
@@ -54,6 +55,7 @@ def test_layout_is_that_of_coco(dataset: Path, coco: COCO) -> None:
         assert len(index.imgs) == number
         for image in index.imgs.values():
             picture = cv2.imread(str(dataset / f"{split}2017" / image["file_name"]))
+            assert picture is not None
             assert picture.shape == (image["height"], image["width"], 3)
             assert image["file_name"] == f"{image['id']:012d}.jpg"
     assert not set(coco.imgs) & set(val.imgs)
@@ -97,12 +99,12 @@ def test_annotations_fit_the_pictures(dataset: Path, coco: COCO) -> None:
         seen = joints[joints[:, 2] == 2, :2]  # up to a pixel beside the body
         assert (seen >= np.array([x, y]) - 1.5).all()
         assert (seen <= np.array([x + width, y + height]) + 0.5).all()
-        mask = coco.annToMask(annotation)  # outlines run through the centres of pixels
+        mask = coco.annToMask(annotation)  # the outline may cut the tip of a sliver
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        assert np.abs([columns[0] - x, rows[0] - y]).max() <= 2
-        assert np.abs([columns[-1] + 1 - x - width, rows[-1] + 1 - y - height]).max() <= 2
+        assert np.abs([columns[0] - x, rows[0] - y]).max() <= 4
+        assert np.abs([columns[-1] + 1 - x - width, rows[-1] + 1 - y - height]).max() <= 4
         if annotation["area"] > 1000:
-            assert int(mask.sum()) == pytest.approx(annotation["area"], rel=0.25)
+            assert int(mask.sum()) == pytest.approx(annotation["area"], rel=0.05)
 
 
 def test_visible_joints_lie_on_their_person(coco: COCO) -> None:
