@@ -232,7 +232,9 @@ class Data(Section):
     )
     val_dataloader: ValDataloader = ValDataloader()
     on_corrupt: Literal["fail", "skip"] = Field(
-        "fail", description="what to do with images that cannot be decoded or are missing"
+        "fail",
+        description="what to do with images that are missing, do not decode or have another size "
+        "than annotated",
     )
     train: Split = Split(
         ann_file="annotations/person_keypoints_train2017.json", img_prefix="train2017"
