@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
+from sdpose.cli import main
 from sdpose.config import Experiment, dump_experiment, load_experiment
 from sdpose.data.synthetic import write_synthetic_coco
 
@@ -67,57 +71,110 @@ def make(tmp_path: Path, dataset: Path) -> MakeExperiment:
 
 
 class Launched:
-    """`python -m sdpose train` of an experiment, or the same under torchrun; output in a file."""
+    """A training in processes of their own, with its output in a file."""
 
-    def __init__(self, experiment: Experiment, *arguments: str, torchrun: tuple[str, ...] = ()):
+    def __init__(self, experiment: Experiment, ranks: int, torchrun: bool) -> None:
         assert experiment.work_dir is not None
         self.work_dir = Path(experiment.work_dir)
         folder = self.work_dir.parent
         document = folder / f"{self.work_dir.name}.yaml"
         document.write_text(dump_experiment(experiment))
         self.output = folder / f"{self.work_dir.name}.out"
-        launcher = ["-m", "torch.distributed.run", *torchrun] if torchrun else []
+        command = ["train", str(document)]
+        port = _free_port()
         with self.output.open("a") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, *launcher, "-m", "sdpose", "train", str(document), *arguments],
-                cwd=folder,
-                env={
-                    **os.environ,
-                    "OMP_NUM_THREADS": "1",
-                    "MLFLOW_TRACKING_URI": "",
-                    "PYTHONPATH": str(Path(__file__).parents[2]),
-                },
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            if torchrun:
+                arguments = f"--nproc-per-node {ranks} --master-port {port} --max-restarts 1"
+                launcher = [sys.executable, "-m", "torch.distributed.run", *arguments.split()]
+                started = psutil.Popen(
+                    [*launcher, "-m", "sdpose", *command],
+                    cwd=folder,
+                    env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+                self.processes = [started]
+                return
+            shared = {"WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            self.processes = [
+                _fork(command, folder, output.fileno(), {**shared, "RANK": r, "LOCAL_RANK": r})
+                for r in range(ranks)
+            ]
 
     def text(self) -> str:
         return self.output.read_text()
 
-    def wait_for(self, text: str, count: int = 1, seconds: float = 120) -> None:
+    def wait_for(self, text: str, seconds: float = 120) -> None:
         end = time.monotonic() + seconds
-        while self.text().count(text) < count:
-            assert self.process.poll() is None, f"it ended: {self.text()[-3000:]}"
+        while text not in self.text():
+            for process in self.processes:
+                assert process.status() != psutil.STATUS_ZOMBIE, f"ended: {self.text()[-3000:]}"
             assert time.monotonic() < end, f"no {text!r} in: {self.text()[-3000:]}"
             time.sleep(0.01)
 
+    def signal(self, number: int) -> None:
+        for process in self.processes:
+            process.send_signal(number)
+
     def wait(self, seconds: float = 120) -> int:
-        return self.process.wait(seconds)
+        """The exit code, the same for all ranks."""
+        (code,) = {process.wait(seconds) for process in self.processes}
+        assert code is not None
+        return code
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def _fork(
+    command: list[str], folder: Path, output: int, environment: dict[str, Any]
+) -> psutil.Process:
+    """`sdpose` in a child that has the imports already; `python -m sdpose` takes seconds more."""
+    pid = os.fork()
+    if pid:
+        return psutil.Process(pid)
+    code: Any = 70
+    try:
+        os.setsid()
+        os.chdir(folder)
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+        os.environ |= {name: str(value) for name, value in environment.items()}
+        for descriptor in (1, 2):
+            os.dup2(output, descriptor)
+        sys.stdout, sys.stderr = (
+            open(descriptor, "w", buffering=1, closefd=False)  # noqa: SIM115
+            for descriptor in (1, 2)
+        )
+        sys.argv = ["sdpose", *command]
+        main()
+        code = 0
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
 
 
 @pytest.fixture
 def launch() -> Iterator[Callable[..., Launched]]:
+    """launch(experiment): `sdpose train`; with ranks=N as any launcher starts it (RANK, ... in the
+    environment), with torchrun=True by torchrun."""
     started: list[Launched] = []
 
-    def start(experiment: Experiment, *arguments: str, torchrun: tuple[str, ...] = ()) -> Launched:
-        started.append(Launched(experiment, *arguments, torchrun=torchrun))
+    def start(experiment: Experiment, ranks: int = 1, torchrun: bool = False) -> Launched:
+        started.append(Launched(experiment, ranks, torchrun))
         return started[-1]
 
     yield start
     for launched in started:
-        if launched.process.poll() is None:
-            launched.process.kill()
+        for process in launched.processes:
+            if process.is_running():
+                process.kill()
 
 
 @pytest.fixture
