@@ -9,9 +9,7 @@ N = boxes or persons, I = images, A = annotations of the person category, K = 17
 
 from __future__ import annotations
 
-import gc
-import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +17,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sdpose.data.tables import (
+    Floats,
+    Ints,
+    Problems,
+    floats,
+    integers,
+    kind_of,
+    read_json,
+    report_duplicates,
+)
 from sdpose.errors import UserError
 from sdpose.skeleton import JOINT_NAMES, NUM_JOINTS
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -144,13 +149,13 @@ def load_annotations(path: str | Path) -> CocoAnnotations:
     missing tables or keys, NaN, duplicate ids, unknown images, another skeleton.
     """
     path = Path(path)
-    document = _read_json(path)
+    document = read_json(path)
     if not isinstance(document, dict):
-        raise UserError(f"{path}: not a COCO file: expected an object, found {_kind(document)}")
-    problems = _Problems()
+        raise UserError(f"{path}: not a COCO file: expected an object, found {kind_of(document)}")
+    problems = Problems()
     for table in ("images", "annotations", "categories"):
         if not isinstance(document.get(table), list):
-            problems.add(f"'{table}' must be a list, found {_kind(document.get(table))}")
+            problems.add(f"'{table}' must be a list, found {kind_of(document.get(table))}")
     problems.stop(path, "not a COCO keypoints file")
     category = _person_category(document["categories"], problems)
     problems.stop(path, "not a COCO keypoints file")
@@ -190,13 +195,13 @@ def load_detections(
     Raises UserError with all problems, or if no row is of these images.
     """
     path = Path(path)
-    rows = _read_json(path)
+    rows = read_json(path)
     if not isinstance(rows, list):
         raise UserError(
             f"{path}: expected a list of detections {{image_id, category_id, bbox, score}}, "
-            f"found {_kind(rows)}"
+            f"found {kind_of(rows)}"
         )
-    problems = _Problems()
+    problems = Problems()
     keys = ("image_id", "category_id", "bbox", "score")
     bad = [
         i for i, row in enumerate(rows) if not isinstance(row, dict) or not row.keys() >= {*keys}
@@ -210,9 +215,9 @@ def load_detections(
     if not persons:
         raise UserError(f"{path}: no detection of category {wanted} (person)")
     names = [f"index {i}" for i in index]
-    image_ids = _integers([row["image_id"] for row in persons], "image_id", names, problems)
-    boxes = _floats([row["bbox"] for row in persons], 4, "bbox", names, problems)
-    scores = _floats([[row["score"]] for row in persons], 1, "score", names, problems)[:, 0]
+    image_ids = integers([row["image_id"] for row in persons], "image_id", names, problems)
+    boxes = floats([row["bbox"] for row in persons], 4, "bbox", names, problems)
+    scores = floats([[row["score"]] for row in persons], 1, "score", names, problems)[:, 0]
     problems.stop(path, "unusable detections")
 
     index_of = {image_id: i for i, image_id in enumerate(annotations.image_ids.tolist())}
@@ -240,58 +245,7 @@ def load_detections(
 # --------------------------------------------------------------------------------------- parsing
 
 
-class _Problems:
-    """Collects what is wrong with a file, so that the user hears of all of it at once."""
-
-    SHOWN = 5
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def add(self, what: str, offenders: Iterable[str] | None = None) -> None:
-        """offenders: None = `what` is the whole message; empty = no problem."""
-        if offenders is None:
-            self.lines.append(what)
-            return
-        names = list(offenders)
-        if names:
-            more = f", and {len(names) - self.SHOWN} more" if len(names) > self.SHOWN else ""
-            self.lines.append(f"{len(names)} {what}: {', '.join(names[: self.SHOWN])}{more}")
-
-    def stop(self, path: Path, heading: str) -> None:
-        if self.lines:
-            raise UserError("\n  ".join([f"{path}: {heading}", *self.lines]))
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"file not found: {path}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    collecting = gc.isenabled()
-    gc.disable()  # it would look through millions of new lists again and again: a fifth of the time
-    try:
-        return json.loads(text, object_hook=_drop_segmentation)
-    except (ValueError, RecursionError) as error:
-        # a cut-off download is the usual cause, and the position tells
-        raise UserError(
-            f"{path}: not valid JSON ({len(text)} bytes): {error}; if the file was cut off, "
-            "fetch it again"
-        ) from None
-    finally:
-        if collecting:
-            gc.enable()
-
-
-def _drop_segmentation(value: dict[str, Any]) -> dict[str, Any]:
-    """Outlines are two thirds of COCO's file and nothing here reads them."""
-    value.pop("segmentation", None)
-    return value
-
-
-def _person_category(categories: list[Any], problems: _Problems) -> dict[str, Any]:
+def _person_category(categories: list[Any], problems: Problems) -> dict[str, Any]:
     entries = [c for c in categories if isinstance(c, dict) and type(c.get("id")) is int]
     named = [c for c in entries if c.get("name") == "person"]
     if not named:
@@ -314,13 +268,13 @@ def _person_category(categories: list[Any], problems: _Problems) -> dict[str, An
     return category
 
 
-def _images(images: list[Any], licenses: Any, problems: _Problems) -> dict[str, Any]:
+def _images(images: list[Any], licenses: Any, problems: Problems) -> dict[str, Any]:
     names = [_name("image", value, i) for i, value in enumerate(images)]
     rows = [value if isinstance(value, dict) else {} for value in images]
     if not rows:
         problems.add("'images' is empty")
-    ids = _integers([row.get("id") for row in rows], "id", names, problems)
-    _no_duplicates(ids, "image ids", problems)
+    ids = integers([row.get("id") for row in rows], "id", names, problems)
+    report_duplicates(ids, "image ids", problems)
     file_names = [row.get("file_name") for row in rows]
     problems.add(
         "images without a file_name",
@@ -347,7 +301,7 @@ def _images(images: list[Any], licenses: Any, problems: _Problems) -> dict[str, 
     }
 
 
-def _annotations(annotations: list[Any], category_id: int, problems: _Problems) -> dict[str, Any]:
+def _annotations(annotations: list[Any], category_id: int, problems: Problems) -> dict[str, Any]:
     """The arrays of one category's annotations, with `image_ids` instead of `ann_image_index`."""
     wrong = [i for i, a in enumerate(annotations) if not isinstance(a, dict)]
     problems.add("annotations that are no objects", (f"index {i}" for i in wrong))
@@ -362,11 +316,11 @@ def _annotations(annotations: list[Any], category_id: int, problems: _Problems) 
         "annotations without category_id",
         (n for n, row in zip(names, rows, strict=True) if "category_id" not in row),
     )
-    ids = _integers([row.get("id") for row in rows], "id", names, problems)
-    _no_duplicates(ids, "annotation ids", problems)
+    ids = integers([row.get("id") for row in rows], "id", names, problems)
+    report_duplicates(ids, "annotation ids", problems)
     not_annotated = [0.0] * (NUM_JOINTS * 3)
     triples = [row.get("keypoints", not_annotated) for row in rows]
-    keypoints = _floats(triples, NUM_JOINTS * 3, "keypoints", names, problems)
+    keypoints = floats(triples, NUM_JOINTS * 3, "keypoints", names, problems)
     keypoints = keypoints.reshape(-1, NUM_JOINTS, 3)
     labelled = (keypoints[:, :, 2] > 0).sum(axis=1).tolist()
     counts = [row.get("num_keypoints", count) for row, count in zip(rows, labelled, strict=True)]
@@ -374,62 +328,17 @@ def _annotations(annotations: list[Any], category_id: int, problems: _Problems) 
         "annotations with negative visibility flags",
         (names[int(i)] for i in np.flatnonzero((keypoints[:, :, 2] < 0).any(axis=1))),
     )
-    crowds = _integers([row.get("iscrowd", 0) for row in rows], "iscrowd", names, problems)
-    areas = _floats([[row.get("area")] for row in rows], 1, "area", names, problems)
+    crowds = integers([row.get("iscrowd", 0) for row in rows], "iscrowd", names, problems)
+    areas = floats([[row.get("area")] for row in rows], 1, "area", names, problems)
     return {
         "ann_ids": ids,
-        "image_ids": _integers([row.get("image_id") for row in rows], "image_id", names, problems),
-        "boxes_xywh": _floats([row.get("bbox") for row in rows], 4, "bbox", names, problems),
+        "image_ids": integers([row.get("image_id") for row in rows], "image_id", names, problems),
+        "boxes_xywh": floats([row.get("bbox") for row in rows], 4, "bbox", names, problems),
         "areas": areas[:, 0],
         "iscrowd": crowds != 0,
-        "num_keypoints": _integers(counts, "num_keypoints", names, problems),
+        "num_keypoints": integers(counts, "num_keypoints", names, problems),
         "keypoints": keypoints,
     }
-
-
-def _integers(values: Sequence[Any], key: str, names: Sequence[str], problems: _Problems) -> Ints:
-    """int64[len(values)]; offenders are reported and become 0."""
-    good = [type(v) in (int, bool) and -(2**63) <= v < 2**63 for v in values]
-    offenders = [f"{n} ({v!r:.40})" for n, v, ok in zip(names, values, good, strict=True) if not ok]
-    problems.add(f"rows whose '{key}' is missing or no integer", offenders)
-    return np.array([v if ok else 0 for v, ok in zip(values, good, strict=True)], dtype=np.int64)
-
-
-def _floats(
-    values: Sequence[Any], length: int, key: str, names: Sequence[str], problems: _Problems
-) -> Floats:
-    """float64[len(values), length]; offenders are reported and become 0."""
-    right = [type(v) is list and len(v) == length for v in values]
-    blank = [0.0] * length
-    padded = [v if ok else blank for v, ok in zip(values, right, strict=True)]
-    try:
-        array = np.array(padded, dtype=np.float64).reshape(-1, length)
-    except (TypeError, ValueError, OverflowError):  # something that is no number: find it
-        right = [
-            ok and all(type(x) in (int, float) for x in v)
-            for v, ok in zip(values, right, strict=True)
-        ]
-        padded = [v if ok else blank for v, ok in zip(values, right, strict=True)]
-        array = np.array(padded, dtype=np.float64).reshape(-1, length)
-    finite = np.asarray(np.isfinite(array).all(axis=1))
-    expected = "a number" if length == 1 else f"a list of {length} numbers"
-    problems.add(
-        f"rows whose '{key}' is missing or not {expected}",
-        (n for n, ok in zip(names, right, strict=True) if not ok),
-    )
-    problems.add(
-        f"rows whose '{key}' is NaN or infinite", (names[int(i)] for i in np.flatnonzero(~finite))
-    )
-    return np.where(finite[:, None], array, 0.0)
-
-
-def _no_duplicates(ids: Ints, what: str, problems: _Problems) -> None:
-    values, counts = np.unique(ids, return_counts=True)
-    twice = counts > 1
-    problems.add(
-        f"duplicate {what}",
-        (f"{i} ({n} times)" for i, n in zip(values[twice], counts[twice], strict=True)),
-    )
 
 
 def _name(what: str, value: Any, position: int) -> str:
@@ -443,7 +352,3 @@ def _normal(name: Any) -> str:
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def _kind(value: Any) -> str:
-    return "nothing" if value is None else type(value).__name__
