@@ -121,6 +121,18 @@ def _device(local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+def leave_cores_to_workers(num_workers: int) -> None:
+    """On a CPU, computes with the cores that this process's `num_workers` loaders leave over.
+
+    More threads than cores do not share them: OpenMP's spin at every barrier, and a step takes ten
+    times as long. An explicit OMP_NUM_THREADS, which torchrun sets too, is left as it is.
+    """
+    if torch.cuda.is_available() or "OMP_NUM_THREADS" in os.environ:
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    torch.set_num_threads(max(1, (cores or 1) - num_workers))
+
+
 def on_main(world: World, function: Callable[[], T], timeout: timedelta | None = None) -> T:
     """Runs on rank 0 and returns its (picklable) result on every rank.
 

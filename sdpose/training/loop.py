@@ -36,6 +36,7 @@ from sdpose.training.distributed import (
     average_buffers,
     is_main_process,
     is_restart,
+    leave_cores_to_workers,
     on_main,
     process_group,
 )
@@ -82,6 +83,7 @@ def train(experiment: Experiment, *, overwrite: bool = False) -> TrainResult:
     """
     assert experiment.work_dir is not None
     work_dir = Path(experiment.work_dir)
+    leave_cores_to_workers(experiment.data.workers_per_gpu)
     with (
         StopSignals(speak=is_main_process()) as stop,
         process_group() as world,

@@ -10,7 +10,7 @@ from sdpose.data.progress import ConsoleProgress
 from sdpose.evaluation import EvaluationResult, evaluate
 from sdpose.models import build_model
 from sdpose.models.weights import load_weights
-from sdpose.training.distributed import process_group
+from sdpose.training.distributed import leave_cores_to_workers, process_group
 
 
 def test_checkpoint(
@@ -25,6 +25,7 @@ def test_checkpoint(
     experiment's model, or the boxes' file is missing (unless data_cfg.use_gt_bbox, or
     missing_detections says to take ground-truth boxes then).
     """
+    leave_cores_to_workers(experiment.data.workers_per_gpu)
     with process_group() as world, ConsoleProgress("evaluating", "boxes") as progress:
         model = build_model(experiment.model)
         load_weights(model, checkpoint)
