@@ -126,6 +126,8 @@ class StopSignals:
         self._tell(f"{reason}: ending now; the checkpoint before stays valid")
         for child in multiprocessing.active_children():
             child.kill()
+        if os.isatty(1):
+            os.write(1, b"\x1b[?25h")  # the progress bar hides the cursor
         os._exit(128 + signum)
 
     def _tell(self, text: str) -> None:
