@@ -168,7 +168,7 @@ class HeatmapHead(nn.Module):
         # In float32 under autocast, too: with bfloat16's 8 bits the pixels around a smooth peak
         # are equal, and the argmax moves. It is 1 % of the multiply-accumulates of SDPose-S-V1.
         device = keypoint_tokens_NKD.device.type
-        if torch.is_autocast_enabled(device):
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
                 return self._heatmaps(keypoint_tokens_NKD.float())
         return self._heatmaps(keypoint_tokens_NKD)

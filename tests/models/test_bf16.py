@@ -34,7 +34,7 @@ def test_bfloat16_moves_less_than_one_percent_of_the_joints(
 ) -> None:
     folder = reference_dir / "e2e" / "shared_coco4"
     boxes = [np.load(folder / f"e2e_shared_coco4_{kind}_fan.npz") for kind in ("gt", "det")]
-    images = torch.cat((crops(coco_4, boxes[0]), crops(coco_4, boxes[1])[::3]))
+    images = torch.cat((crops(coco_4, boxes[0]), crops(coco_4, boxes[1])[::6]))
     model = reference_model("sdpose_s_v1", "fan")
     with torch.no_grad():
         exact = model.predict(images)
@@ -43,5 +43,5 @@ def test_bfloat16_moves_less_than_one_percent_of_the_joints(
     assert rounded.dtype == torch.float32  # bfloat16 heatmaps have ties around their peaks
     assert not torch.equal(rounded, exact)
     moved = exact.flatten(2).argmax(2) != rounded.flatten(2).argmax(2)
-    assert moved.numel() > 800
-    assert moved.float().mean().item() < 0.01
+    assert moved.numel() > 500
+    assert moved.float().mean().item() < 0.01  # 0.72 % of 2210 joints with all detections
