@@ -14,7 +14,7 @@ help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.runtime  ## synthetic COCO -> prepare, train, evaluate, register, on this machine
-	$(BIN)/sdpose synth data/synthetic --train 1500 --val 150 --seed 0
+	$(BIN)/sdpose synth data/synthetic --train 2000 --val 200 --seed 0
 	$(BIN)/python pipelines/submit.py --exp quickstart --yes
 
 ui: $(VENV)/.runtime  ## the MLflow UI on http://127.0.0.1:5000
