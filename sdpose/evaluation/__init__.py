@@ -181,7 +181,7 @@ def write_results(result: EvaluationResult, path: str | Path) -> None:
 def format_table(metrics: dict[str, float]) -> str:
     """The ten numbers as two aligned lines.
 
-    >>> print(format_table({"AP": 0.72345, "AP .5": 0.9}))
+    >>> print(format_table({"AP": 0.7234, "AP .5": 0.9}))
     |     AP |  AP .5 |
     | 0.7234 | 0.9000 |
     """

@@ -24,7 +24,7 @@ DETECTIONS = "person_detection_results/COCO_val2017_detections_AP_H_56_person.js
 
 def experiment(root, *overrides):
     small = ("data.workers_per_gpu=0", "data.val_dataloader.samples_per_gpu=16", *overrides)
-    return load_experiment("quickstart", (f"data_root={root}", *small))
+    return load_experiment(Path(__file__).with_name("small.yaml"), (f"data_root={root}", *small))
 
 
 @pytest.fixture(scope="module")
