@@ -291,7 +291,9 @@ class CheckpointConfig(Section):
         -1, description="newest epoch_N.pth that are kept; -1: all"
     )
     save_last: bool = Field(True, description="save the last epoch even between intervals")
-    out_dir: str | None = Field(None, description="folder for checkpoints; default: the work dir")
+    out_dir: str | None = Field(
+        None, description="checkpoints go to out_dir/<name of the work dir>; default: the work dir"
+    )
 
 
 class Evaluation(Section):
