@@ -141,13 +141,14 @@ def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> tuple[Path, C
     return None
 
 
-def keep_newest(folder: Path, count: int) -> None:
-    """Removes all but the `count` newest epoch_N.pth."""
-    paths = sorted(
-        (path for path in folder.glob("epoch_*.pth") if epoch_of(path) is not None),
-        key=lambda path: epoch_of(path) or 0,
-    )
-    for path in paths[: len(paths) - count]:
+def keep_newest(folder: Path, count: int, epoch: int) -> None:
+    """Removes all but the `count` newest epoch_N.pth up to `epoch`.
+
+    Later ones are of a run that was continued from an earlier epoch since; they stay.
+    """
+    numbers = {path: epoch_of(path) for path in folder.glob("epoch_*.pth")}
+    ours = [(number, path) for path, number in numbers.items() if number and number <= epoch]
+    for _, path in sorted(ours)[: max(len(ours) - count, 0)]:
         path.unlink()
 
 

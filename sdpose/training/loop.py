@@ -287,7 +287,7 @@ def _name_checkpoints(run: Run) -> None:
     if epoch % settings.interval == 0 or last:
         checkpoints.same_file(run.folder / LATEST, run.folder / f"epoch_{epoch}.pth")
         if settings.max_keep_ckpts >= 0:
-            checkpoints.keep_newest(run.folder, settings.max_keep_ckpts)
+            checkpoints.keep_newest(run.folder, settings.max_keep_ckpts, epoch)
     best = best_checkpoint(run.folder, run.progress)
     if best is not None and run.progress.best_epoch == epoch:
         checkpoints.same_file(run.folder / LATEST, best)

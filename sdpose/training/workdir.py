@@ -168,9 +168,12 @@ def _stored_experiment(work_dir: Path) -> dict[str, Any] | None:
     text = path.read_text(encoding="utf-8")
     try:
         return parse_experiment(text, source=str(path)).model_dump(mode="json")
-    except UserError:  # written under another schema
-        values = yaml.safe_load(text)
-        return values if isinstance(values, dict) else {}
+    except UserError:  # written under another schema, or edited
+        with contextlib.suppress(yaml.YAMLError):
+            values = yaml.safe_load(text)
+            if isinstance(values, dict):
+                return values
+        return {}
 
 
 def _differences(stored: dict[str, Any], experiment: Experiment) -> list[str]:

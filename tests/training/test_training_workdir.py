@@ -131,3 +131,6 @@ def test_an_experiment_of_an_older_schema_is_compared(make, said: list[str]) -> 
     path.write_text(path.read_text() + "retired_key: 3\n")
     with pytest.raises(UserError, match="retired_key: 3 -> absent"):
         claim(experiment, overwrite=False, say=said.append)
+    path.write_text("exp_name: [")
+    with pytest.raises(UserError, match="exp_name: absent -> tiny"):
+        claim(experiment, overwrite=False, say=said.append)
