@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -192,7 +192,7 @@ def weights() -> None:
     required=True,
     help="Whose names the tensors get.",
 )
-def weights_convert(source: Path, target: Path, layout: str) -> None:
+def weights_convert(source: Path, target: Path, layout: Literal["sdpose", "official"]) -> None:
     """Rewrite SOURCE as TARGET (.pth or .safetensors), from official names to ours or back.
 
     The numbers stay the same, bit for bit.
