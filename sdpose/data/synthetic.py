@@ -168,7 +168,7 @@ def write_synthetic_coco(
 def _processes(workers: int | None, num_jobs: int) -> Iterator[Callable[..., Iterable[Any]]]:
     """A `map` over several processes, in order; in this one where starting them costs more."""
     if workers is None:
-        workers = min(len(os.sched_getaffinity(0)), num_jobs // PICTURES_WORTH_A_PROCESS)
+        workers = min(os.cpu_count() or 1, num_jobs // PICTURES_WORTH_A_PROCESS)
     if workers < 2:
         yield map
         return
