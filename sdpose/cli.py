@@ -189,10 +189,11 @@ def weights() -> None:
     "--to",
     "layout",
     type=click.Choice(["sdpose", "official"]),
-    required=True,
-    help="Whose names the tensors get.",
+    help="Whose names the tensors get; default: ours from official ones, official from ours.",
 )
-def weights_convert(source: Path, target: Path, layout: Literal["sdpose", "official"]) -> None:
+def weights_convert(
+    source: Path, target: Path, layout: Literal["sdpose", "official"] | None
+) -> None:
     """Rewrite SOURCE as TARGET (.pth or .safetensors), from official names to ours or back.
 
     The numbers stay the same, bit for bit.

@@ -107,15 +107,20 @@ def load_backbone_weights(model: SDPose, path: str | Path) -> LoadReport:
     return report
 
 
-def convert_weights(source: Path, target: Path, layout: Literal["official", "sdpose"]) -> None:
+def convert_weights(
+    source: Path, target: Path, layout: Literal["official", "sdpose"] | None = None
+) -> None:
     """Writes the tensors of `source` to `target`, bit for bit, under the names of `layout`.
 
-    Any layout is read; the suffix of `target` (.pth or .safetensors) decides the file format.
+    Default: ours from official ones, official from ours. Any layout is read; the suffix of `target` (.pth or .safetensors) decides the file format.
     From .pth to .pth `meta` goes along; the optimizer does not. `target` appears when complete.
     """
     if target.suffix not in {".pth", ".safetensors"}:
         raise UserError(f"{target}: the suffix must be .pth or .safetensors")
-    state, meta = read_checkpoint(source)
+    found, meta = _read_tensors(source)
+    state = _under_our_names(found)
+    if layout is None:
+        layout = "official" if state.keys() == found.keys() else "sdpose"
     unknown = [name for name in state if official_name(name) is None]
     if unknown:
         raise UserError(
@@ -146,7 +151,16 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     Reads .safetensors and torch files, the latter with the tensors under `state_dict` or at top
     level; names with or without `module.`; official, official without `backbone.`, or ours.
     """
-    path = Path(path)
+    state, meta = _read_tensors(Path(path))
+    return _under_our_names(state), meta
+
+
+def _under_our_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {our_name(name) or name: tensor for name, tensor in state.items()}
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors under the file's own names, less `module.`, and its `meta`."""
     if not path.is_file():
         raise UserError(f"weights not found: {path}")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
@@ -160,9 +174,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
             f"{path} holds no weights: these entries are no tensors: {_first(others)}; "
             "expected tensors by name under 'state_dict'"
         )
-    names = (str(name).removeprefix("module.") for name in state)
-    ours = {our_name(name) or name: t for name, t in zip(names, state.values(), strict=True)}
-    return ours, meta if isinstance(meta, dict) else {}
+    tensors = {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
+    return tensors, meta if isinstance(meta, dict) else {}
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

@@ -96,10 +96,10 @@ def test_files_are_converted_both_ways_bit_for_bit(other_state: State, tmp_path:
     source = save(official, tmp_path / "official.pth", meta={"epoch": 300})
     convert_weights(source, tmp_path / "ours.safetensors", "sdpose")
     assert same(load_file(tmp_path / "ours.safetensors"), other_state)
-    convert_weights(tmp_path / "ours.safetensors", tmp_path / "again.pth", "official")
+    convert_weights(tmp_path / "ours.safetensors", tmp_path / "again.pth")  # the other way
     again = torch.load(tmp_path / "again.pth", weights_only=True)
     assert same(again["state_dict"], official)
-    convert_weights(source, tmp_path / "ours.pth", "sdpose")
+    convert_weights(source, tmp_path / "ours.pth")
     written = torch.load(tmp_path / "ours.pth", weights_only=True)
     assert same(written["state_dict"], other_state)
     assert written["meta"] == {"epoch": 300, "format": "sdpose/1"}
