@@ -112,8 +112,9 @@ def convert_weights(
 ) -> None:
     """Writes the tensors of `source` to `target`, bit for bit, under the names of `layout`.
 
-    Default: ours from official ones, official from ours. Any layout is read; the suffix of `target` (.pth or .safetensors) decides the file format.
-    From .pth to .pth `meta` goes along; the optimizer does not. `target` appears when complete.
+    Default: ours from official ones, official from ours. Any layout is read; the suffix of `target`
+    (.pth or .safetensors) decides the file format. From .pth to .pth `meta` goes along; the
+    optimizer does not. `target` appears when complete.
     """
     if target.suffix not in {".pth", ".safetensors"}:
         raise UserError(f"{target}: the suffix must be .pth or .safetensors")
