@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from forked import Forked
 
-from sdpose.cli import main
 from sdpose.config import Experiment, dump_experiment, load_experiment
 from sdpose.data.synthetic import write_synthetic_coco
 
@@ -43,8 +42,9 @@ MakeExperiment = Callable[..., Experiment]
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Bits depend on the number of threads; the subprocesses run with one, too."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -82,10 +82,10 @@ class Launched:
         self.output = folder / f"{self.work_dir.name}.out"
         command = ["train", str(document)]
         port = _free_port()
-        with self.output.open("a") as output:
-            if torchrun:
-                arguments = f"--nproc-per-node {ranks} --master-port {port} --max-restarts 1"
-                launcher = [sys.executable, "-m", "torch.distributed.run", *arguments.split()]
+        if torchrun:
+            arguments = f"--nproc-per-node {ranks} --master-port {port} --max-restarts 1"
+            launcher = [sys.executable, "-m", "torch.distributed.run", *arguments.split()]
+            with self.output.open("a") as output:
                 started = psutil.Popen(
                     [*launcher, "-m", "sdpose", *command],
                     cwd=folder,
@@ -94,13 +94,14 @@ class Launched:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
-                self.processes = [started]
-                return
-            shared = {"WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            self.processes = [
-                _fork(command, folder, output.fileno(), {**shared, "RANK": r, "LOCAL_RANK": r})
-                for r in range(ranks)
-            ]
+            self.processes = [started]
+            return
+        self.output.touch()
+        shared = {"WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        self.processes = [
+            Forked(command, folder, self.output, {**shared, "RANK": r, "LOCAL_RANK": r})
+            for r in range(ranks)
+        ]
 
     def text(self) -> str:
         return self.output.read_text()
@@ -128,36 +129,6 @@ def _free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
-
-
-def _fork(
-    command: list[str], folder: Path, output: int, environment: dict[str, Any]
-) -> psutil.Process:
-    """`sdpose` in a child that has the imports already; `python -m sdpose` takes seconds more."""
-    pid = os.fork()
-    if pid:
-        return psutil.Process(pid)
-    code: Any = 70
-    try:
-        os.setsid()
-        os.chdir(folder)
-        os.environ.pop("MLFLOW_TRACKING_URI", None)
-        os.environ |= {name: str(value) for name, value in environment.items()}
-        for descriptor in (1, 2):
-            os.dup2(output, descriptor)
-        sys.stdout, sys.stderr = (
-            open(descriptor, "w", buffering=1, closefd=False)  # noqa: SIM115
-            for descriptor in (1, 2)
-        )
-        sys.argv = ["sdpose", *command]
-        main()
-        code = 0
-    except SystemExit as end:
-        code = end.code
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
 
 
 @pytest.fixture

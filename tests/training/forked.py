@@ -1,0 +1,77 @@
+"""`sdpose` in a process that has the imports already: `python -m sdpose` takes seconds more.
+
+A server that has imported everything and computed nothing forks them. Forks of the test process
+itself would inherit the locks of torch's threads, and wait for them for ever.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["sdpose.cli", "sdpose.training", "sdpose.data.synthetic"])
+
+
+class Forked(psutil.Process):
+    """`sdpose COMMAND ...` in `folder`, its output appended to `output`."""
+
+    def __init__(
+        self, command: list[str], folder: Path, output: Path, environment: dict[str, Any]
+    ) -> None:
+        arguments = (command, str(folder), str(output), environment)
+        self._started = _context.Process(target=_run, args=arguments)
+        self._started.start()
+        super().__init__(self._started.pid)
+
+    def status(self) -> str:
+        # The server, not this process, is the parent; it buries the dead at once.
+        return super().status() if self._started.is_alive() else psutil.STATUS_ZOMBIE
+
+    def is_running(self) -> bool:
+        return self._started.is_alive()
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        self._started.join(timeout)
+        if self._started.is_alive():
+            raise psutil.TimeoutExpired(timeout, self.pid)
+        return self._started.exitcode
+
+
+def _run(command: list[str], folder: str, output: str, environment: dict[str, Any]) -> None:
+    import torch
+
+    from sdpose.cli import main
+
+    code: Any = 70
+    # Its loader processes start as those of `python -m sdpose` do, not from a server of their own.
+    multiprocessing.set_start_method("fork", force=True)
+    try:
+        os.setsid()
+        os.chdir(folder)
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+        os.environ |= {name: str(value) for name, value in environment.items()}
+        os.environ["OMP_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)
+        descriptor = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        for standard in (1, 2):
+            os.dup2(descriptor, standard)
+        sys.stdout, sys.stderr = (
+            open(standard, "w", buffering=1, closefd=False)  # noqa: SIM115
+            for standard in (1, 2)
+        )
+        sys.argv = ["sdpose", *command]
+        main()
+        code = 0
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
