@@ -65,9 +65,14 @@ def synth(out: Path, num_train: int, num_val: int, seed: int) -> None:
     Rendered articulated people in the true COCO layout; --train and --val are numbers of images.
     The same seed gives the same bytes.
     """
+    from sdpose.data.progress import ConsoleProgress
     from sdpose.data.synthetic import write_synthetic_coco
 
-    write_synthetic_coco(out, num_train=num_train, num_val=num_val, seed=seed)
+    with ConsoleProgress("rendering", "images") as progress:
+        write_synthetic_coco(
+            out, num_train=num_train, num_val=num_val, seed=seed, progress=progress
+        )
+    click.echo(f"{out}: {num_train} training and {num_val} validation images")
 
 
 @cli.group()

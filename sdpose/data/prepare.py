@@ -192,7 +192,10 @@ def _val_boxes(
         return _ValBoxes()
     path = Path(experiment.data_root) / cfg.bbox_file
     if not path.is_file():
-        return _ValBoxes(note=f"no detection file {path}: evaluation needs --use-gt-bbox")
+        return _ValBoxes(
+            note=f"no detection file {path}: the pipeline evaluates on ground-truth boxes, "
+            "`sdpose test` needs --use-gt-bbox"
+        )
     try:
         detections = load_detections(path, val.annotations, cfg.det_bbox_thr)
     except UserError as error:
