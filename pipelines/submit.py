@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY))  # run as a file, Python looks only beside it
+# Run as a file, Python looks only beside it.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 REQUIRED = ("click", "kfp", "mlflow", "psutil", "pydantic", "torch", "yaml")
 if missing := [name for name in REQUIRED if find_spec(name) is None]:
@@ -24,6 +23,7 @@ import click  # noqa: E402
 
 from sdpose.config import dump_experiment, experiment_digest, load_experiment  # noqa: E402
 from sdpose.errors import UserError, user_errors  # noqa: E402
+from sdpose.tracking import git_commit  # noqa: E402
 
 if TYPE_CHECKING:
     from pipelines.endpoint import Endpoint
@@ -244,17 +244,6 @@ def _confirm(question: str, yes: bool) -> None:
     """Asks where somebody can answer; elsewhere the flags are the answer."""
     if not yes and sys.stdin.isatty() and not click.confirm(question):
         raise click.Abort
-
-
-def git_commit() -> str:
-    """The commit of this code, with "-dirty" if files were changed since; "" outside of git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(
-            command, cwd=REPOSITORY, capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
 
 
 def _same_command() -> str:

@@ -191,11 +191,12 @@ def _unreachable(error: Exception) -> UserError:
     )
 
 
-def _git_tags() -> dict[str, str]:
-    """The commit of the code that runs, with "-dirty" if files were changed since."""
+def git_commit() -> str:
+    """The commit of the code that runs, with "-dirty" if files were changed since; "" outside of
+    git (an installed package)."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        commit = subprocess.run(
+        return subprocess.run(
             command,
             cwd=Path(__file__).parent,
             capture_output=True,
@@ -204,5 +205,9 @@ def _git_tags() -> dict[str, str]:
             check=True,
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        return {}  # an installed package
-    return {"mlflow.source.git.commit": commit}
+        return ""
+
+
+def _git_tags() -> dict[str, str]:
+    commit = git_commit()
+    return {"mlflow.source.git.commit": commit} if commit else {}
