@@ -1,60 +1,16 @@
-"""The `sdpose` command. One subcommand is one call into the rooms.
-
-Heavy modules are imported inside the commands: `sdpose --help` must not wait for torch.
-"""
+"""`sdpose synth | config | prepare | train | test`: the single steps of the pipeline."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
 
 import click
 
-from sdpose import __version__
-from sdpose.config import (
-    Experiment,
-    dump_experiment,
-    experiment_digest,
-    load_experiment,
-)
-from sdpose.errors import UserError, user_errors
-
-Command = Callable[..., Any]
+from sdpose.cli.options import experiment_options
+from sdpose.config import dump_experiment, experiment_digest, load_experiment
 
 
-def experiment_options(command: Command) -> Command:
-    """The argument and options that say which experiment, on which data, into which folder."""
-    decorators = (
-        click.argument("exp"),
-        click.option("--data-root", metavar="DIR", help="Folder of the COCO dataset."),
-        click.option("--work-dir", metavar="DIR", help="Folder of the results."),
-        click.option(
-            "--set",
-            "overrides",
-            metavar="KEY.PATH=VALUE",
-            multiple=True,
-            help="Change one value of the experiment; repeatable.",
-        ),
-    )
-    for decorator in reversed(decorators):
-        command = decorator(command)
-    return command
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__)
-def cli() -> None:
-    """SDPose: small, accurate human-pose transformers, trained by self-distillation.
-
-    EXP is the name of an experiment in pipelines/experiments (quickstart, sdpose_s_v1,
-    maskedkd_v2, ...) or the path of a YAML file. The whole pipeline, tracked and registered, is
-    run by `python pipelines/submit.py --exp EXP`; these commands are its single steps.
-    """
-
-
-@cli.command()
+@click.command()
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--train", "num_train", type=click.IntRange(1), default=1000, show_default=True)
 @click.option("--val", "num_val", type=click.IntRange(1), default=200, show_default=True)
@@ -75,7 +31,7 @@ def synth(out: Path, num_train: int, num_val: int, seed: int) -> None:
     click.echo(f"{out}: {num_train} training and {num_val} validation images")
 
 
-@cli.group()
+@click.group()
 def config() -> None:
     """Look at experiments."""
 
@@ -92,7 +48,7 @@ def config_show(exp: str, overrides: tuple[str, ...], **options: str | None) -> 
     click.echo(f"experiment digest: {experiment_digest(experiment)}", err=True)
 
 
-@cli.command()
+@click.command()
 @experiment_options
 @click.option(
     "--fetch",
@@ -115,7 +71,7 @@ def prepare(exp: str, overrides: tuple[str, ...], fetch: str | None, **options: 
     click.echo(prepare_coco(experiment).summary())
 
 
-@cli.command()
+@click.command()
 @experiment_options
 @click.option("--resume-from", metavar="PATH|auto", help="Continue this checkpoint, or the newest.")
 @click.option("--load-from", metavar="PATH", help="Start from the weights of this file.")
@@ -133,7 +89,7 @@ def train(exp: str, overrides: tuple[str, ...], overwrite: bool, **options: str 
     train_experiment(experiment, overwrite=overwrite)
 
 
-@cli.command()
+@click.command()
 @experiment_options
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--eval", "metric", type=click.Choice(["mAP"]), default="mAP", show_default=True)
@@ -172,53 +128,3 @@ def test(
     click.echo(format_table(result.metrics))
     if out:
         write_results(result, out)
-
-
-@cli.command()
-def models() -> None:
-    """The four models: parameters and multiply-accumulates, beside the paper's figures."""
-    from sdpose.models.complexity import format_models_table, models_table
-
-    click.echo(format_models_table(models_table()))
-
-
-@cli.group()
-def weights() -> None:
-    """Weight files."""
-
-
-@weights.command("convert")
-@click.argument("source", type=click.Path(path_type=Path))
-@click.argument("target", type=click.Path(path_type=Path))
-@click.option(
-    "--to",
-    "layout",
-    type=click.Choice(["sdpose", "official"]),
-    help="Whose names the tensors get; default: ours from official ones, official from ours.",
-)
-def weights_convert(
-    source: Path, target: Path, layout: Literal["sdpose", "official"] | None
-) -> None:
-    """Rewrite SOURCE as TARGET (.pth or .safetensors), from official names to ours or back.
-
-    The numbers stay the same, bit for bit.
-    """
-    from sdpose.models.weights import convert_weights
-
-    convert_weights(source, target, layout=layout)
-
-
-def main() -> None:
-    with user_errors():
-        try:
-            cli(standalone_mode=False)
-        except click.UsageError as error:
-            error.show()
-            sys.exit(2)
-        except click.ClickException as error:
-            raise UserError(error.format_message()) from None
-        except click.Abort:
-            sys.exit(130)
-
-
-__all__ = ["Experiment", "cli", "main"]

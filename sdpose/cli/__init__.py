@@ -1,0 +1,53 @@
+"""The `sdpose` command: a file for each family of commands; one command is one call into the rooms.
+
+Heavy modules are imported inside the commands: `sdpose --help` must not wait for torch.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from sdpose import __version__
+from sdpose.cli import models, steps
+from sdpose.errors import UserError, user_errors
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__)
+def cli() -> None:
+    """SDPose: small, accurate human-pose transformers, trained by self-distillation.
+
+    EXP is the name of an experiment in pipelines/experiments (quickstart, sdpose_s_v1,
+    maskedkd_v2, ...) or the path of a YAML file. The whole pipeline, tracked and registered, is
+    run by `python pipelines/submit.py --exp EXP`; these commands are its single steps.
+    """
+
+
+for command in (
+    steps.synth,
+    steps.config,
+    steps.prepare,
+    steps.train,
+    steps.test,
+    models.models,
+    models.weights,
+):
+    cli.add_command(command)
+
+
+def main() -> None:
+    with user_errors():
+        try:
+            cli(standalone_mode=False)
+        except click.UsageError as error:
+            error.show()
+            sys.exit(2)
+        except click.ClickException as error:
+            raise UserError(error.format_message()) from None
+        except click.Abort:
+            sys.exit(130)
+
+
+__all__ = ["cli", "main"]

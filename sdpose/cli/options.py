@@ -1,0 +1,29 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+Command = Callable[..., Any]
+
+
+def experiment_options(command: Command) -> Command:
+    """The argument and options that say which experiment, on which data, into which folder."""
+    decorators = (
+        click.argument("exp"),
+        click.option("--data-root", metavar="DIR", help="Folder of the COCO dataset."),
+        click.option("--work-dir", metavar="DIR", help="Folder of the results."),
+        click.option(
+            "--set",
+            "overrides",
+            metavar="KEY.PATH=VALUE",
+            multiple=True,
+            help="Change one value of the experiment; repeatable.",
+        ),
+    )
+    for decorator in reversed(decorators):
+        command = decorator(command)
+    return command
