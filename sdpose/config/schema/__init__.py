@@ -1,0 +1,45 @@
+"""What an experiment may say: every key, its meaning, unit, range and default.
+
+The keys are the ones that mmpose users know. Unknown keys are refused at every level, and every
+key is read by the code (tests/test_every_key_is_read.py).
+"""
+
+from sdpose.config.schema.data import Data, DataCfg, Split, TrainPipeline, ValDataloader
+from sdpose.config.schema.experiment import Experiment
+from sdpose.config.schema.model import (
+    Backbone,
+    KeypointHead,
+    KeypointLoss,
+    Model,
+    TestCfg,
+    TokenDistilLoss,
+    TokenPose,
+)
+from sdpose.config.schema.outputs import CheckpointConfig, Evaluation, LogConfig, LogHook
+from sdpose.config.schema.section import Section
+from sdpose.config.schema.training import GradClip, LrConfig, Optimizer, OptimizerConfig
+
+__all__ = [
+    "Backbone",
+    "CheckpointConfig",
+    "Data",
+    "DataCfg",
+    "Evaluation",
+    "Experiment",
+    "GradClip",
+    "KeypointHead",
+    "KeypointLoss",
+    "LogConfig",
+    "LogHook",
+    "LrConfig",
+    "Model",
+    "Optimizer",
+    "OptimizerConfig",
+    "Section",
+    "Split",
+    "TestCfg",
+    "TokenDistilLoss",
+    "TokenPose",
+    "TrainPipeline",
+    "ValDataloader",
+]

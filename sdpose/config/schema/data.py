@@ -1,0 +1,82 @@
+"""`data_cfg`, `train_pipeline` and `data`: samples, their random part, and where they come from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sdpose.config.schema.section import (
+    Int,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Section,
+    Size,
+)
+
+
+class DataCfg(Section):
+    """What a sample is, and which boxes are evaluated. Sizes are (width, height) in pixels."""
+
+    image_size: Size = Field((192, 256), description="size of the crop that the model sees")
+    heatmap_size: Size = (48, 64)
+    sigma: PositiveFloat = Field(2.0, description="of the target Gaussian, heatmap pixels")
+    use_gt_bbox: bool = Field(
+        False, description="evaluate on ground-truth boxes instead of detections"
+    )
+    bbox_file: str = Field(
+        "person_detection_results/COCO_val2017_detections_AP_H_56_person.json",
+        description="detections in COCO's result format; relative to data_root",
+    )
+    det_bbox_thr: Probability = Field(0.0, description="detections below this score are dropped")
+    oks_thr: Probability = Field(0.9, description="poses more similar than this are duplicates")
+    vis_thr: Probability = Field(0.2, description="joints below it do not count in a pose's score")
+    soft_nms: bool = Field(False, description="lower the score of duplicates instead of dropping")
+
+
+class TrainPipeline(Section):
+    """The random part of a training sample; distributions as in the official configuration."""
+
+    padding: PositiveFloat = Field(
+        1.25, description="crop size / box size; the one key that evaluation reads too"
+    )
+    shift_factor: NonNegativeFloat = Field(0.16, description="centre shift / box size, at most")
+    shift_prob: Probability = 0.3
+    flip_prob: Probability = 0.5
+    num_joints_half_body: PositiveInt = Field(
+        8, description="half-body crops need more visible joints than this"
+    )
+    prob_half_body: Probability = 0.3
+    scale_factor: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.35, description="scale is 1 + N(0, this), clipped to 1 -+ this"
+    )
+    rot_factor: NonNegativeFloat = Field(45.0, description="degrees; N(0, this), clipped at twice")
+    rot_prob: Probability = 0.6
+
+
+class Split(Section):
+    ann_file: str = Field(description="COCO keypoints JSON; relative to data_root")
+    img_prefix: str = Field(description="folder of its images; relative to data_root")
+
+
+class ValDataloader(Section):
+    samples_per_gpu: PositiveInt = 32
+
+
+class Data(Section):
+    samples_per_gpu: PositiveInt = Field(64, description="training batch of one process")
+    workers_per_gpu: Annotated[Int, Field(ge=0)] = Field(
+        2, description="loader processes of one process; 0: load in the process itself"
+    )
+    val_dataloader: ValDataloader = ValDataloader()
+    on_corrupt: Literal["fail", "skip"] = Field(
+        "fail",
+        description="what to do with images that are missing, do not decode or have another size "
+        "than annotated",
+    )
+    train: Split = Split(
+        ann_file="annotations/person_keypoints_train2017.json", img_prefix="train2017"
+    )
+    val: Split = Split(ann_file="annotations/person_keypoints_val2017.json", img_prefix="val2017")

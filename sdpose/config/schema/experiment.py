@@ -1,0 +1,95 @@
+"""The whole experiment, and the defaults that one section takes from another."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from sdpose.config.schema.data import Data, DataCfg, TrainPipeline
+from sdpose.config.schema.model import Model
+from sdpose.config.schema.outputs import CheckpointConfig, Evaluation, LogConfig
+from sdpose.config.schema.section import Int, Name, PositiveInt, Section
+from sdpose.config.schema.training import LrConfig, Optimizer, OptimizerConfig
+
+# The feature map of every backbone has a quarter of the image's resolution.
+BACKBONE_STRIDE = 4
+
+
+class Experiment(Section):
+    """One experiment, resolved: what `sdpose config show` prints."""
+
+    exp_name: Name
+    work_dir: str | None = Field(None, description="default: work_dirs/<exp_name>")
+    data_root: str = "data/coco"
+    seed: Annotated[Int, Field(ge=0, lt=2**31)] = 0
+    load_from: str | None = Field(None, description="start from the weights of this file")
+    resume_from: str | None = Field(
+        None, description="continue this checkpoint; auto: the newest of the work dir, if any"
+    )
+    model: Model = Model()
+    data_cfg: DataCfg = DataCfg()
+    train_pipeline: TrainPipeline = TrainPipeline()
+    data: Data = Data()
+    optimizer: Optimizer = Optimizer()
+    optimizer_config: OptimizerConfig = OptimizerConfig()
+    lr_config: LrConfig = LrConfig()
+    total_epochs: PositiveInt = 300
+    sync_bn: bool = Field(
+        True,
+        description="BatchNorm over the global batch, so that N processes train the model of one",
+    )
+    checkpoint_config: CheckpointConfig = CheckpointConfig()
+    evaluation: Evaluation = Evaluation()
+    log_config: LogConfig = LogConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _derived_defaults(cls, value: Any) -> Any:
+        """Fills the work dir from the name and the model's sizes from the data's."""
+        if not isinstance(value, dict):
+            return value
+        value = dict(value)
+        if value.get("work_dir") is None and isinstance(value.get("exp_name"), str):
+            value["work_dir"] = f"work_dirs/{value['exp_name']}"
+        try:
+            sizes = DataCfg.model_validate(value.get("data_cfg", {}))
+        except ValueError:
+            return value  # reported where data_cfg itself is validated
+        width, height = sizes.image_size
+        if width % BACKBONE_STRIDE or height % BACKBONE_STRIDE:
+            raise ValueError(
+                f"data_cfg.image_size {[width, height]} must be divisible by {BACKBONE_STRIDE}"
+            )
+        feature_size = [height // BACKBONE_STRIDE, width // BACKBONE_STRIDE]
+        derived = {"feature_size": feature_size, "heatmap_size": list(sizes.heatmap_size[::-1])}
+        node = value
+        for key in ("model", "keypoint_head", "tokenpose_cfg"):
+            child = node.get(key, {})
+            if not isinstance(child, dict):
+                return value
+            node[key] = dict(child)
+            node = node[key]
+        for key, size in derived.items():
+            if node.get(key) is None:
+                node[key] = size
+        return value
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> Experiment:
+        width, height = self.data_cfg.image_size
+        head = self.model.keypoint_head.tokenpose_cfg
+        expected = (height // BACKBONE_STRIDE, width // BACKBONE_STRIDE)
+        if head.feature_size != expected:
+            raise ValueError(
+                f"tokenpose_cfg.feature_size {list(head.feature_size)} (height, width) does not "
+                f"fit data_cfg.image_size {[width, height]} (width, height): it must be "
+                f"{list(expected)}; leave it out to have it set"
+            )
+        if head.heatmap_size != self.data_cfg.heatmap_size[::-1]:
+            raise ValueError(
+                f"tokenpose_cfg.heatmap_size {list(head.heatmap_size)} (height, width) and "
+                f"data_cfg.heatmap_size {list(self.data_cfg.heatmap_size)} (width, height) "
+                "differ; leave the first out to have it set"
+            )
+        return self

@@ -1,0 +1,144 @@
+"""`model`: backbone, transformer, losses and what evaluation does with the heatmaps."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from sdpose.config.schema.section import (
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Section,
+    Size,
+)
+
+
+class Backbone(Section):
+    """`StemNet` is the stem of ResNet (two strided convolutions, bottlenecks, 4 x width channels);
+    `HRNet_3stage` is HRNet without its last stage, of which the highest resolution is used
+    (`width` channels)."""
+
+    type: Literal["StemNet", "HRNet_3stage"] = "StemNet"
+    width: PositiveInt | None = Field(
+        None, description="channels of the first branch; default 64 for StemNet, 32 for HRNet"
+    )
+    num_blocks: PositiveInt = Field(4, description="bottlenecks of the stem")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_width(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("width") is None:
+            value = value | {"width": 32 if value.get("type") == "HRNet_3stage" else 64}
+        return value
+
+
+class KeypointLoss(Section):
+    type: Literal["JointsMSELoss"] = "JointsMSELoss"
+    use_target_weight: bool = Field(True, description="ignore joints that are not annotated")
+    loss_weight: NonNegativeFloat = 1.0
+
+
+class TokenDistilLoss(Section):
+    """Pulls the tokens of each cycle to those of the next one (`MaskedTokenDistilLoss`: only the
+    tokens that are not masked)."""
+
+    type: Literal["TokenDistilLoss", "MaskedTokenDistilLoss"] = "TokenDistilLoss"
+    loss_weight: NonNegativeFloat = 5e-6
+    mask_ratio: Probability | None = Field(
+        None, description="share of every sample's tokens that is left out (masked loss; 0.3)"
+    )
+    mask_strategy: Literal["random", "importance"] | None = Field(
+        None, description="which tokens are left out: random ones, or the least important"
+    )
+    detach_teacher: bool = Field(
+        False, description="stop the gradient into the later cycle (the official code does not)"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _masking_keys(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        defaults = {"mask_ratio": 0.3, "mask_strategy": "random"}
+        if value.get("type") == "MaskedTokenDistilLoss":
+            chosen = {key: value[key] for key in defaults if value.get(key) is not None}
+            return value | defaults | chosen
+        unread = [key for key in defaults if value.get(key) is not None]
+        if unread:
+            raise ValueError(
+                f"{' and '.join(unread)} would not be read by TokenDistilLoss; "
+                "set type: MaskedTokenDistilLoss, or remove it (null)"
+            )
+        return value
+
+
+class TokenPose(Section):
+    """The transformer that is run `cycle_num` times with shared weights. Sizes are (height,
+    width), as in the official configurations."""
+
+    feature_size: Size = Field((64, 48), description="backbone's output; default: image_size / 4")
+    heatmap_size: Size = Field((64, 48), description="default: that of data_cfg, swapped")
+    patch_size: Size = Field((4, 3), description="feature pixels that make one vision token")
+    dim: PositiveInt = Field(192, description="width of a token")
+    depth: PositiveInt = Field(12, description="transformer layers in one cycle")
+    heads: PositiveInt = Field(8, description="attention heads")
+    mlp_ratio: PositiveFloat = Field(3, description="hidden width of the feed-forward layer / dim")
+    pos_embedding_type: Literal["sine-full", "sine", "learnable"] = Field(
+        "sine-full",
+        description="sine-full adds the position before every layer but the first as well",
+    )
+    cycle_num: PositiveInt = Field(2, description="passes through the transformer in training")
+
+    @model_validator(mode="after")
+    def _divisible(self) -> TokenPose:
+        for axis, (feature, patch) in enumerate(
+            zip(self.feature_size, self.patch_size, strict=True)
+        ):
+            if feature % patch:
+                raise ValueError(
+                    f"patch_size {list(self.patch_size)} does not divide feature_size "
+                    f"{list(self.feature_size)} (axis {axis}: {feature} / {patch})"
+                )
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} must be divisible by heads {self.heads}")
+        if self.pos_embedding_type != "learnable" and self.dim % 4:
+            raise ValueError(f"dim {self.dim} must be divisible by 4 for a sine embedding")
+        return self
+
+
+class KeypointHead(Section):
+    loss_keypoint: KeypointLoss = KeypointLoss()
+    loss_vis_token_dist: TokenDistilLoss | None = TokenDistilLoss()
+    loss_kpt_token_dist: TokenDistilLoss | None = TokenDistilLoss()
+    tokenpose_cfg: TokenPose = TokenPose()
+
+
+class TestCfg(Section):
+    flip_test: bool = Field(True, description="average with the prediction of the mirrored crop")
+    post_process: Literal["unbiased", "default"] | None = Field(
+        "unbiased",
+        description="unbiased: DARK; default: a quarter pixel towards the higher neighbour; "
+        "null: the highest pixel",
+    )
+    shift_heatmap: bool = Field(
+        True, description="shift the mirrored heatmap by one pixel (flip_test)"
+    )
+    modulate_kernel: PositiveInt = Field(11, description="heatmap pixels; odd (unbiased)")
+
+    @model_validator(mode="after")
+    def _odd(self) -> TestCfg:
+        if self.modulate_kernel % 2 == 0:
+            raise ValueError(f"modulate_kernel must be odd, not {self.modulate_kernel}")
+        return self
+
+
+class Model(Section):
+    pretrained: str | None = Field(
+        None, description="file with weights for the backbone (ImageNet HRNet, say)"
+    )
+    backbone: Backbone = Backbone()
+    keypoint_head: KeypointHead = KeypointHead()
+    test_cfg: TestCfg = TestCfg()

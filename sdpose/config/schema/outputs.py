@@ -1,0 +1,48 @@
+"""`checkpoint_config`, `evaluation` and `log_config`: what a run leaves behind, and how often."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from sdpose.config.schema.section import Int, PositiveInt, Section
+
+
+class CheckpointConfig(Section):
+    interval: PositiveInt = Field(10, description="epochs between epoch_N.pth")
+    max_keep_ckpts: Annotated[Int, Field(ge=-1)] = Field(
+        -1, description="newest epoch_N.pth that are kept; -1: all"
+    )
+    save_last: bool = Field(True, description="save the last epoch even between intervals")
+    out_dir: str | None = Field(
+        None, description="checkpoints go to out_dir/<name of the work dir>; default: the work dir"
+    )
+
+
+class Evaluation(Section):
+    interval: PositiveInt = Field(10, description="epochs between evaluations")
+    metric: Literal["mAP"] = "mAP"
+    save_best: Literal["AP"] | None = Field("AP", description="keep best_AP_epoch_N.pth")
+    backend: Literal["pycocotools", "faster-coco-eval"] = "pycocotools"
+
+
+class LogHook(Section):
+    type: Literal["TextLoggerHook", "TensorboardLoggerHook", "MlflowLoggerHook"]
+
+
+class LogConfig(Section):
+    interval: PositiveInt = Field(50, description="iterations between lines")
+    hooks: tuple[LogHook, ...] = (
+        LogHook(type="TextLoggerHook"),
+        LogHook(type="TensorboardLoggerHook"),
+        LogHook(type="MlflowLoggerHook"),
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("hooks"), list):
+            hooks = [{"type": h} if isinstance(h, str) else h for h in value["hooks"]]
+            value = value | {"hooks": hooks}
+        return value

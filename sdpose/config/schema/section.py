@@ -1,0 +1,29 @@
+"""What every section of an experiment is made of."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic_core import PydanticCustomError
+
+
+def _no_boolean(value: Any) -> Any:
+    """`seed: true` is a slip, not the number 1."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("int_type", "input should be a valid integer")
+    return value
+
+
+Int = Annotated[int, BeforeValidator(_no_boolean)]
+PositiveInt = Annotated[Int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Size = tuple[PositiveInt, PositiveInt]
+# A folder under work_dirs, an MLflow experiment and a registered model are named after it.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}$")]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)

@@ -1,0 +1,56 @@
+"""`optimizer`, `optimizer_config` and `lr_config`: how the weights move."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from sdpose.config.schema.section import (
+    Int,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Section,
+)
+
+
+class Optimizer(Section):
+    type: Literal["Adam", "AdamW", "SGD"] = "Adam"
+    lr: PositiveFloat = Field(1e-3, description="for the global batch; it is not scaled for you")
+    weight_decay: NonNegativeFloat = 0.0
+    momentum: Probability = Field(0.9, description="SGD; the other types read betas")
+    betas: tuple[Probability, Probability] = (0.9, 0.999)
+
+
+class GradClip(Section):
+    max_norm: PositiveFloat
+    norm_type: PositiveFloat = 2.0
+
+
+class OptimizerConfig(Section):
+    grad_clip: GradClip | None = None
+
+
+class LrConfig(Section):
+    policy: Literal["step", "cosine"] = "step"
+    step: tuple[PositiveInt, ...] = Field((200, 260), description="epochs after which lr x gamma")
+    gamma: PositiveFloat = Field(0.1, description="step")
+    min_lr_ratio: Probability = Field(0.0, description="cosine: final lr / lr")
+    warmup: Literal["linear"] | None = "linear"
+    warmup_iters: Annotated[Int, Field(ge=0)] = Field(500, description="iterations")
+    warmup_ratio: Probability = Field(0.001, description="lr of the first iteration / lr")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mmcv_name(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("policy") == "CosineAnnealing":
+            value = value | {"policy": "cosine"}
+        return value
+
+    @model_validator(mode="after")
+    def _increasing(self) -> LrConfig:
+        if list(self.step) != sorted(set(self.step)):
+            raise ValueError(f"step must increase: {list(self.step)}")
+        return self
