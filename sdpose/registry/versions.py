@@ -23,7 +23,7 @@ from typing import Any
 from sdpose import __version__, tracking
 from sdpose.config import Experiment, dump_experiment, experiment_digest
 from sdpose.errors import UserError
-from sdpose.storage import DamagedObjectError, FileStore, open_store, sha256_of_file
+from sdpose.storage import DamagedObjectError, Store, open_store, sha256_of_file
 
 ROOT_VARIABLE = "SDPOSE_REGISTRY"
 DEFAULT_ROOT = "work_dirs/registry"
@@ -101,7 +101,7 @@ def register_checkpoint(
 
 
 def _store(
-    store: FileStore,
+    store: Store,
     model_name: str,
     checkpoint: Path,
     identifying: dict[str, Any],
@@ -177,7 +177,9 @@ def read_version(model_name: str, version: int, root: str | Path | None = None) 
     if not store.exists(_manifest_key(model_name, version)):
         numbers = [str(known.version) for known in _versions(store, model_name)]
         there = f"versions {', '.join(numbers)}" if numbers else "no versions of it"
-        raise UserError(f"{model_name} version {version} is not in {store.root}: there are {there}")
+        raise UserError(
+            f"{model_name} version {version} is not in {store.uri('')}: there are {there}"
+        )
     return _read(store, model_name, version)
 
 
@@ -196,15 +198,13 @@ def verify_version(model_name: str, version: int, root: str | Path | None = None
     return known
 
 
-def _versions(store: FileStore, model_name: str) -> Iterator[ModelVersion]:
+def _versions(store: Store, model_name: str) -> Iterator[ModelVersion]:
     numbers = sorted(int(Path(key).stem) for key in store.list(f"models/{model_name}/versions"))
     for number in numbers:
         yield _read(store, model_name, number)
 
 
-def _read(
-    store: FileStore, model_name: str, version: int, *, created: bool = False
-) -> ModelVersion:
+def _read(store: Store, model_name: str, version: int, *, created: bool = False) -> ModelVersion:
     key = _manifest_key(model_name, version)
     manifest = json.loads(store.read(key))
     return ModelVersion(
