@@ -8,6 +8,9 @@ from components import BASE_IMAGE
 @dsl.component(base_image=BASE_IMAGE, install_kfp_package=False)
 def evaluate(
     experiment: str,
+    dataset_digest: str,
+    checkpoint_sha256: str,
+    code_version: str,
     checkpoint: dsl.Input[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     results: dsl.Output[dsl.Artifact],
@@ -19,6 +22,9 @@ def evaluate(
 
     Args:
         experiment: The resolved experiment, as `sdpose config show` prints it.
+        dataset_digest: Of the dataset that was checked.
+        checkpoint_sha256: Of the checkpoint's file: KFP's cache key knows an artifact by name only.
+        code_version: Of the code; other code may compute other figures.
         checkpoint: The checkpoint that training handed on.
         metrics: COCO's ten AP and AR figures, 0..1.
         results: A folder with results.json, COCO's keypoint results, and results.metrics.json.

@@ -1,4 +1,5 @@
-"""Step 1: is the dataset whole, and which one is it?"""
+"""Step 1: is the dataset whole, and which one is it? Its outputs are what later steps' cache keys
+know of the files that they read."""
 
 from typing import NamedTuple
 
@@ -10,7 +11,9 @@ from components import BASE_IMAGE
 @dsl.component(base_image=BASE_IMAGE, install_kfp_package=False)
 def prepare_coco(
     experiment: str,
-) -> NamedTuple("Prepared", [("dataset_digest", str), ("bbox_source", str)]):  # type: ignore[valid-type]
+) -> NamedTuple(  # type: ignore[valid-type]
+    "Prepared", [("dataset_digest", str), ("bbox_source", str), ("weights_digest", str)]
+):
     """Checks every file of the dataset; fails with the list of all problems.
 
     Args:
@@ -19,12 +22,15 @@ def prepare_coco(
     Returns:
         dataset_digest: SHA-256 of annotations, detections and images.
         bbox_source: The boxes that are evaluated: "detections" or "ground truth".
+        weights_digest: SHA-256 of the weights that training starts from; empty without any.
     """
     from sdpose.config import parse_experiment
     from sdpose.data import prepare
     from sdpose.errors import user_errors
 
     with user_errors():
-        prepared = prepare.prepare_coco(parse_experiment(experiment))
+        resolved = parse_experiment(experiment)
+        prepared = prepare.prepare_coco(resolved)
         print(prepared.summary())
-    return (prepared.digest, prepared.bbox_source)
+        weights_digest = prepare.weights_digest(resolved)
+    return (prepared.digest, prepared.bbox_source, weights_digest)

@@ -15,7 +15,6 @@ def register(
     results: dsl.Input[dsl.Artifact],
     mlflow_run_id: str,
     runner: str,
-    git_commit: str,
 ) -> NamedTuple("Registered", [("model_version", int), ("checkpoint_uri", str)]):  # type: ignore[valid-type]
     """Copies the checkpoint into the registry, verified, and writes the work dir's summary.json.
 
@@ -26,7 +25,6 @@ def register(
         results: The folder that the evaluation wrote.
         mlflow_run_id: The training's run.
         runner: What runs the pipeline: "local" or "kfp".
-        git_commit: Of the code.
 
     Returns:
         model_version: The number of the version in the registry.
@@ -47,6 +45,6 @@ def register(
             dataset_digest=dataset_digest,
             mlflow_run_id=mlflow_run_id,
             runner=runner,
-            git_commit=git_commit,
+            git_commit=checkpoint.metadata["git_commit"],
         )
     return (version.version, version.checkpoint_uri)

@@ -11,24 +11,31 @@ from components import BASE_IMAGE
 def train(
     experiment: str,
     dataset_digest: str,
+    weights_digest: str,
+    code_version: str,
     overwrite: bool,
     checkpoint: dsl.Output[dsl.Model],
-) -> NamedTuple("Trained", [("mlflow_run_id", str)]):  # type: ignore[valid-type]
+) -> NamedTuple("Trained", [("mlflow_run_id", str), ("checkpoint_sha256", str)]):  # type: ignore[valid-type]
     """Trains, or continues where an interrupted training of the same experiment was.
 
     Args:
         experiment: The resolved experiment, as `sdpose config show` prints it.
         dataset_digest: Of the dataset that was checked; other data is other training.
+        weights_digest: Of the weights that it starts from; other weights are other training.
+        code_version: Of the code; other code is other training.
         overwrite: Remove what the work dir holds of another experiment.
         checkpoint: The checkpoint with the best AP, in a folder under its own name.
 
     Returns:
         mlflow_run_id: Empty if the experiment's log_config has no MLflow hook.
+        checkpoint_sha256: Of the checkpoint's file.
     """
     from pathlib import Path
 
     from sdpose.config import parse_experiment
     from sdpose.errors import user_errors
+    from sdpose.storage import sha256_of_file
+    from sdpose.tracking import git_commit
     from sdpose.training.checkpoint import same_file
     from sdpose.training.launch import train_on_this_machine
 
@@ -40,5 +47,5 @@ def train(
         same_file(best, folder / best.name)
     checkpoint.metadata.update(trained.best_metrics)
     checkpoint.metadata.update(file=best.name, work_dir_path=str(best.absolute()))
-    checkpoint.metadata.update(dataset_digest=dataset_digest)
-    return (trained.mlflow_run_id or "",)
+    checkpoint.metadata.update(dataset_digest=dataset_digest, git_commit=git_commit())
+    return (trained.mlflow_run_id or "", sha256_of_file(best))

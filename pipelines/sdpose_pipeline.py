@@ -29,23 +29,31 @@ def make_pipeline(
         description="Checks COCO, trains SDPose on it, evaluates the best checkpoint, registers it",
     )
     def sdpose(
-        experiment: str, runner: str = "kfp", git_commit: str = "", overwrite: bool = False
+        experiment: str, code_version: str = "", runner: str = "kfp", overwrite: bool = False
     ) -> None:
         """Runs one experiment.
 
         Args:
             experiment: The resolved experiment, as `sdpose config show` prints it.
+            code_version: What computes (`sdpose.code_version`); other code is other results.
             runner: What runs the pipeline, for the summary.
-            git_commit: Of the code, for the model's manifest.
             overwrite: Remove what the work dir holds of another experiment.
         """
         prepared = prepare_coco(experiment=experiment)
         trained = train(
             experiment=experiment,
             dataset_digest=prepared.outputs["dataset_digest"],
+            weights_digest=prepared.outputs["weights_digest"],
+            code_version=code_version,
             overwrite=overwrite,
         )
-        evaluated = evaluate(experiment=experiment, checkpoint=trained.outputs["checkpoint"])
+        evaluated = evaluate(
+            experiment=experiment,
+            dataset_digest=prepared.outputs["dataset_digest"],
+            checkpoint_sha256=trained.outputs["checkpoint_sha256"],
+            code_version=code_version,
+            checkpoint=trained.outputs["checkpoint"],
+        )
         registered = register(
             experiment=experiment,
             dataset_digest=prepared.outputs["dataset_digest"],
@@ -53,7 +61,6 @@ def make_pipeline(
             mlflow_run_id=trained.outputs["mlflow_run_id"],
             results=evaluated.outputs["results"],
             runner=runner,
-            git_commit=git_commit,
         )
         for step in (prepared, trained, evaluated, registered):
             step.set_container_image(image)

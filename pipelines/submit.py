@@ -21,9 +21,9 @@ if missing := [name for name in REQUIRED if find_spec(name) is None]:
 
 import click  # noqa: E402
 
+from sdpose.code_version import code_version  # noqa: E402
 from sdpose.config import dump_experiment, experiment_digest, load_experiment  # noqa: E402
 from sdpose.errors import UserError, user_errors  # noqa: E402
-from sdpose.tracking import git_commit  # noqa: E402
 
 if TYPE_CHECKING:
     from pipelines.endpoint import Endpoint
@@ -143,8 +143,8 @@ def submit(
 
     arguments = {
         "experiment": document,
+        "code_version": code_version(),
         "runner": "kfp" if chosen else "local",
-        "git_commit": git_commit(),
         "overwrite": overwrite,
     }
     if chosen:

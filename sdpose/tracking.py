@@ -192,8 +192,10 @@ def _unreachable(error: Exception) -> UserError:
 
 
 def git_commit() -> str:
-    """The commit of the code that runs, with "-dirty" if files were changed since; "" outside of
-    git (an installed package)."""
+    """The commit of the code that runs, with "-dirty" if files were changed since; "" if nothing
+    tells. $SDPOSE_GIT_COMMIT says it in an image, which has no git."""
+    if configured := os.environ.get("SDPOSE_GIT_COMMIT"):
+        return configured
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(

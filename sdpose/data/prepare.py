@@ -20,6 +20,7 @@ from sdpose.data.coco import CocoAnnotations, load_annotations, load_detections
 from sdpose.data.progress import ConsoleProgress
 from sdpose.data.verify import MISSING, CheckedFiles, FileCheck
 from sdpose.errors import UserError
+from sdpose.storage import sha256_of_file
 
 SHOWN = 20  # unusable images named in a message; all of them are in a file that it names
 
@@ -112,6 +113,29 @@ def prepare_coco(
         licenses=_count_licenses(found),
         note=boxes.note,
     )
+
+
+def weights_digest(experiment: Experiment) -> str:
+    """SHA-256 over the weight files that training starts from, in hex; empty if it names none.
+
+    `resume_from: auto` names no file. A file in an object store counts by its URI.
+    Raises UserError if a file cannot be read.
+    """
+    named = {
+        "load_from": experiment.load_from,
+        "resume_from": experiment.resume_from,
+        "model.pretrained": experiment.model.pretrained,
+    }
+    lines = []
+    for key, path in named.items():
+        if not path or path == "auto":
+            continue
+        try:
+            content = path if "://" in path else sha256_of_file(Path(path))
+        except OSError as error:
+            raise UserError(f"{key}: cannot read {path}: {error.strerror}") from None
+        lines.append(f"{key} {content}\n")
+    return hashlib.sha256("".join(lines).encode()).hexdigest() if lines else ""
 
 
 def unusable_images(experiment: Experiment, split: Literal["train", "val"]) -> frozenset[str]:
