@@ -22,7 +22,7 @@ def test_four_steps_hand_on_what_the_next_ones_need(tmp_path: Path) -> None:
     assert needs == {
         "prepare-coco": set(),
         "train": {"prepare-coco"},
-        "evaluate": {"train"},
+        "evaluate": {"prepare-coco", "train"},
         "register": {"prepare-coco", "train", "evaluate"},
     }
     for task in tasks.values():
