@@ -1,0 +1,272 @@
+"""The cluster profile: where and with what a training job runs (`--cluster FILE`).
+
+A small YAML file of the team, beside the experiments, which say what is trained. The names are
+those of Kubernetes, written as the experiments' keys are. Unknown keys are refused at every level.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from sdpose.config.document import parse_document, parse_yaml
+from sdpose.config.schema.section import Int, PositiveInt, Section
+from sdpose.errors import UserError
+
+DAY = 24 * 3600
+NonNegativeInt = Annotated[Int, Field(ge=0)]
+
+
+def _matching(pattern: str, what: str) -> Any:
+    def check(value: str) -> str:
+        if re.fullmatch(pattern, value) is None:
+            raise ValueError(f"'{value}': {what}")
+        return value
+
+    return AfterValidator(check)
+
+
+Namespace = Annotated[
+    str,
+    _matching(
+        r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?",
+        "lowercase letters, digits and '-', at most 63, as Kubernetes names a namespace",
+    ),
+]
+ObjectName = Annotated[
+    str,
+    _matching(
+        r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?",
+        "lowercase letters, digits, '-' and '.', as Kubernetes names its objects",
+    ),
+]
+Quantity = Annotated[
+    str,
+    _matching(
+        r"\d+(\.\d+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?",
+        "expected a quantity of Kubernetes, as '500m', '16' (quoted) or '64Gi'",
+    ),
+]
+AbsolutePath = Annotated[
+    str, _matching(r"/[^:]*", "expected an absolute path in the container, without ':'")
+]
+Location = Annotated[
+    str,
+    _matching(
+        r"/[^:]*|s3://[^/]+.*", "expected an absolute path on a volume, or s3://BUCKET/PREFIX"
+    ),
+]
+Image = Annotated[
+    str,
+    _matching(
+        r"[a-z0-9][-a-zA-Z0-9._/:]*(@sha256:[0-9a-f]{64})?",
+        "expected an image, best by its digest: registry/name@sha256:...",
+    ),
+]
+Variable = Annotated[
+    str, _matching(r"[A-Za-z_][A-Za-z0-9_]*", "expected the name of an environment variable")
+]
+
+
+class Resources(Section):
+    """Of one node's container. GPUs are `gpus_per_node`, not listed here."""
+
+    requests: dict[str, Quantity] = Field({}, description="cpu, memory, ephemeral-storage")
+    limits: dict[str, Quantity] = Field({}, description="a CPU limit throttles the loaders")
+
+
+class Toleration(Section):
+    key: str | None = None
+    operator: Literal["Exists", "Equal"] = "Equal"
+    value: str | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    toleration_seconds: NonNegativeInt | None = None
+
+
+class Volume(Section):
+    claim: ObjectName = Field(description="PersistentVolumeClaim in the namespace")
+    path: AbsolutePath = Field(description="where it is mounted, on every node alike")
+    read_only: bool = False
+
+
+class Scratch(Section):
+    """The node's own disk (an emptyDir): what lies on S3 is brought here. Gone with the pod."""
+
+    path: AbsolutePath = "/scratch"
+    size: Quantity = Field("100Gi", description="COCO with its detections needs 25Gi")
+
+
+class SecretKey(Section):
+    name: ObjectName = Field(description="of the Secret in the namespace")
+    key: str = Field(description="in the Secret")
+
+
+class Elastic(Section):
+    """Nodes may come and go between these bounds (the operator's elasticPolicy)."""
+
+    min_replicas: PositiveInt = Field(1, description="nodes without which training waits")
+    max_replicas: PositiveInt
+    max_restarts: NonNegativeInt = Field(10, description="of torchrun's agent in a pod")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Elastic:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(
+                f"min_replicas {self.min_replicas} is more than max_replicas {self.max_replicas}"
+            )
+        return self
+
+
+class Restarts(Section):
+    """How often a job may start pods again; the launcher counts, and ends the job past a budget.
+
+    (The operator's backoffLimit does not see pods that were deleted and created again.)
+    """
+
+    preemption: NonNegativeInt = Field(
+        50, description="pods that were preempted, evicted, or lost with their node"
+    )
+    crash: NonNegativeInt = Field(3, description="pods that ended by themselves: killed for memory")
+
+
+class Security(Section):
+    """Pods are always non-root, with a read-only root, no capabilities and RuntimeDefault seccomp
+    (Pod Security `restricted`); these are the numbers."""
+
+    run_as_user: PositiveInt = 1000
+    run_as_group: PositiveInt = 1000
+    fs_group: PositiveInt = Field(1000, description="owns what the pod writes on volumes")
+
+
+class Cluster(Section):
+    """One cluster, as one team uses it."""
+
+    namespace: Namespace
+    service_account: ObjectName = Field("sdpose-trainer", description="of the training pods")
+    image: Image
+    image_pull_policy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"
+    image_pull_secrets: tuple[ObjectName, ...] = ()
+
+    train_api: Literal["pytorchjob", "trainjob"] = Field(
+        "pytorchjob", description="Training Operator v1, or Kubeflow Trainer v2"
+    )
+    runtime: ObjectName = Field(
+        "torch-distributed", description="trainjob: the runtime that is patched"
+    )
+    runtime_kind: Literal["ClusterTrainingRuntime", "TrainingRuntime"] = Field(
+        "ClusterTrainingRuntime", description="trainjob: the platform's, or the namespace's"
+    )
+    nodes: PositiveInt = Field(1, description="pods: one master, the others workers")
+    gpus_per_node: NonNegativeInt = Field(1, description="processes of a pod; 0: one, on the CPU")
+    accelerator: str = Field("nvidia.com/gpu", description="resource that gpus_per_node counts")
+    resources: Resources = Resources()
+    shm_size: Quantity = Field(
+        "8Gi", description="/dev/shm, through which loaders hand batches over; counts as memory"
+    )
+    node_selector: dict[str, str] = Field({}, description="labels that a node must have")
+    tolerations: tuple[Toleration, ...] = ()
+    priority_class: ObjectName | None = None
+    queue: ObjectName | None = Field(None, description="Kueue's LocalQueue")
+    elastic: Elastic | None = None
+
+    volumes: tuple[Volume, ...] = ()
+    data_root: Location = Field(description="the dataset: a path on a volume, or s3://")
+    work_dirs: Location = Field(
+        description="the work dir of an experiment is <work_dirs>/<exp_name>; a path, or s3://"
+    )
+    scratch: Scratch = Scratch()
+    env: dict[Variable, str] = Field({}, description="MLFLOW_TRACKING_URI, SDPOSE_REGISTRY, ...")
+    secrets: dict[Variable, SecretKey] = Field({}, description="variables taken from Secrets")
+    labels: dict[str, str] = Field({}, description="of the job and its pods")
+    annotations: dict[str, str] = Field({}, description="of the pods")
+    security: Security = Security()
+
+    restarts: Restarts = Restarts()
+    active_deadline_seconds: PositiveInt = Field(14 * DAY, description="the job is ended after it")
+    ttl_seconds_after_finished: NonNegativeInt = Field(
+        3 * DAY, description="an ended job and its pods are kept so long"
+    )
+    pending_timeout_seconds: PositiveInt = Field(
+        3600, description="pods that do not start within it end the job; waiting in Kueue is free"
+    )
+    termination_grace_seconds: PositiveInt = Field(
+        60, description="for the last checkpoint, between SIGTERM and SIGKILL"
+    )
+
+    @property
+    def processes_per_node(self) -> int:
+        return max(1, self.gpus_per_node)
+
+    @property
+    def needs_scratch(self) -> bool:
+        return is_s3(self.data_root) or is_s3(self.work_dirs)
+
+    def places(self, exp_name: str) -> dict[str, str]:
+        """The experiment's data_root and work_dir on this cluster.
+
+        A dataset on S3 is brought to the node's scratch first.
+        """
+        data_root = f"{self.scratch.path}/data" if is_s3(self.data_root) else self.data_root
+        return {"data_root": data_root, "work_dir": f"{self.work_dirs.rstrip('/')}/{exp_name}"}
+
+    @model_validator(mode="after")
+    def _together(self) -> Cluster:
+        for key in ("data_root", "work_dirs"):
+            location = getattr(self, key)
+            if not is_s3(location) and self._volume_of(location) is None:
+                mounted = ", ".join(volume.path for volume in self.volumes) or "none"
+                raise ValueError(
+                    f"{key} {location} is on no volume (mounted: {mounted}): a pod's own disk is "
+                    "gone with it; add the volume, or use s3://"
+                )
+        volume = self._volume_of(self.work_dirs)
+        if volume is not None and volume.read_only:
+            raise ValueError(f"work_dirs {self.work_dirs} is on {volume.claim}, mounted read-only")
+        paths = ["/tmp", "/dev/shm", self.scratch.path, *(v.path for v in self.volumes)]
+        if twice := sorted({path for path in paths if paths.count(path) > 1}):
+            raise ValueError(f"mounted twice: {', '.join(twice)}")
+        if both := sorted(set(self.env) & set(self.secrets)):
+            raise ValueError(f"in env and in secrets: {', '.join(both)}")
+        if (
+            self.elastic
+            and not self.elastic.min_replicas <= self.nodes <= self.elastic.max_replicas
+        ):
+            raise ValueError(
+                f"nodes {self.nodes} is not within elastic's {self.elastic.min_replicas} to "
+                f"{self.elastic.max_replicas} replicas"
+            )
+        return self
+
+    def _volume_of(self, location: str) -> Volume | None:
+        return next((v for v in self.volumes if Path(location).is_relative_to(v.path)), None)
+
+
+def is_s3(location: str) -> bool:
+    return location.startswith("s3://")
+
+
+def load_cluster(path: str | Path, **options: Any) -> Cluster:
+    """The profile in a YAML file; `options` of the command line win, None means not given.
+
+    Raises UserError naming every problem.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--cluster {path}: {error.strerror}") from None
+    return parse_cluster(text, source=str(path), **options)
+
+
+def parse_cluster(document: str, source: str = "cluster", **options: Any) -> Cluster:
+    """Validates a whole profile: YAML, or the JSON that `dump_cluster` wrote."""
+    given = {key: value for key, value in options.items() if value is not None}
+    given_by = {key: f"--{key.replace('_', '-')} {value}" for key, value in given.items()}
+    return parse_document(Cluster, parse_yaml(document, source) | given, source, given_by)
+
+
+def dump_cluster(cluster: Cluster) -> str:
+    """The profile as one line of JSON; what travels to the launcher."""
+    return cluster.model_dump_json()
