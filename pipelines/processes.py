@@ -20,6 +20,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import psutil
 
+from sdpose.grace import GRACE_SECONDS, REPEAT_SECONDS
+
+MARGIN_S = 2.0  # for a training that takes all of its time to end itself
 TAIL_LINES = 30  # a killed training's loader processes may say 20 of them
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -109,17 +112,26 @@ class Interrupted(BaseException):
         self.exit_code = 128 + signum
 
 
+_hurry = threading.Event()  # asked twice: nothing is waited for any more
+
+
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Turns the first SIGINT, SIGTERM or SIGHUP into `Interrupted`; later ones change nothing.
+    """Turns the first SIGINT, SIGTERM or SIGHUP into `Interrupted`; a second one kills at once.
 
     The handlers are installed even where SIGINT is ignored, as it is for `submit.py &` in a script.
     """
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def interrupt(signum: int, _frame: object) -> None:
+        first = time.monotonic()
+
+        def again(_signum: int, _frame: object) -> None:
+            if time.monotonic() - first > REPEAT_SECONDS:
+                _hurry.set()
+
         for each in signals:
-            signal.signal(each, signal.SIG_IGN)
+            signal.signal(each, again)
         raise Interrupted(signum)
 
     before = {each: signal.signal(each, interrupt) for each in signals}
@@ -178,29 +190,35 @@ def adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def stop_descendants(grace_s: float = 3.0) -> None:
-    """Ends every process that this one started, at the latest about a second after `grace_s`.
+def stop_descendants() -> None:
+    """Ends every process that this one started.
 
-    A step's own process gets SIGTERM and ends what it has started (a training saves first); what is
-    left after the grace period is killed.
+    A step's own process gets SIGTERM, and the time that training promises to need for its last
+    checkpoint at most. What it leaves behind, or what is still there then, is killed.
     """
     this = psutil.Process()
+    steps: list[psutil.Process] = []
     for child in this.children():
         with contextlib.suppress(psutil.NoSuchProcess):
             # kfp wraps each step in a shell, which would die of the signal and not hand it on.
             is_shell = child.name() in {"sh", "dash", "bash"}
             for process in (child.children() if is_shell else []) or [child]:
                 process.terminate()
-    _wait_for_end(this, grace_s)
+                steps.append(process)
+    _wait_for_end(this, set(steps), GRACE_SECONDS[signal.SIGTERM] + MARGIN_S)
     for process in _living_descendants(this):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    _wait_for_end(this, 1.0)
+    _wait_for_end(this, None, 1.0)
 
 
-def _wait_for_end(this: psutil.Process, seconds: float) -> None:
+def _wait_for_end(this: psutil.Process, which: set[psutil.Process] | None, seconds: float) -> None:
+    """Until these descendants (None: all) have ended, time is up, or a person is in a hurry."""
     deadline = time.monotonic() + seconds
-    while _living_descendants(this) and time.monotonic() < deadline:
+    while time.monotonic() < deadline and not (which and _hurry.is_set()):
+        living = _living_descendants(this)
+        if not (living if which is None else which.intersection(living)):
+            return
         time.sleep(0.05)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
@@ -11,7 +10,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,8 @@ from kfp.dsl.base_component import BaseComponent
 from kfp.local import subprocess_task_handler
 
 from pipelines.processes import StepOutput, adopt_orphans, run_process, stop_descendants
-from sdpose.errors import FAILURE_FILE_VARIABLE, USER_ERROR_EXIT_CODE, UserError
+from sdpose.errors import FAILURE_FILE_VARIABLE, USER_ERROR_EXIT_CODE
+from sdpose.locking import only_one
 
 Say = Callable[..., None]
 
@@ -59,7 +59,14 @@ def run_local(
     say: prints one line for people; takes `bold`, `fg` as click.style does.
     Raises StepError. Whatever happens, no process that was started is left.
     """
-    with _only_one(folder), tempfile.TemporaryDirectory(prefix="sdpose-") as scratch:
+    taken = (
+        f"another run uses this work dir now: {folder.parent}; wait for it, or choose another "
+        "--work-dir or exp_name"
+    )
+    with (
+        only_one(folder, otherwise=taken),
+        tempfile.TemporaryDirectory(prefix="sdpose-") as scratch,
+    ):
         steps = _Steps(pipeline, Path(scratch), say)
         artifacts = folder / "artifacts"
         shutil.rmtree(artifacts, ignore_errors=True)
@@ -136,22 +143,3 @@ class _Steps:
         assert sys.__stdout__ is not None
         sys.__stdout__.buffer.write(data)
         sys.__stdout__.buffer.flush()
-
-
-@contextlib.contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Two runs in one work dir would overwrite each other's checkpoints."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "lock").open("w")
-    except OSError as error:
-        raise UserError(f"cannot write to the work dir: {folder}: {error.strerror}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another run uses this work dir now: {folder.parent}; wait for it, or choose "
-                "another --work-dir or exp_name"
-            ) from None
-        yield

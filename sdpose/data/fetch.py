@@ -5,13 +5,11 @@ What is there already is not fetched again, and an interrupted fetch goes on whe
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from sdpose.data.progress import ConsoleProgress
 from sdpose.data.sources import FolderSource, RemoteFile, Source, open_source
 from sdpose.data.unzip import UnusableArchiveError, unpack
 from sdpose.errors import UserError
+from sdpose.locking import only_one
 
 STAGING = ".fetch"  # in data_root, while something is incomplete
 DETECTIONS = "person_detection_results/COCO_val2017_detections_AP_H_56_person.json"
@@ -74,7 +73,7 @@ def fetch_coco(source: str, data_root: Path) -> None:
     arrived stays, and the next call goes on.
     """
     fetcher = _Fetcher(open_source(source), source, data_root)
-    with _only_one(data_root / STAGING):
+    with only_one(data_root / STAGING, otherwise=f"another fetch into {data_root} is running"):
         if isinstance(fetcher.source, FolderSource):
             _link_tree(fetcher.source.folder, data_root)
         json_files = {name: f"annotations/person_keypoints_{name}.json" for name in IMAGES}
@@ -196,19 +195,3 @@ _SIGNS = {
     "train2017": "*.jpg",
     "person_detection_results": "*.json",
 }
-
-
-@contextlib.contextmanager
-def _only_one(staging: Path) -> Iterator[None]:
-    """Two fetches into one folder would write over each other."""
-    try:
-        staging.mkdir(parents=True, exist_ok=True)
-        lock = (staging / "lock").open("w")
-    except OSError as error:
-        raise UserError(f"cannot write to {staging.parent}: {error.strerror}") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another fetch into {staging.parent} is running") from None
-        yield

@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from sdpose.grace import GRACE_SECONDS, REPEAT_SECONDS
+
 # What a step may start: a process in a session of its own (a torchrun worker), one that ignores
 # SIGTERM, and one whose parent has died.
 STEP = """
@@ -69,6 +71,24 @@ def test_all_descendants_end_within_five_seconds(
     assert process.wait(timeout=10) == 128 + request_to_end
     assert time.monotonic() - asked < 5
     assert stdout == f"saved\n{signal.Signals(request_to_end).name}\n"
+    assert not living(descendants)
+
+
+def test_asked_twice_kills_at_once(repository: Path, living) -> None:
+    saving_for_long = STEP.replace("sys.exit(0)", "")
+    process = start(repository, sys.executable, "-c", saving_for_long)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    descendants = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "saved\n"
+    time.sleep(2 * REPEAT_SECONDS)
+    assert living(descendants), "the first request leaves time to save"
+    asked = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.stdout.read()
+    assert process.wait(timeout=10) == 130
+    assert time.monotonic() - asked < 5 < GRACE_SECONDS[signal.SIGTERM]
     assert not living(descendants)
 
 
