@@ -1,0 +1,60 @@
+"""Step 2 on several nodes: a PyTorchJob (or TrainJob) trains, this step watches over it."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from components import BASE_IMAGE
+
+
+@dsl.component(base_image=BASE_IMAGE, install_kfp_package=False)
+def train_on_cluster(
+    experiment: str,
+    dataset_digest: str,
+    cluster: str,
+    run_id: str,
+    overwrite: bool,
+    checkpoint: dsl.Output[dsl.Model],
+    log: dsl.Output[dsl.Artifact],
+) -> NamedTuple("Trained", [("mlflow_run_id", str)]):  # type: ignore[valid-type]
+    """Starts the training job, or finds the one that it started before, and stays until it ends.
+
+    Fails with the pod, its exit code and its last lines if the job fails; ends the job if this step
+    is ended.
+
+    Args:
+        experiment: The resolved experiment, as `sdpose config show` prints it.
+        dataset_digest: Of the dataset that was checked; other data is other training.
+        cluster: The cluster profile as JSON (components.cluster.dump_cluster).
+        run_id: Of the pipeline run; the same run and experiment have one job.
+        overwrite: Remove what the work dir holds of another experiment, before the job starts.
+        checkpoint: The checkpoint with the best AP, in a folder under its own name.
+        log: The output of all pods, each line with its pod.
+
+    Returns:
+        mlflow_run_id: Empty if the experiment's log_config has no MLflow hook.
+    """
+    from pathlib import Path
+
+    from components.cluster import parse_cluster
+    from components.pytorchjob.run import train_on_cluster as run_job
+    from sdpose.config import parse_experiment
+    from sdpose.errors import user_errors
+    from sdpose.training.checkpoint import same_file
+
+    with user_errors():
+        trained = run_job(
+            parse_experiment(experiment),
+            parse_cluster(cluster),
+            run_id=run_id,
+            overwrite=overwrite,
+            log=Path(log.path),
+        )
+        best = trained.best_checkpoint or trained.last_checkpoint
+        folder = Path(checkpoint.path)
+        folder.mkdir(parents=True)
+        same_file(best, folder / best.name)
+    checkpoint.metadata.update(trained.best_metrics)
+    checkpoint.metadata.update(file=best.name, work_dir_path=str(best.absolute()))
+    checkpoint.metadata.update(dataset_digest=dataset_digest)
+    return (trained.mlflow_run_id or "",)
