@@ -11,42 +11,49 @@ from components import BASE_IMAGE
 def train_on_cluster(
     experiment: str,
     dataset_digest: str,
+    weights_digest: str,
+    code_version: str,
     cluster: str,
-    run_id: str,
     overwrite: bool,
     checkpoint: dsl.Output[dsl.Model],
     log: dsl.Output[dsl.Artifact],
-) -> NamedTuple("Trained", [("mlflow_run_id", str)]):  # type: ignore[valid-type]
+) -> NamedTuple("Trained", [("mlflow_run_id", str), ("checkpoint_sha256", str)]):  # type: ignore[valid-type]
     """Starts the training job, or finds the one that it started before, and stays until it ends.
 
     Fails with the pod, its exit code and its last lines if the job fails; ends the job if this step
-    is ended.
+    is ended. The same pipeline run ($SDPOSE_RUN_ID) and experiment have one job. The run's id is no
+    parameter: it would be part of KFP's cache key, and nothing would ever be found there.
 
     Args:
         experiment: The resolved experiment, as `sdpose config show` prints it.
         dataset_digest: Of the dataset that was checked; other data is other training.
+        weights_digest: Of the weights that it starts from; other weights are other training.
+        code_version: Of the code; other code is other training.
         cluster: The cluster profile as JSON (components.cluster.dump_cluster).
-        run_id: Of the pipeline run; the same run and experiment have one job.
         overwrite: Remove what the work dir holds of another experiment, before the job starts.
         checkpoint: The checkpoint with the best AP, in a folder under its own name.
         log: The output of all pods, each line with its pod.
 
     Returns:
         mlflow_run_id: Empty if the experiment's log_config has no MLflow hook.
+        checkpoint_sha256: Of the checkpoint's file.
     """
+    import os
     from pathlib import Path
 
     from components.cluster import parse_cluster
     from components.pytorchjob.run import train_on_cluster as run_job
     from sdpose.config import parse_experiment
     from sdpose.errors import user_errors
+    from sdpose.storage import sha256_of_file
+    from sdpose.tracking import git_commit
     from sdpose.training.checkpoint import same_file
 
     with user_errors():
         trained = run_job(
             parse_experiment(experiment),
             parse_cluster(cluster),
-            run_id=run_id,
+            run_id=os.environ["SDPOSE_RUN_ID"],
             overwrite=overwrite,
             log=Path(log.path),
         )
@@ -56,5 +63,5 @@ def train_on_cluster(
         same_file(best, folder / best.name)
     checkpoint.metadata.update(trained.best_metrics)
     checkpoint.metadata.update(file=best.name, work_dir_path=str(best.absolute()))
-    checkpoint.metadata.update(dataset_digest=dataset_digest)
-    return (trained.mlflow_run_id or "",)
+    checkpoint.metadata.update(dataset_digest=dataset_digest, git_commit=git_commit())
+    return (trained.mlflow_run_id or "", sha256_of_file(best))
