@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from servers.mlflow import mlflow_server, own_mlflow_server  # noqa: F401 (fixtures)
+from servers.s3 import moto, swift  # noqa: F401 (fixtures)
 
 # A shared machine may pause a test at any moment.
 settings.register_profile("shared-machine", deadline=None)
