@@ -27,10 +27,15 @@ class UserError(ValueError):
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """Turns a `UserError` into a clean message on stderr and exit code 2."""
+    """Turns a `UserError` into a clean message on stderr and exit code 2.
+
+    Of several processes that torchrun started on a machine, the first one tells it.
+    """
     try:
         yield
     except UserError as error:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            raise SystemExit(USER_ERROR_EXIT_CODE) from None
         print(f"error: {error}", file=sys.stderr, flush=True)
         failure_file = os.environ.get(FAILURE_FILE_VARIABLE)
         if failure_file:

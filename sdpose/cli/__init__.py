@@ -30,6 +30,7 @@ for command in (
     steps.config,
     steps.prepare,
     steps.train,
+    steps.launch,
     steps.test,
     models.models,
     models.weights,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -77,16 +78,40 @@ def prepare(exp: str, overrides: tuple[str, ...], fetch: str | None, **options: 
 @click.option("--load-from", metavar="PATH", help="Start from the weights of this file.")
 @click.option("--overwrite", is_flag=True, help="Remove what the work dir holds and start anew.")
 def train(exp: str, overrides: tuple[str, ...], overwrite: bool, **options: str | None) -> None:
-    """Train EXP in this process, or under torchrun.
+    """Train EXP in this process.
 
     An interrupted run continues where it was: give the same command again. Several GPUs:
-    torchrun --nproc-per-node 8 -m sdpose train EXP
+    sdpose launch --nproc-per-node 8 train EXP (or torchrun --nproc-per-node 8 -m sdpose train EXP)
     """
     experiment = load_experiment(exp, overrides, **options)
 
     from sdpose.training import train as train_experiment
 
     train_experiment(experiment, overwrite=overwrite)
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    options_metavar="[TORCHRUN'S OPTIONS] [--]",
+)
+@click.argument(
+    "arguments", nargs=-1, type=click.UNPROCESSED, required=True, metavar="train|test EXP ..."
+)
+def launch(arguments: tuple[str, ...]) -> None:
+    """Train or test EXP in several processes, and end with an exit code that says why.
+
+    \b
+    Takes torchrun's options and PET_* variables (torchrun --help):
+      sdpose launch --nproc-per-node 8 --max-restarts 3 train EXP --data-root D
+    Exit codes:
+      0             done
+      2             an error in the input
+      128 and more  killed or asked to stop; the same command continues
+      other         a crash
+    """
+    from sdpose.training.launch import launch as launch_processes
+
+    sys.exit(launch_processes(arguments))
 
 
 @click.command()
@@ -111,8 +136,8 @@ def test(
 ) -> None:
     """Evaluate CHECKPOINT on the validation set of EXP.
 
-    CHECKPOINT is one of ours, a .safetensors file or an official .pth. Also under torchrun: any
-    number of processes gives the same result.
+    CHECKPOINT is one of ours, a .safetensors file or an official .pth. Also under `sdpose launch`:
+    any number of processes gives the same result.
     """
     if use_gt_bbox:
         overrides = (*overrides, "data_cfg.use_gt_bbox=true")

@@ -3,9 +3,10 @@
 `torchrun` sets RANK, WORLD_SIZE, LOCAL_RANK and the master's address; without them there is one
 process and none of this communicates.
 
-When a process dies, the others must end and not wait for ever. On one machine torchrun ends them
-within 30 s of the death (a second, usually: gloo sees the closed connection). Where nobody watches,
-a collective fails after COLLECTIVE_TIMEOUT.
+When a process dies, the others must end and not wait for ever. They see its closed connections (in
+a second, usually) and end with PEER_LOST_EXIT_CODE; on one machine the launcher ends them within
+30 s whatever they do. Where the connection stays open (a machine without power), a collective fails
+after COLLECTIVE_TIMEOUT.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import contextlib
 import ctypes
 import inspect
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -33,6 +35,9 @@ from sdpose.errors import USER_ERROR_EXIT_CODE, UserError
 # Longer than what rank 0 does alone between two collectives: writing a checkpoint, the AP of a
 # large detection file.
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
+# What the others end with when a process dies: 128 + SIGPIPE, the other end is gone. Not their
+# fault, and to be tried again: PyTorchJob restarts 128 to 255.
+PEER_LOST_EXIT_CODE = 128 + signal.SIGPIPE
 # Decoding all images of COCO for the first time.
 PREPARE_TIMEOUT = timedelta(hours=6)
 
@@ -72,8 +77,9 @@ def process_group() -> Iterator[World]:
     CUDA tensors travel by NCCL and CPU tensors by gloo, so that asking the others something does
     not wait for the GPU.
     Raises UserError if torchrun started more processes on this machine than it has GPUs. A
-    UserError in the block, which every process meets, goes on in the first one only: the others end
-    with its exit code, silently.
+    UserError in the block goes on in the first process only, which also tells one that another
+    process alone has met; the others end with its exit code, silently. If another process is gone,
+    this one ends on the spot, with PEER_LOST_EXIT_CODE.
     """
     device = _device(int(os.environ.get("LOCAL_RANK", "0")))
     size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -91,12 +97,30 @@ def process_group() -> Iterator[World]:
     )
     try:
         yield World(rank=rank, size=size, device=device)
-    except UserError:
+    except UserError as error:
         if is_main_process():
             raise
+        store.set("user_error", f"process {rank}: {error}")
         raise SystemExit(USER_ERROR_EXIT_CODE) from None
+    except Exception as error:
+        if not is_peer_lost(error):
+            raise
+        if is_main_process() and store.check(["user_error"]):
+            raise UserError(store.get("user_error").decode()) from None
+        # gloo: "[source file:line] Read error [address]: reason. What this may mean"
+        reason = re.sub(r"^\[\S*/gloo/\S*\] |\. This is typically.*", "", str(error).split("\n")[0])
+        sys.stdout.flush()
+        print(f"error: another process of this run is gone: {reason}", file=sys.stderr, flush=True)
+        # No destructors: NCCL's may wait for the process that is gone.
+        os._exit(PEER_LOST_EXIT_CODE)
     finally:
         dist.destroy_process_group()
+
+
+def is_peer_lost(error: Exception) -> bool:
+    """Whether a collective failed because another process is gone, or does not answer any more."""
+    is_gloo = isinstance(error, RuntimeError) and "/gloo/" in str(error)
+    return isinstance(error, dist.DistError) or is_gloo
 
 
 def _die_with_launcher() -> None:

@@ -2,9 +2,10 @@
 
 While a training step or a save runs, a signal is only noted, and the loop asks at the next step
 whether to stop. Anywhere else (start-up, evaluation) it ends the program at once by raising
-`Interrupted`, because the checkpoint of the epoch is on the disk already. A second signal, or the
+`Interrupted`, because the checkpoint of the epoch is on the disk already. A second Ctrl-C, or the
 end of the grace period, ends the process on the spot; checkpoints are written atomically, so the
-one before stays valid.
+one before stays valid. A second SIGTERM changes nothing: launchers send one to every process when
+the first process has ended, and this one may be saving still.
 
 Python runs signal handlers between two bytecodes of the main thread, and a training step may sit
 in one call for long. So the deadline is kept by a thread, which the interpreter's C-level handler
@@ -110,11 +111,11 @@ class StopSignals:
             if self._deferring:
                 self._tell(
                     f"{first.name}: finishing the step and saving, at most "
-                    f"{GRACE_SECONDS[first]:.0f} s (again: at once)"
+                    f"{GRACE_SECONDS[first]:.0f} s" + " (again: at once)" * (first == signal.SIGINT)
                 )
             repeats_until = time.monotonic() + REPEAT_SECONDS
             while again := os.read(self._read_end, 1):
-                if again[0] in GRACE_SECONDS and time.monotonic() > repeats_until:
+                if again[0] == signal.SIGINT and time.monotonic() > repeats_until:
                     self._give_up(first, "asked twice")
         os.close(self._read_end)
 

@@ -35,6 +35,7 @@ from sdpose.training.distributed import (
     SharedStop,
     average_buffers,
     is_main_process,
+    is_peer_lost,
     is_restart,
     leave_cores_to_workers,
     on_main,
@@ -319,8 +320,9 @@ def _recorded(run: Run, start: Start, dataset: PreparedDataset) -> Iterator[None
     except UserError as error:
         events.log(f"stopped: {error}")  # the command line shows it
         raise
-    except Exception:
-        events.log(f"stopped at {position(run)}\n{traceback.format_exc()}")
+    except Exception as error:
+        gone = "another process of this run is gone" if is_peer_lost(error) else None
+        events.log(f"stopped at {position(run)}\n{gone or traceback.format_exc()}")
         raise
     finally:
         events.close(status, best_checkpoint(run.folder, run.progress))

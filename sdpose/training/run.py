@@ -149,7 +149,7 @@ def resume_command(run: Run) -> str:
     """Works whatever the first command was: the work dir holds the whole resolved experiment."""
     launcher = "sdpose"
     if run.world.size > 1:
-        launcher = f"torchrun --nproc-per-node {run.world.size} -m sdpose"
+        launcher = f"sdpose launch --nproc-per-node {run.world.size}"
     return f"{launcher} train {run.experiment.work_dir}/{EXPERIMENT_FILE} --resume-from auto"
 
 

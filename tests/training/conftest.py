@@ -73,7 +73,7 @@ def make(tmp_path: Path, dataset: Path) -> MakeExperiment:
 class Launched:
     """A training in processes of their own, with its output in a file."""
 
-    def __init__(self, experiment: Experiment, ranks: int, torchrun: bool) -> None:
+    def __init__(self, experiment: Experiment, ranks: int, launcher: str) -> None:
         assert experiment.work_dir is not None
         self.work_dir = Path(experiment.work_dir)
         folder = self.work_dir.parent
@@ -82,12 +82,11 @@ class Launched:
         self.output = folder / f"{self.work_dir.name}.out"
         command = ["train", str(document)]
         port = _free_port()
-        if torchrun:
-            arguments = f"--nproc-per-node {ranks} --master-port {port} --max-restarts 1"
-            launcher = [sys.executable, "-m", "torch.distributed.run", *arguments.split()]
+        if launcher:
+            options = f"--nproc-per-node {ranks} --master-port {port} {launcher}"
             with self.output.open("a") as output:
                 started = psutil.Popen(
-                    [*launcher, "-m", "sdpose", *command],
+                    [sys.executable, "-m", "sdpose", "launch", *options.split(), "--", *command],
                     cwd=folder,
                     env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
                     stdout=output,
@@ -134,11 +133,11 @@ def _free_port() -> int:
 @pytest.fixture
 def launch() -> Iterator[Callable[..., Launched]]:
     """launch(experiment): `sdpose train`; with ranks=N as any launcher starts it (RANK, ... in the
-    environment), with torchrun=True by torchrun."""
+    environment), with launcher="OPTIONS" by `sdpose launch OPTIONS`."""
     started: list[Launched] = []
 
-    def start(experiment: Experiment, ranks: int = 1, torchrun: bool = False) -> Launched:
-        started.append(Launched(experiment, ranks, torchrun))
+    def start(experiment: Experiment, ranks: int = 1, launcher: str = "") -> Launched:
+        started.append(Launched(experiment, ranks, launcher))
         return started[-1]
 
     yield start

@@ -1,4 +1,4 @@
-"""Several real processes under torchrun, on CPU."""
+"""Several real processes, on CPU."""
 
 from __future__ import annotations
 
@@ -59,25 +59,3 @@ def test_without_sync_bn_the_statistics_are_averaged(make, launch) -> None:
     name = next(name for name in states[0] if name.endswith("running_mean"))
     mean_of_one, mean_of_two = (state[name] for state in states)
     torch.testing.assert_close(mean_of_two, mean_of_one, rtol=1e-4, atol=1e-7)
-
-
-def test_one_of_two_processes_is_killed(make, launch, records, assert_same_weights) -> None:
-    """torchrun ends the other one and starts both again. Against one process: the losses. Against
-    two that were never disturbed: every bit."""
-    small = ("data.samples_per_gpu=4", "total_epochs=2")
-    two = make(*small, work_dir="two")
-    undisturbed = launch(two, ranks=2)
-    one = make("total_epochs=2", work_dir="one")
-    train(one)
-    assert undisturbed.wait() == 0, undisturbed.text()
-    expected, actual = losses(records(one.work_dir)), losses(records(two.work_dir))
-    assert actual["heatmap_loss"] == pytest.approx(expected["heatmap_loss"], rel=1e-3)
-
-    killed = make(*small, work_dir="killed")
-    run = launch(killed, ranks=2, torchrun=True)
-    run.wait_for("Epoch [2][3/")
-    _, victim = run.processes[0].children()
-    victim.kill()
-    assert run.wait() == 0, run.text()
-    assert run.text().count("continuing from") == 1
-    assert_same_weights(Path(two.work_dir) / "epoch_2.pth", Path(killed.work_dir) / "epoch_2.pth")

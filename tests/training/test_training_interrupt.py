@@ -127,9 +127,10 @@ with interrupt.StopSignals(speak=True) as stop:
     [
         ([signal.SIGINT], 200_000, "the step is done: 2"),
         ([signal.SIGINT], 10**9, "time is up"),
-        ([signal.SIGTERM, signal.SIGTERM], 10**9, "asked twice"),
+        ([signal.SIGTERM, signal.SIGINT], 10**9, "asked twice"),
+        ([signal.SIGTERM, signal.SIGTERM], 200_000, "the step is done: 15"),
     ],
-    ids=["finishes", "deadline", "second signal"],
+    ids=["finishes", "deadline", "Ctrl-C after a request", "launchers ask twice"],
 )
 def test_a_long_step(signals: list[signal.Signals], rounds: int, expected: str) -> None:
     process = subprocess.Popen(
