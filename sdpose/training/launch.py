@@ -16,9 +16,9 @@ starts `python -m sdpose train EXP ...` once for each process. The exit code say
                 up to --max-restarts times, then left to the cluster
     141         processes on another machine are gone (distributed.PEER_LOST_EXIT_CODE)
 
-For PyTorchJob's restartPolicy ExitCode, 1 to 127 are final and 128 to 255 recreate the pod. What is
-started again goes on from the newest checkpoint. torchrun itself makes 1 of all of these, and prints
-a traceback of its own.
+For PyTorchJob's restartPolicy ExitCode, 1 to 127 are final and 128 to 255 recreate the pod. What
+is started again goes on from the newest checkpoint. torchrun itself makes 1 of all of these, and
+prints a traceback of its own.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from torch.distributed import DistError, run
@@ -111,8 +112,8 @@ def _run_processes(options: argparse.Namespace, module: str, arguments: list[str
     if "LOGLEVEL" not in os.environ:  # torch's switch for its launcher's messages
         for name in [n for n in logging.root.manager.loggerDict if n.startswith("torch.distrib")]:
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    original = launcher.LocalElasticAgent
-    launcher.LocalElasticAgent = _Agent  # type: ignore[misc]
+    agents: Any = launcher  # the one place where torch's launcher takes its supervisor from
+    original, agents.LocalElasticAgent = agents.LocalElasticAgent, _Agent
     try:
         run.run(options)
     except ChildFailedError as failed:
@@ -126,7 +127,7 @@ def _run_processes(options: argparse.Namespace, module: str, arguments: list[str
     except (AssertionError, ValueError) as error:  # torch's words for options that cannot be
         raise UserError(f"sdpose launch: {error}") from None
     finally:
-        launcher.LocalElasticAgent = original  # type: ignore[misc]
+        agents.LocalElasticAgent = original
     return 0
 
 
