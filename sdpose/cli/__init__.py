@@ -10,7 +10,7 @@ import sys
 import click
 
 from sdpose import __version__
-from sdpose.cli import models, steps
+from sdpose.cli import config, models, steps
 from sdpose.errors import UserError, user_errors
 
 
@@ -27,7 +27,7 @@ def cli() -> None:
 
 for command in (
     steps.synth,
-    steps.config,
+    config.config,
     steps.prepare,
     steps.train,
     steps.launch,

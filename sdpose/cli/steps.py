@@ -1,4 +1,4 @@
-"""`sdpose synth | config | prepare | train | test`: the single steps of the pipeline."""
+"""`sdpose synth | prepare | train | test`: the single steps of the pipeline."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from sdpose.cli.options import experiment_options
-from sdpose.config import dump_experiment, experiment_digest, load_experiment
+from sdpose.config import load_experiment
 
 
 @click.command()
@@ -30,23 +30,6 @@ def synth(out: Path, num_train: int, num_val: int, seed: int) -> None:
             out, num_train=num_train, num_val=num_val, seed=seed, progress=progress
         )
     click.echo(f"{out}: {num_train} training and {num_val} validation images")
-
-
-@click.group()
-def config() -> None:
-    """Look at experiments."""
-
-
-@config.command("show")
-@experiment_options
-def config_show(exp: str, overrides: tuple[str, ...], **options: str | None) -> None:
-    """Print the whole resolved experiment, as every step receives it.
-
-    The sha256 of what is printed is the experiment's digest: `sdpose config show EXP | sha256sum`.
-    """
-    experiment = load_experiment(exp, overrides, **options)
-    click.echo(dump_experiment(experiment), nl=False)
-    click.echo(f"experiment digest: {experiment_digest(experiment)}", err=True)
 
 
 @click.command()

@@ -124,3 +124,18 @@ def _describe(value: Any) -> str:
         return "nothing (null)"
     text = repr(value)
     return text if len(text) <= 60 else f"{type(value).__name__} {text[:57]}..."
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one with dotted keys; lists stay values.
+
+    >>> flatten({"optimizer": {"type": "Adam", "betas": [0.9, 0.999]}})
+    {'optimizer.type': 'Adam', 'optimizer.betas': [0.9, 0.999]}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from sdpose.config.document import Loader, parse_document, parse_yaml
+from sdpose.config.document import Loader, flatten, parse_document, parse_yaml
 from sdpose.config.schema import Experiment
 from sdpose.errors import UserError, did_you_mean
 
@@ -71,8 +71,18 @@ def experiment_digest(experiment: Experiment) -> str:
     return hashlib.sha256(dump_experiment(experiment).encode()).hexdigest()
 
 
+def experiment_differences(first: Experiment, second: Experiment) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two experiments differ: dotted key to both values, None where the key
+    is not there."""
+    old, new = (flatten(experiment.model_dump(mode="json")) for experiment in (first, second))
+    keys = [*old, *(key for key in new if key not in old)]
+    return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
+
+
 def _find(name_or_path: str) -> Path:
     path = Path(name_or_path)
+    if path.suffix == ".py":
+        raise UserError(f"{path}: mmpose's configurations are imported first: sdpose config import")
     if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
         if not path.is_file():
             raise UserError(f"experiment file not found: {path}")

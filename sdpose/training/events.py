@@ -18,9 +18,9 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn
 
 from sdpose import __version__, tracking
-from sdpose.config import Experiment, dump_experiment, experiment_digest
+from sdpose.config import Experiment, dump_experiment, experiment_digest, flatten
 from sdpose.errors import UserError
-from sdpose.training.workdir import EXPERIMENT_FILE, MLFLOW_RUN_FILE, flatten
+from sdpose.training.workdir import EXPERIMENT_FILE, MLFLOW_RUN_FILE
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from sdpose.config import Experiment, dump_experiment, parse_experiment
+from sdpose.config import Experiment, dump_experiment, flatten, parse_experiment
 from sdpose.errors import UserError
 from sdpose.training.checkpoint import (
     LATEST,
@@ -184,21 +184,6 @@ def _differences(stored: dict[str, Any], experiment: Experiment) -> list[str]:
         for key in dict.fromkeys([*theirs, *ours])
         if key not in PLACES and theirs.get(key, ...) != ours.get(key, ...)
     ]
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one with dotted keys; lists stay values.
-
-    >>> flatten({"optimizer": {"type": "Adam", "betas": [0.9, 0.999]}})
-    {'optimizer.type': 'Adam', 'optimizer.betas': [0.9, 0.999]}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def _refusal(work_dir: Path, differing: list[str]) -> str:

@@ -1,0 +1,98 @@
+"""`sdpose config`: experiments shown, compared, and imported from mmpose's configurations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from sdpose.cli.options import experiment_options
+from sdpose.config import (
+    dump_experiment,
+    experiment_differences,
+    experiment_digest,
+    load_experiment,
+)
+from sdpose.errors import UserError
+
+
+@click.group()
+def config() -> None:
+    """Look at experiments, compare them, import them."""
+
+
+@config.command("show")
+@experiment_options
+def config_show(exp: str, overrides: tuple[str, ...], **options: str | None) -> None:
+    """Print the whole resolved experiment, as every step receives it.
+
+    The sha256 of what is printed is the experiment's digest: `sdpose config show EXP | sha256sum`.
+    """
+    experiment = load_experiment(exp, overrides, **options)
+    click.echo(dump_experiment(experiment), nl=False)
+    click.echo(f"experiment digest: {experiment_digest(experiment)}", err=True)
+
+
+@config.command("diff")
+@click.argument("first")
+@click.argument("second")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object: key to both values.")
+def config_diff(first: str, second: str, as_json: bool) -> None:
+    """Print the settings in which two resolved experiments differ.
+
+    FIRST and SECOND are names or YAML files; `experiment.yaml` in a work dir is what ran there.
+    """
+    differences = experiment_differences(load_experiment(first), load_experiment(second))
+    if as_json:
+        click.echo(json.dumps({key: list(values) for key, values in differences.items()}, indent=2))
+        return
+    for key, (old, new) in differences.items():
+        click.echo(f"{key}: {json.dumps(old)} -> {json.dumps(new)}")
+    if not differences:
+        click.echo("no difference")
+
+
+@config.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), metavar="NAME.yaml")
+@click.option("--strict", is_flag=True, help="Write nothing if a setting is not supported.")
+@click.option("--force", is_flag=True, help="Replace NAME.yaml.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as a JSON object.")
+def config_import(file: Path, out: Path | None, strict: bool, force: bool, as_json: bool) -> None:
+    """Make an experiment of FILE, an mmpose 0.x configuration (.py) of SDPose.
+
+    FILE and its _base_ files are read, not run. Without -o the experiment is printed. Every setting
+    that the experiment does not keep is listed, on stderr and at the head of the file.
+    """
+    from sdpose.config.legacy import import_config
+
+    imported = import_config(file)
+    if strict and imported.unsupported:
+        raise UserError(
+            "\n  ".join([f"{file}: not everything is supported:", *imported.unsupported])
+        )
+    if out is not None:
+        if out.exists() and not force:
+            raise UserError(f"{out} is there already: choose another name, or give --force")
+        out.write_text(imported.text, encoding="utf-8")
+    if as_json:
+        report = {
+            "experiment": str(out) if out else imported.text,
+            "unsupported": imported.unsupported,
+            "built_in": imported.built_in,
+            "variables": imported.variables,
+        }
+        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
+        return
+    if out is None:
+        click.echo(imported.text, nl=False)
+    for heading, lines in (
+        ("not supported, and not in the experiment", imported.unsupported),
+        ("built in here, with the same value", imported.built_in),
+        ("variables of the file, which mmpose does not read either", imported.variables),
+    ):
+        if lines:
+            click.echo("\n  ".join([f"{heading}:", *lines]), err=True)
+    if out is not None:
+        click.echo(f"{out}: {imported.experiment.exp_name}; sdpose config show {out} prints it all")

@@ -1,0 +1,1 @@
+dataset_info = dict(dataset_name="coco", sigmas=[0.026, 0.025], keypoint_info={0: dict(name="nose")})
