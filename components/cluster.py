@@ -141,6 +141,23 @@ class Security(Section):
     fs_group: PositiveInt = Field(1000, description="owns what the pod writes on volumes")
 
 
+class Pipelines(Section):
+    """Kubeflow Pipelines, which runs the steps before and after training."""
+
+    endpoint: str | None = Field(
+        None, description="https://..., or kubeconfig[:CONTEXT]; else $KFP_ENDPOINT"
+    )
+    service_account: ObjectName | None = Field(
+        None, description="of the steps' pods, may create training jobs; default: KFP's own"
+    )
+    image: Image | None = Field(
+        None, description="of the steps that run no model; default: the training's"
+    )
+    root: str | None = Field(
+        None, description="where steps hand artifacts on, as s3://BUCKET/PREFIX; default: KFP's"
+    )
+
+
 class Cluster(Section):
     """One cluster, as one team uses it."""
 
@@ -149,6 +166,8 @@ class Cluster(Section):
     image: Image
     image_pull_policy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"
     image_pull_secrets: tuple[ObjectName, ...] = ()
+
+    pipelines: Pipelines = Pipelines()
 
     train_api: Literal["pytorchjob", "trainjob"] = Field(
         "pytorchjob", description="Training Operator v1, or Kubeflow Trainer v2"

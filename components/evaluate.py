@@ -8,6 +8,7 @@ from components import BASE_IMAGE
 @dsl.component(base_image=BASE_IMAGE, install_kfp_package=False)
 def evaluate(
     experiment: str,
+    data_source: str,
     dataset_digest: str,
     checkpoint_sha256: str,
     code_version: str,
@@ -22,6 +23,7 @@ def evaluate(
 
     Args:
         experiment: The resolved experiment, as `sdpose config show` prints it.
+        data_source: Where the dataset is brought from first; empty if it lies in data_root.
         dataset_digest: Of the dataset that was checked.
         checkpoint_sha256: Of the checkpoint's file: KFP's cache key knows an artifact by name only.
         code_version: Of the code; other code may compute other figures.
@@ -33,13 +35,17 @@ def evaluate(
     from pathlib import Path
 
     from sdpose.config import parse_experiment
+    from sdpose.data.fetch import fetch_coco
     from sdpose.errors import user_errors
     from sdpose.evaluation import format_table, write_results
     from sdpose.training import test_checkpoint
 
     with user_errors():
+        resolved = parse_experiment(experiment)
+        if data_source:
+            fetch_coco(data_source, Path(resolved.data_root))
         result = test_checkpoint(
-            parse_experiment(experiment),
+            resolved,
             Path(checkpoint.path) / checkpoint.metadata["file"],
             missing_detections="use_gt_bbox",
         )

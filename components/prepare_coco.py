@@ -11,6 +11,7 @@ from components import BASE_IMAGE
 @dsl.component(base_image=BASE_IMAGE, install_kfp_package=False)
 def prepare_coco(
     experiment: str,
+    data_source: str,
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Prepared", [("dataset_digest", str), ("bbox_source", str), ("weights_digest", str)]
 ):
@@ -18,18 +19,24 @@ def prepare_coco(
 
     Args:
         experiment: The resolved experiment, as `sdpose config show` prints it.
+        data_source: Where the dataset is brought from first; empty if it lies in data_root.
 
     Returns:
         dataset_digest: SHA-256 of annotations, detections and images.
         bbox_source: The boxes that are evaluated: "detections" or "ground truth".
         weights_digest: SHA-256 of the weights that training starts from; empty without any.
     """
+    from pathlib import Path
+
     from sdpose.config import parse_experiment
     from sdpose.data import prepare
+    from sdpose.data.fetch import fetch_coco
     from sdpose.errors import user_errors
 
     with user_errors():
         resolved = parse_experiment(experiment)
+        if data_source:
+            fetch_coco(data_source, Path(resolved.data_root))
         prepared = prepare.prepare_coco(resolved)
         print(prepared.summary())
         weights_digest = prepare.weights_digest(resolved)

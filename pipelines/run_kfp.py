@@ -1,89 +1,222 @@
-"""Runs the pipeline on a Kubeflow Pipelines endpoint.
-
-Training runs inside the step's own pod, on the GPUs that are asked for: on one node. (Several nodes
-need a PyTorchJob.)
-"""
+"""Runs the pipeline on a Kubeflow Pipelines endpoint: started, scheduled, retried, ended."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
-import time
-import warnings
+import json
+import secrets
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import kfp
 import kfp_server_api  # type: ignore[import-untyped]
-from kfp.client import ServiceAccountTokenVolumeCredentials
 
-from pipelines.endpoint import TOKEN_VARIABLE, Endpoint, token_file
+from components.cluster import Cluster
+from pipelines.changes import changes, shortened
+from pipelines.kfp_api import Kfp, KfpError
+from pipelines.placement import RUN_ID_LABEL
+from pipelines.sdpose_pipeline import NAME
+from pipelines.watch_run import (
+    ENDINGS,
+    OUT_OF_TOUCH_EXIT_CODE,
+    SUCCEEDED,
+    OutOfTouchError,
+    wait_for_run,
+)
 from sdpose.errors import UserError
-
-POLL_S = 5.0
-FINAL_STATES = {"SUCCEEDED", "FAILED", "SKIPPED", "CANCELED", "ERROR"}
 
 Say = Callable[..., None]
 
+# Retrying needs KFP to know how; before 2.1 it refused every pipeline of today's kind.
+CANNOT_RETRY = {400, 404, 405, 500, 501}
 
-def run_kfp(
-    endpoint: Endpoint,
-    package: Path,
-    arguments: dict[str, Any],
-    *,
-    exp_name: str,
-    namespace: str | None,
-    wait: bool,
-    say: Say,
-) -> bool:
-    """Starts a run of the compiled pipeline; with `wait`, returns whether it succeeded.
 
-    The runs of an experiment are grouped under its name. Ending this process does not end the run.
-    say: prints one line for people; takes `fg` as click.style does.
-    Raises UserError if the endpoint refuses the run.
+@dataclass(frozen=True)
+class Submission:
+    """A compiled pipeline and what it is given."""
+
+    package: Path
+    arguments: dict[str, Any]
+    exp_name: str
+    cluster: Cluster
+    run_name: str | None = None  # None: the experiment's, with the time
+
+
+def start_run(kfp: Kfp, submission: Submission, say: Say) -> str:
+    """Starts a run, in the experiment of its name, and says what has changed since the last one.
+
+    Returns the run's id.
     """
-    path = token_file()
-    try:
-        # The client prints links of its own, and warns of things that are as they should be.
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            client = kfp.Client(
-                host=endpoint.url,
-                existing_token=os.environ.get(TOKEN_VARIABLE),
-                credentials=ServiceAccountTokenVolumeCredentials(path) if path else None,
-            )
-            experiment = client.create_experiment(exp_name, namespace=namespace)
-            run = client.run_pipeline(
-                experiment_id=experiment.experiment_id,
-                job_name=f"{exp_name} {datetime.now():%Y-%m-%d %H:%M:%S}",
-                pipeline_package_path=str(package),
-                params=arguments,
-            )
-    except kfp_server_api.ApiException as error:
-        raise UserError(f"{endpoint.host} refuses the run: {error.reason}: {error.body}") from None
-    say(f"run: {endpoint.url}/#/runs/details/{run.run_id}")
-    if not wait:
-        return True
-    try:
-        state = _wait(client, run.run_id, say)
-    except KeyboardInterrupt:
-        say("no longer waiting; the run goes on (its page can terminate it)")
-        raise
-    say(f"run {state}", fg="green" if state == "SUCCEEDED" else "red")
-    return state == "SUCCEEDED"
+    experiment_id, source = _prepare(kfp, submission)
+    _compare(kfp, experiment_id, submission, say)
+    # The end makes it unique: see `Kfp.create_run`.
+    default = f"{submission.exp_name} {datetime.now():%Y-%m-%d %H:%M:%S} {secrets.token_hex(2)}"
+    run_id = kfp.create_run(
+        kfp_server_api.V2beta1Run(
+            experiment_id=experiment_id,
+            display_name=submission.run_name or default,
+            pipeline_version_reference=source,
+            runtime_config=_runtime(submission),
+            service_account=submission.cluster.pipelines.service_account,
+        )
+    )
+    say(f"run: {kfp.endpoint.run_page(run_id)}")
+    return run_id
 
 
-def _wait(client: kfp.Client, run_id: str, say: Say) -> str:
-    """The run's final state. (kfp's own wait never ends for a run that was canceled.)"""
-    shown = ""
-    while True:
-        state = str(client.get_run(run_id).state or "PENDING").upper()
-        if state in FINAL_STATES:
-            return state
-        if state != shown:
-            say(f"run {state}")
-            shown = state
-        time.sleep(POLL_S)
+def schedule_runs(kfp: Kfp, submission: Submission, cron: str, say: Say) -> str:
+    """Starts a run whenever `cron` says; one at a time, and missed times are not made up for.
+
+    cron: five fields (minute ... day of week), or KFP's six with seconds first.
+    Raises UserError if the experiment has a schedule already.
+    """
+    fields = cron.split()
+    if len(fields) not in {5, 6}:
+        raise UserError(
+            f"--schedule '{cron}': expected five fields, minute hour day month weekday, as in "
+            "'0 3 * * 1' for Mondays at 3:00"
+        )
+    experiment_id, source = _prepare(kfp, submission)
+    name = submission.run_name or submission.exp_name
+    for known in kfp.schedules(experiment_id, name):
+        raise UserError(
+            f"'{name}' is scheduled already ({known.trigger.cron_schedule.cron}): end that first, "
+            f"with `submit.py cancel {known.recurring_run_id}`, or choose another --run-name"
+        )
+    schedule_id = kfp.create_schedule(
+        kfp_server_api.V2beta1RecurringRun(
+            experiment_id=experiment_id,
+            display_name=name,
+            mode=kfp_server_api.RecurringRunMode.ENABLE,
+            pipeline_version_reference=source,
+            runtime_config=_runtime(submission),
+            trigger=kfp_server_api.V2beta1Trigger(
+                cron_schedule=kfp_server_api.V2beta1CronSchedule(
+                    cron=" ".join(["0"] * (len(fields) == 5) + fields)
+                )
+            ),
+            max_concurrency=1,
+            no_catchup=True,
+            service_account=submission.cluster.pipelines.service_account,
+        )
+    )
+    say(f"scheduled: {cron} (in the time zone of the cluster's KFP, UTC unless it was changed)")
+    say(f"  to end it: python pipelines/submit.py cancel {schedule_id}")
+    return schedule_id
+
+
+def follow(kfp: Kfp, run_id: str, say: Say) -> int:
+    """Waits for the run's end and tells of it; returns the exit code that says how it ended."""
+    try:
+        run = wait_for_run(kfp, run_id, say)
+    except OutOfTouchError as error:
+        say(f"{error}\nno longer waiting; the run goes on", fg="red")
+        return OUT_OF_TOUCH_EXIT_CODE
+    state = str(run.state)
+    ending = ENDINGS[state]
+    say(f"run {state}: {ending.meaning}", fg="green" if state == SUCCEEDED else "red")
+    if state != SUCCEEDED:
+        profile = ((run.runtime_config and run.runtime_config.parameters) or {}).get(
+            "cluster_profile"
+        )
+        namespace = json.loads(profile)["namespace"] if profile else "NAMESPACE"
+        say(
+            f"  its output: kubectl -n {namespace} logs -l {RUN_ID_LABEL}={run_id} -c main "
+            "--prefix --tail 50"
+        )
+        say(f"  to go on where it stopped: python pipelines/submit.py resume {run_id}")
+    return ending.exit_code
+
+
+def resume_run(kfp: Kfp, run_id: str, say: Say) -> str:
+    """Runs again what has not succeeded of a run that has ended; returns the id of the run.
+
+    By KFP's retry: the same run, whose finished steps stay as they are. Where KFP cannot, by a new
+    run of the same pipeline with the same values, whose finished steps are found in the cache.
+    """
+    run = kfp.run(run_id)
+    state = str(run.state or "PENDING")
+    if state == SUCCEEDED:
+        raise UserError(f"run {run_id} has succeeded: there is nothing to resume")
+    if state not in ENDINGS:
+        raise UserError(
+            f"run {run_id} has not ended (it is {state}); `submit.py cancel {run_id}` would end it"
+        )
+    try:
+        kfp.retry(run_id)
+        say(f"run {run_id} goes on with the steps that have not succeeded (KFP's retry)")
+    except KfpError as error:
+        if error.status not in CANNOT_RETRY:
+            raise
+        new_id = kfp.create_run(
+            kfp_server_api.V2beta1Run(
+                experiment_id=run.experiment_id,
+                display_name=f"{run.display_name} resumed {secrets.token_hex(2)}",
+                pipeline_version_reference=run.pipeline_version_reference,
+                pipeline_spec=None if run.pipeline_version_reference else run.pipeline_spec,
+                runtime_config=run.runtime_config,
+                service_account=run.service_account,
+            )
+        )
+        say(f"this KFP cannot retry it ({error})")
+        say("so a new run has begun; steps that have succeeded are found in KFP's cache")
+        run_id = new_id
+    say(f"run: {kfp.endpoint.run_page(run_id)}")
+    return run_id
+
+
+def cancel(kfp: Kfp, some_id: str, say: Say) -> None:
+    """Ends a run, or a schedule (its runs so far stay)."""
+    try:
+        state = str(kfp.run(some_id).state)
+    except KfpError as error:
+        if error.status != 404:
+            raise
+        try:
+            kfp.delete_schedule(some_id)
+        except KfpError as unknown:
+            if unknown.status == 404:
+                raise UserError(
+                    f"{kfp.endpoint.host} knows no run and no schedule {some_id}"
+                ) from None
+            raise
+        say(f"schedule {some_id} is removed; runs that it has started go on")
+        return
+    if state in ENDINGS:
+        say(f"run {some_id} had ended already: {state}")
+        return
+    kfp.terminate(some_id)
+    say(f"run {some_id} is being ended")
+
+
+def _prepare(kfp: Kfp, submission: Submission) -> tuple[str, Any]:
+    """The experiment's id, and the pipeline version that its runs refer to."""
+    # A KFP for one user refuses to be asked for a namespace.
+    namespace = submission.cluster.namespace if kfp.is_multi_user() else None
+    experiment_id = kfp.experiment(submission.exp_name, namespace)
+    return experiment_id, kfp.pipeline_version(NAME, submission.package, namespace)
+
+
+def _runtime(submission: Submission) -> Any:
+    return kfp_server_api.V2beta1RuntimeConfig(
+        parameters=submission.arguments, pipeline_root=submission.cluster.pipelines.root
+    )
+
+
+def _compare(kfp: Kfp, experiment_id: str, submission: Submission, say: Say) -> None:
+    """Says which of the cache key's values have changed since the last run."""
+    last = next(iter(kfp.runs(experiment_id, count=1)), None)
+    if last is None:
+        say(f"the first run of {submission.exp_name} here: every step runs")
+        return
+    before = dict((last.runtime_config and last.runtime_config.parameters) or {})
+    different = changes(before, submission.arguments)
+    name = f"the last run ({last.display_name}, {last.state})"
+    if different:
+        say(f"changed since {name}, so what depends on it runs again: {shortened(different)}")
+    else:
+        say(
+            f"nothing has changed since {name}: train and evaluate are taken from it if they "
+            "succeeded and prepare_coco finds the same data"
+        )

@@ -19,6 +19,7 @@ from kfp.dsl.base_component import BaseComponent
 from kfp.local import subprocess_task_handler
 
 from pipelines.processes import StepOutput, adopt_orphans, run_process, stop_descendants
+from pipelines.step_cache import StepCache, StepCall
 from sdpose.errors import FAILURE_FILE_VARIABLE, USER_ERROR_EXIT_CODE
 from sdpose.locking import only_one
 
@@ -51,11 +52,12 @@ class StepError(Exception):
 
 
 def run_local(
-    pipeline: BaseComponent, arguments: dict[str, Any], folder: Path, say: Say
+    pipeline: BaseComponent, arguments: dict[str, Any], folder: Path, say: Say, *, cache: bool
 ) -> dict[str, float]:
     """Runs the steps one after the other; returns the seconds that each took.
 
-    folder: for kfp's log and the artifacts that steps hand on (the last run's are removed).
+    folder: for kfp's log, the artifacts that steps hand on (the last run's are removed), and what
+    is kept of steps for the next run. cache: steps that have not changed are not run again.
     say: prints one line for people; takes `bold`, `fg` as click.style does.
     Raises StepError. Whatever happens, no process that was started is left.
     """
@@ -67,7 +69,7 @@ def run_local(
         only_one(folder, otherwise=taken),
         tempfile.TemporaryDirectory(prefix="sdpose-") as scratch,
     ):
-        steps = _Steps(pipeline, Path(scratch), say)
+        steps = _Steps(pipeline, Path(scratch), say, StepCache(folder / "steps"), cache)
         artifacts = folder / "artifacts"
         shutil.rmtree(artifacts, ignore_errors=True)
         adopt_orphans()
@@ -107,10 +109,14 @@ def _run_by_kfp(
 class _Steps:
     """Starts the steps for kfp.local, and remembers how they ended."""
 
-    def __init__(self, pipeline: BaseComponent, scratch: Path, say: Say) -> None:
+    def __init__(
+        self, pipeline: BaseComponent, scratch: Path, say: Say, kept: StepCache, cache: bool
+    ) -> None:
         self.seconds: dict[str, float] = {}
         self.failure: StepError | None = None
-        self._count = len(pipeline.pipeline_spec.root.dag.tasks)
+        self._tasks = pipeline.pipeline_spec.root.dag.tasks
+        self._kept = kept
+        self._cache = cache
         self._failure_file = scratch / "failure.txt"
         self._env = {
             **os.environ,
@@ -121,21 +127,36 @@ class _Steps:
         self._say = say
 
     def run(self, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
-        name = full_command[full_command.index("--function_to_execute") + 1]
-        title = f"[{len(self.seconds) + 1}/{self._count}] {name}"
+        call = StepCall.of(full_command)
+        title = f"[{len(self.seconds) + 1}/{len(self._tasks)}] {call.name}"
         self._say(title, bold=True)
+        cacheable = self._tasks[call.name.replace("_", "-")].caching_options.enable_cache
+        if cacheable and self._cache:
+            reason = self._kept.reason_to_run(call)
+            if reason is None:
+                at = self._kept.restore(call)
+                self.seconds[call.name] = 0.0
+                self._say(
+                    f"{title}: nothing that it depends on has changed; its result of {at} is used",
+                    fg="green",
+                )
+                return 0
+            if reason:
+                self._say(f"{title}: runs again: {reason}")
         output = StepOutput(self._write)
         start = time.monotonic()
         code = run_process(full_command, self._env | (env_vars or {}), output)
-        self.seconds[name] = round(time.monotonic() - start, 1)
+        self.seconds[call.name] = round(time.monotonic() - start, 1)
         if code == 0:
-            self._say(f"{title}: done in {self.seconds[name]:.1f} s", fg="green")
+            if cacheable:
+                self._kept.keep(call)
+            self._say(f"{title}: done in {self.seconds[call.name]:.1f} s", fg="green")
             return 0
-        self._say(f"{title}: failed after {self.seconds[name]:.1f} s", fg="red")
+        self._say(f"{title}: failed after {self.seconds[call.name]:.1f} s", fg="red")
         message = None
         if code == USER_ERROR_EXIT_CODE and self._failure_file.exists():
             message = self._failure_file.read_text(encoding="utf-8")
-        self.failure = StepError(name, code, output.tail, message)
+        self.failure = StepError(call.name, code, output.tail, message)
         return code
 
     def _write(self, data: bytes) -> None:

@@ -1,54 +1,70 @@
-"""The DAG: prepare_coco -> train -> evaluate -> register."""
+"""The DAG: (preflight ->) prepare_coco -> train -> evaluate -> register.
 
-from collections.abc import Mapping
+The same on this machine and on a cluster, where a launcher trains by a PyTorchJob (or TrainJob)
+and the cluster is looked at first.
+"""
+
 from pathlib import Path
 
-from kfp import compiler, dsl, kubernetes
+from kfp import compiler, dsl
 from kfp.dsl.base_component import BaseComponent
 
-from components import BASE_IMAGE
+from components.cluster import Cluster, is_s3
 from components.evaluate import evaluate
 from components.prepare_coco import prepare_coco
 from components.register import register
 from components.train import train
+from components.train_on_cluster import train_on_cluster
+from pipelines.placement import place
 
-GPU = "nvidia.com/gpu"
+NAME = "sdpose"
 
 
 def make_pipeline(
-    image: str = BASE_IMAGE, gpus: int = 0, volumes: Mapping[str, str] | None = None
+    cluster: Cluster | None = None, *, cache: bool = True, overwrite: bool = False
 ) -> BaseComponent:
-    """The pipeline as a cluster needs it; the local runner does not look at these.
+    """The pipeline for a cluster, or (None) for this machine.
 
-    image: what the steps run in. gpus: for training; evaluation gets one. volumes: claim -> mount
-    path, for every step (the dataset, the work dir).
+    cache: on a cluster, a step whose parameters, image and code are those of an earlier one is not
+    run again. The parameters are digests of all that its result depends on; steps that look at the
+    world (preflight, prepare_coco) or change it (register) always run. overwrite: train anew, and
+    remove what the work dir holds of another experiment first.
     """
 
     @dsl.pipeline(
-        name="sdpose",
+        name=NAME,
         description="Checks COCO, trains SDPose on it, evaluates the best checkpoint, registers it",
     )
     def sdpose(
-        experiment: str, code_version: str = "", runner: str = "kfp", overwrite: bool = False
+        experiment: str, code_version: str = "", cluster_profile: str = "", runner: str = "kfp"
     ) -> None:
         """Runs one experiment.
 
         Args:
             experiment: The resolved experiment, as `sdpose config show` prints it.
             code_version: What computes (`sdpose.code_version`); other code is other results.
+            cluster_profile: As JSON (components.cluster.dump_cluster); empty on this machine.
             runner: What runs the pipeline, for the summary.
-            overwrite: Remove what the work dir holds of another experiment.
         """
-        prepared = prepare_coco(experiment=experiment)
-        trained = train(
-            experiment=experiment,
-            dataset_digest=prepared.outputs["dataset_digest"],
-            weights_digest=prepared.outputs["weights_digest"],
-            code_version=code_version,
-            overwrite=overwrite,
-        )
+        source = cluster.data_root if cluster and is_s3(cluster.data_root) else ""
+        prepared = prepare_coco(experiment=experiment, data_source=source)
+        digests = {
+            "dataset_digest": prepared.outputs["dataset_digest"],
+            "weights_digest": prepared.outputs["weights_digest"],
+            "code_version": code_version,
+        }
+        if cluster is None:
+            trained = train(experiment=experiment, overwrite=overwrite, **digests)
+        else:
+            trained = train_on_cluster(
+                experiment=experiment,
+                overwrite=overwrite,
+                cluster=cluster_profile,
+                **digests,
+            )
         evaluated = evaluate(
             experiment=experiment,
+            data_source=source,
             dataset_digest=prepared.outputs["dataset_digest"],
             checkpoint_sha256=trained.outputs["checkpoint_sha256"],
             code_version=code_version,
@@ -62,21 +78,14 @@ def make_pipeline(
             results=evaluated.outputs["results"],
             runner=runner,
         )
-        for step in (prepared, trained, evaluated, registered):
-            step.set_container_image(image)
-            # A step's inputs do not say which bytes lie in the dataset's and the work dir's
-            # volumes, so a cache hit could be false.
-            step.set_caching_options(enable_caching=False)
-            for claim, mount_path in (volumes or {}).items():
-                kubernetes.mount_pvc(step, pvc_name=claim, mount_path=mount_path)
-        for step in (trained, evaluated):
-            # Loader processes hand batches over in shared memory; a pod has 64 MiB by default.
-            kubernetes.empty_dir_mount(
-                step, volume_name="shm", mount_path="/dev/shm", medium="Memory"
-            )
-        if gpus:
-            trained.set_accelerator_type(GPU).set_accelerator_limit(gpus)
-            evaluated.set_accelerator_type(GPU).set_accelerator_limit(1)
+        prepared.set_caching_options(False)
+        registered.set_caching_options(False)
+        trained.set_caching_options(cache and not overwrite)
+        evaluated.set_caching_options(cache)
+        if cluster is not None:
+            for step in (prepared, trained, registered):
+                place(step, cluster)
+            place(evaluated, cluster, with_model=True)
 
     return sdpose
 

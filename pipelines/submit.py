@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,19 +21,56 @@ if missing := [name for name in REQUIRED if find_spec(name) is None]:
 
 import click  # noqa: E402
 
+from pipelines.console import confirm, say  # noqa: E402
 from sdpose.code_version import code_version  # noqa: E402
-from sdpose.config import dump_experiment, experiment_digest, load_experiment  # noqa: E402
+from sdpose.config import (  # noqa: E402
+    Experiment,
+    dump_experiment,
+    experiment_digest,
+    load_experiment,
+)
 from sdpose.errors import UserError, user_errors  # noqa: E402
 
 if TYPE_CHECKING:
+    from components.cluster import Cluster
     from pipelines.endpoint import Endpoint
 
+CLUSTER_VARIABLE = "SDPOSE_CLUSTER"
 IMAGE_VARIABLE = "SDPOSE_IMAGE"
-# Below the work dir: what the pipeline itself leaves.
-PIPELINE_FOLDER = "pipeline"
+
+Command = Callable[..., Any]
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+endpoint_option = click.option(
+    "--endpoint",
+    "--host",
+    metavar="URL",
+    help="Of Kubeflow Pipelines, or kubeconfig[:CONTEXT] to reach it through the API server; else "
+    "the profile's, $KFP_ENDPOINT, or the cluster that this runs in. Credentials: $KFP_TOKEN, "
+    "$KFP_COOKIE, a pod's token file, the kubeconfig's.",
+)
+cluster_option = click.option(
+    "--cluster",
+    "profile",
+    metavar="FILE",
+    envvar=CLUSTER_VARIABLE,
+    help=f"The cluster profile, needed on a cluster (docs/cluster.md); else ${CLUSTER_VARIABLE}.",
+)
+wait_option = click.option(
+    "--wait",
+    is_flag=True,
+    help="Stay until the run on the cluster has ended. Exit code: 0 SUCCEEDED, 1 FAILED, "
+    "3 CANCELED, 4 SKIPPED, 5 out of touch for long.",
+)
+interrupt_option = click.option(
+    "--cancel-on-interrupt", is_flag=True, help="Ctrl-C while waiting ends the run, too."
+)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(
+    context_settings=SETTINGS,
+    epilog="Other commands, each with --help: submit.py resume RUN, submit.py cancel RUN.",
+)
 @click.option(
     "--exp",
     required=True,
@@ -52,219 +89,283 @@ PIPELINE_FOLDER = "pipeline"
 @click.option("--resume-from", metavar="PATH|auto", help="Continue this checkpoint, or the newest.")
 @click.option("--load-from", metavar="PATH", help="Start from the weights of this file.")
 @click.option("--overwrite", is_flag=True, help="Remove another experiment's results first.")
+@click.option("--no-cache", is_flag=True, help="Run every step, also those that have not changed.")
+@click.option("--dry-run", is_flag=True, help="Show what would run, manifests too; run nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option(
     "--runner",
     type=click.Choice(["local", "kfp"]),
     help="This machine, or Kubeflow Pipelines. Default: kfp where an endpoint is configured.",
 )
+@cluster_option
+@endpoint_option
+@click.option("--namespace", help="Instead of the profile's.")
 @click.option(
-    "--endpoint",
-    "--host",
-    metavar="URL",
-    help="Of Kubeflow Pipelines; else $KFP_ENDPOINT, or the cluster that this runs in.",
+    "--image",
+    metavar="REF",
+    envvar=IMAGE_VARIABLE,
+    help=f"Container image, instead of the profile's; else ${IMAGE_VARIABLE}.",
 )
-@click.option("--namespace", help="Of the run, where Kubeflow has several users.")
-@click.option("--image", metavar="REF", help=f"Container of the steps; else ${IMAGE_VARIABLE}.")
+@click.option("--nodes", type=click.IntRange(1), help="For training, instead of the profile's.")
+@click.option("--gpus", type=click.IntRange(0), help="Of each node, instead of the profile's.")
 @click.option(
-    "--gpus",
-    type=click.IntRange(0),
-    default=1,
-    show_default=True,
-    help="For training; cluster.",
+    "--train-api",
+    type=click.Choice(["pytorchjob", "trainjob"]),
+    help="Training Operator v1, or Kubeflow Trainer v2; instead of the profile's.",
 )
 @click.option(
     "--volume",
     "volumes",
     metavar="CLAIM:/PATH",
     multiple=True,
-    help="Mount a PersistentVolumeClaim in every step (dataset, work dir); repeatable.",
+    help="One more PersistentVolumeClaim to mount in every step; repeatable.",
 )
-@click.option("--wait", is_flag=True, help="Wait for the run on the cluster to end.")
-@click.option("--dry-run", is_flag=True, help="Show what would run, and run nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--run-name", metavar="NAME", help="In Kubeflow; default: exp_name and the time.")
+@click.option(
+    "--schedule",
+    metavar="CRON",
+    help="Run again and again on the cluster, as '0 3 * * 1' for Mondays at 3:00.",
+)
+@wait_option
+@interrupt_option
 def submit(
     exp: str,
+    data_root: str | None,
+    work_dir: str | None,
     overrides: tuple[str, ...],
-    overwrite: bool,
-    runner: str | None,
-    endpoint: str | None,
-    namespace: str | None,
-    image: str | None,
-    gpus: int,
-    volumes: tuple[str, ...],
-    wait: bool,
+    resume_from: str | None,
+    load_from: str | None,
     dry_run: bool,
-    yes: bool,
-    **places: str | None,
+    runner: str | None,
+    profile: str | None,
+    endpoint: str | None,
+    **options: Any,
 ) -> None:
     """Prepare, train, evaluate and register an experiment, as one Kubeflow pipeline.
 
     Runs on this machine unless a Kubeflow Pipelines endpoint is configured. Ctrl-C stops it within
-    seconds; the same command continues.
+    seconds; the same command continues. On a cluster a PyTorchJob trains, on several nodes.
 
     \b
     python pipelines/submit.py --exp quickstart
     python pipelines/submit.py --exp maskedkd_v2 --data-root /data/coco --set optimizer.lr=5e-4
+    python pipelines/submit.py --exp maskedkd_v2 --cluster cluster.yaml --endpoint URL --wait
     """
-    chosen, reason = _choose_runner(runner, endpoint)
-    if not chosen:
-        # The steps may run elsewhere than the shell that a relative path was typed in.
-        places = {key: _absolute(value) for key, value in places.items()}
-    experiment = load_experiment(exp, overrides, **places)
-    document = dump_experiment(experiment)
-    if "{{$" in document:
+    if runner == "local":
+        profile = profile if _given("profile") else None  # the environment's is for clusters
+    target = _choose_runner(runner, endpoint, profile)
+    where: dict[str, str | None] = {"data_root": data_root, "work_dir": work_dir}
+    files: dict[str, str | None] = {"resume_from": resume_from, "load_from": load_from}
+    cluster = None
+    if target.endpoint is None:
+        # The steps run elsewhere than in the shell that a relative path was typed in.
+        where, files = _absolute(where), _absolute(files)
+    else:
+        cluster = _read_cluster(profile, options)
+        named = load_experiment(exp, overrides)  # for its name alone
+        where = {**cluster.places(named.exp_name), **{k: v for k, v in where.items() if v}}
+    experiment = load_experiment(exp, overrides, **where, **files)
+    if "{{$" in dump_experiment(experiment):
         raise UserError(f"{exp}: '{{{{$' cannot be part of a value: it is Kubeflow's own syntax")
-    if chosen:
-        image = image or os.environ.get(IMAGE_VARIABLE)
-        if not image:
-            raise UserError(
-                "a cluster needs a container image with this code in it: --image REF or "
-                f"${IMAGE_VARIABLE}; or run on this machine: --runner local"
-            )
     comment = "# " if dry_run else ""  # what a dry run prints is YAML
     say(f"{comment}experiment: {experiment.exp_name}, digest {experiment_digest(experiment)}")
-    say(f"{comment}runner: {'kfp' if chosen else 'local'} ({reason})")
+    say(f"{comment}runner: {'kfp' if target.endpoint else 'local'} ({target.reason})")
+    if target.endpoint is None or cluster is None:
+        _here(experiment, dry_run, options)
+    else:
+        configured = runner is not None or endpoint is not None
+        sys.exit(_on_cluster(target.endpoint, experiment, cluster, dry_run, configured, options))
 
+
+@click.command(context_settings=SETTINGS)
+@click.argument("run")
+@cluster_option
+@endpoint_option
+@wait_option
+@interrupt_option
+def resume(
+    run: str, profile: str | None, endpoint: str | None, wait: bool, cancel_on_interrupt: bool
+) -> None:
+    """Run again what has not succeeded of RUN.
+
+    RUN is the id of a run on a cluster, or the work dir of a run on this machine
+    (work_dirs/NAME). Steps that have succeeded are not run again; training continues from its
+    newest checkpoint.
+    """
+    from pipelines.on_this_machine import is_local_run, resume_here
+
+    if is_local_run(run):
+        resume_here(run)
+        return
+    from pipelines.on_cluster import wait as wait_for
+    from pipelines.run_kfp import resume_run
+
+    kfp = _kfp(run, profile, endpoint)
+    run = resume_run(kfp, run, say)
+    if wait:
+        sys.exit(wait_for(kfp, run, cancel_on_interrupt=cancel_on_interrupt))
+
+
+@click.command(context_settings=SETTINGS)
+@click.argument("run")
+@cluster_option
+@endpoint_option
+def cancel(run: str, profile: str | None, endpoint: str | None) -> None:
+    """End RUN, a run or a schedule on a cluster, by its id.
+
+    Its training job ends with it, and saves a checkpoint first. (A run on this machine is ended by
+    Ctrl-C.)
+    """
+    from pipelines.run_kfp import cancel as end
+
+    end(_kfp(run, profile, endpoint), run, say)
+
+
+def _here(experiment: Experiment, dry_run: bool, options: dict[str, Any]) -> None:
+    """Runs the pipeline on this machine."""
+    if options["schedule"]:
+        raise UserError("--schedule is for a cluster: give --cluster FILE and --endpoint URL")
     # kfp takes a second to import: not before the input is known to be good.
+    from pipelines.on_this_machine import PIPELINE_FOLDER, run_here
     from pipelines.sdpose_pipeline import compile_pipeline, make_pipeline
 
-    pipeline = make_pipeline(str(image), gpus, _claims(volumes)) if chosen else make_pipeline()
-    # On a cluster the work dir is a path of the cluster.
-    work_dir = Path("work_dirs", experiment.exp_name) if chosen else Path(str(experiment.work_dir))
+    work_dir = Path(str(experiment.work_dir))
     package = work_dir / PIPELINE_FOLDER / "sdpose_pipeline.yaml"
+    pipeline = make_pipeline(overwrite=options["overwrite"])
     try:
         compile_pipeline(pipeline, package)
     except OSError as error:
         raise UserError(f"cannot write {package}: {error.strerror}; choose --work-dir") from None
     if dry_run:
-        say(f"{comment}compiled pipeline: {package.absolute()}")
-        say(document)
+        say(f"# compiled pipeline: {package.absolute()}")
+        say(dump_experiment(experiment))
         return
-
+    if options["overwrite"] and (work_dir / "experiment.yaml").exists():
+        confirm(f"Remove the checkpoints, logs and summary in {work_dir}?", options["yes"])
     arguments = {
-        "experiment": document,
+        "experiment": dump_experiment(experiment),
         "code_version": code_version(),
-        "runner": "kfp" if chosen else "local",
-        "overwrite": overwrite,
+        "runner": "local",
     }
-    if chosen:
-        from pipelines.endpoint import check_endpoint
-        from pipelines.run_kfp import run_kfp
-
-        check_endpoint(chosen)
-        if runner is None and endpoint is None:
-            _confirm(f"Submit {experiment.exp_name} to {chosen.host}?", yes)
-        succeeded = run_kfp(
-            chosen,
-            package,
-            arguments,
-            exp_name=experiment.exp_name,
-            namespace=namespace,
-            wait=wait,
-            say=say,
-        )
-        sys.exit(0 if succeeded else 1)
-
-    if overwrite and (work_dir / "experiment.yaml").exists():
-        _confirm(f"Remove the checkpoints, logs and summary in {work_dir}?", yes)
-    run_here(pipeline, arguments, work_dir)
+    run_here(pipeline, arguments, work_dir, cache=not options["no_cache"])
 
 
-def run_here(pipeline: Any, arguments: dict[str, Any], work_dir: Path) -> None:
-    """Runs the pipeline on this machine, and says how it ended."""
-    from pipelines.processes import Interrupted, interruptible
-    from pipelines.run_local import StepError, run_local
-    from sdpose.registry.run import read_summary, write_summary
-    from sdpose.tracking import tracking_uri
+def _on_cluster(
+    endpoint: Endpoint,
+    experiment: Experiment,
+    cluster: Cluster,
+    dry_run: bool,
+    configured: bool,
+    options: dict[str, Any],
+) -> int:
+    from pipelines.on_cluster import Wishes, show_manifests, submit_to_cluster
 
-    try:
-        with interruptible():
-            seconds = run_local(pipeline, arguments, work_dir / PIPELINE_FOLDER, say)
-    except Interrupted as interrupted:
-        click.echo(f"{interrupted}: stopped. To continue:\n  {_same_command()}", err=True)
-        sys.exit(interrupted.exit_code)
-    except StepError as failure:
-        if failure.user_message is not None:
-            raise UserError(str(failure)) from None
-        click.echo(
-            f"error: {failure}\nTo continue from the last checkpoint:\n  {_same_command()}",
-            err=True,
-        )
-        sys.exit(1)
-    summary = read_summary(work_dir) | {"seconds": seconds}
-    write_summary(work_dir, summary)
-    run_id = summary["mlflow_run_id"]
-    say("")
-    for name, value in {
-        "AP": f"{summary['ap']:.4f} on {summary['bbox_source']} boxes",
-        "checkpoint": summary["best_checkpoint"],
-        "MLflow run": f"{run_id} in {tracking_uri()}" if run_id else "none (log_config.hooks)",
-        "model version": f"{summary['exp_name']} version {summary['model_version']}",
-        "summary": work_dir / "summary.json",
-        "MLflow UI": "make ui",
-    }.items():
-        say(f"{name + ':':<15}{value}")
+    wishes = Wishes(
+        run_name=options["run_name"],
+        cache=not options["no_cache"],
+        overwrite=options["overwrite"],
+        schedule=options["schedule"],
+        wait=options["wait"],
+        cancel_on_interrupt=options["cancel_on_interrupt"],
+    )
+    if dry_run:
+        show_manifests(experiment, cluster, wishes)
+        return 0
+    if not configured:
+        confirm(f"Submit {experiment.exp_name} to {endpoint.host}?", options["yes"])
+    return submit_to_cluster(endpoint, experiment, cluster, wishes)
 
 
-def _choose_runner(runner: str | None, option: str | None) -> tuple[Endpoint | None, str]:
-    """The endpoint, None for this machine, and why."""
+class _Target:
+    """Where a run goes (None: this machine), and why there."""
+
+    def __init__(self, endpoint: Endpoint | None, reason: str) -> None:
+        self.endpoint = endpoint
+        self.reason = reason
+
+
+def _choose_runner(runner: str | None, option: str | None, profile: str | None) -> _Target:
     if runner == "local":
-        if option:
-            raise UserError("--runner local and --endpoint contradict each other: leave one out")
-        return None, "--runner local"
+        for name, value in {"--endpoint": option, "--cluster": profile}.items():
+            if value:
+                raise UserError(f"--runner local and {name} contradict each other: leave one out")
+        return _Target(None, "--runner local")
     from pipelines.endpoint import ENDPOINT_VARIABLES, find_endpoint
 
-    endpoint = find_endpoint(option)
+    endpoint = find_endpoint(option, _profiles_endpoint(profile))
     if endpoint is not None:
-        return endpoint, f"endpoint {endpoint.host}: {endpoint.found}"
-    if runner == "kfp":
+        return _Target(endpoint, f"endpoint {endpoint.host}: {endpoint.found}")
+    if runner == "kfp" or (profile and _given("profile")):
         raise UserError(
-            f"--runner kfp: no Kubeflow Pipelines endpoint is configured: give --endpoint URL or "
-            f"set ${ENDPOINT_VARIABLES[0]}"
+            f"{'--runner kfp' if runner else '--cluster'}: no Kubeflow Pipelines endpoint is "
+            f"configured: give --endpoint URL, set ${ENDPOINT_VARIABLES[0]}, or name it in the "
+            "cluster profile (pipelines.endpoint)"
         )
     ways = ", ".join(["--endpoint", *(f"${variable}" for variable in ENDPOINT_VARIABLES)])
-    return None, f"no Kubeflow Pipelines endpoint is configured: {ways}"
+    return _Target(None, f"no Kubeflow Pipelines endpoint is configured: {ways}")
 
 
-def _absolute(path: str | None) -> str | None:
-    return path if path in {None, "auto"} else os.path.abspath(os.path.expanduser(path))
+def _profiles_endpoint(profile: str | None) -> str | None:
+    if not profile:
+        return None
+    from components.cluster import load_cluster
+
+    return load_cluster(profile).pipelines.endpoint
 
 
-def _claims(volumes: tuple[str, ...]) -> dict[str, str]:
-    claims = {}
-    for volume in volumes:
-        claim, colon, path = volume.partition(":")
-        if not (claim and colon and path.startswith("/")):
-            raise UserError(f"--volume {volume}: expected CLAIM:/PATH, as in coco:/data/coco")
-        claims[claim] = path
-    return claims
+def _read_cluster(profile: str | None, options: dict[str, Any]) -> Cluster:
+    if not profile:
+        raise UserError(
+            "a cluster needs a profile, which says where and with what it trains: --cluster FILE "
+            f"or ${CLUSTER_VARIABLE} (k8s/cluster.yaml is one to start from); or run on this "
+            "machine: --runner local"
+        )
+    from pipelines.on_cluster import read_cluster
+
+    return read_cluster(
+        profile,
+        options["volumes"],
+        namespace=options["namespace"],
+        image=options["image"],
+        nodes=options["nodes"],
+        gpus_per_node=options["gpus"],
+        train_api=options["train_api"],
+    )
 
 
-def _confirm(question: str, yes: bool) -> None:
-    """Asks where somebody can answer; elsewhere the flags are the answer."""
-    if not yes and sys.stdin.isatty() and not click.confirm(question):
-        raise click.Abort
+def _kfp(run: str, profile: str | None, option: str | None) -> Any:
+    from pipelines.endpoint import ENDPOINT_VARIABLES, find_endpoint
+    from pipelines.kfp_api import Kfp
+
+    endpoint = find_endpoint(option, _profiles_endpoint(profile))
+    if endpoint is None:
+        raise UserError(
+            f"{run}: no work dir of a run on this machine, and no Kubeflow Pipelines endpoint is "
+            f"configured: give --endpoint URL or set ${ENDPOINT_VARIABLES[0]}"
+        )
+    return Kfp(endpoint)
 
 
-def _same_command() -> str:
-    """A training continues by itself, so the same command does; --overwrite would begin anew."""
-    python = Path(sys.executable)
-    if python.is_relative_to(Path.cwd()):
-        python = python.relative_to(Path.cwd())
-    return shlex.join([str(python), *(a for a in sys.argv if a != "--overwrite")])
+def _given(option: str) -> bool:
+    source = click.get_current_context().get_parameter_source(option)
+    return source is click.core.ParameterSource.COMMANDLINE
 
 
-def say(text: str, **style: Any) -> None:
-    """A line for people. (While kfp runs, sys.stdout is its log.)"""
-    assert sys.__stdout__ is not None
-    colours = sys.__stdout__.isatty() and not os.environ.get("NO_COLOR")
-    click.echo(click.style(text, **style) if style and colours else text, file=sys.__stdout__)
+def _absolute(paths: dict[str, str | None]) -> dict[str, str | None]:
+    return {
+        key: path if path in {None, "auto"} else os.path.abspath(os.path.expanduser(str(path)))
+        for key, path in paths.items()
+    }
 
 
 def main() -> None:
+    others: dict[str, click.Command] = {"resume": resume, "cancel": cancel}
+    name, *rest = sys.argv[1:] or [""]
+    command, arguments = (others[name], rest) if name in others else (submit, sys.argv[1:])
     with user_errors():
         try:
-            submit(standalone_mode=False)
+            program = f"submit.py {name}" if name in others else "submit.py"
+            command.main(arguments, prog_name=program, standalone_mode=False)
         except click.UsageError as error:
             error.show()
             sys.exit(2)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from servers.kfp import kfp_server  # noqa: F401 (fixtures)
 from servers.mlflow import mlflow_server, own_mlflow_server  # noqa: F401 (fixtures)
 from servers.s3 import moto, swift  # noqa: F401 (fixtures)
 

@@ -28,7 +28,7 @@ def test_a_users_error_leaves_its_text_for_the_parent(
     monkeypatch.setenv(FAILURE_FILE_VARIABLE, str(tmp_path / "failure"))
     document = dump_experiment(load_experiment(TINY, data_root=str(tmp_path / "nowhere")))
     with pytest.raises(SystemExit) as stopped:
-        prepare_coco.python_func(experiment=document)
+        prepare_coco.python_func(experiment=document, data_source="")
     assert stopped.value.code == USER_ERROR_EXIT_CODE
     message = (tmp_path / "failure").read_text()
     assert message.startswith(f"data_root is not a folder: {tmp_path}/nowhere")

@@ -8,12 +8,16 @@ from typing import Any
 import pytest
 import yaml
 
+from components.cluster import load_cluster
 from pipelines.sdpose_pipeline import compile_pipeline, make_pipeline, sdpose_pipeline
 
 
 def compiled(pipeline: Any, folder: Path) -> list[dict[str, Any]]:
     compile_pipeline(pipeline, folder / "package.yaml")
     return list(yaml.safe_load_all((folder / "package.yaml").read_text()))
+
+
+CLUSTER = load_cluster(Path(__file__).with_name("cluster.yaml"))
 
 
 def test_four_steps_hand_on_what_the_next_ones_need(tmp_path: Path) -> None:
@@ -29,33 +33,60 @@ def test_four_steps_hand_on_what_the_next_ones_need(tmp_path: Path) -> None:
         assert task["inputs"]["parameters"]["experiment"] == {
             "componentInputParameter": "experiment"
         }
-        assert not task["cachingOptions"].get("enableCache")
     for name in ("evaluate", "register"):
         checkpoint = tasks[name]["inputs"]["artifacts"]["checkpoint"]["taskOutputArtifact"]
         assert checkpoint["producerTask"] == "train"
 
 
-def test_image_gpus_and_volumes(tmp_path: Path) -> None:
-    pipeline = make_pipeline("registry/sdpose@sha256:1", gpus=4, volumes={"coco": "/data/coco"})
-    package, platform = compiled(pipeline, tmp_path)
-    executors = package["deploymentSpec"]["executors"]
-    assert {e["container"]["image"] for e in executors.values()} == {"registry/sdpose@sha256:1"}
+def cached(tmp_path: Path, **options: Any) -> set[str]:
+    tasks = compiled(make_pipeline(**options), tmp_path)[0]["root"]["dag"]["tasks"]
+    return {name for name, task in tasks.items() if task["cachingOptions"].get("enableCache")}
+
+
+def test_steps_that_look_at_the_world_or_change_it_are_never_cached(tmp_path: Path) -> None:
+    assert cached(tmp_path) == {"train", "evaluate"}
+    assert cached(tmp_path, cluster=CLUSTER) == {"train-on-cluster", "evaluate"}
+    assert cached(tmp_path, cluster=CLUSTER, overwrite=True) == {"evaluate"}
+    assert cached(tmp_path, cluster=CLUSTER, cache=False) == set()
+
+
+def test_cached_steps_get_all_that_they_depend_on_as_parameters(tmp_path: Path) -> None:
+    """KFP's key: parameters, image, code; neither artifacts' bytes nor the environment."""
+    tasks = compiled(make_pipeline(CLUSTER), tmp_path)[0]["root"]["dag"]["tasks"]
+    train = set(tasks["train-on-cluster"]["inputs"]["parameters"])
+    assert train >= {"experiment", "dataset_digest", "weights_digest", "code_version", "cluster"}
+    assert not any("run" in name for name in train), "its value would never come again"
+    evaluate = set(tasks["evaluate"]["inputs"]["parameters"])
+    assert evaluate >= {"experiment", "dataset_digest", "checkpoint_sha256", "code_version"}
+
+
+def test_pods_are_made_as_the_profile_says(tmp_path: Path) -> None:
+    package, platform = compiled(make_pipeline(CLUSTER), tmp_path)
+    containers = {
+        name: executor["container"]
+        for name, executor in package["deploymentSpec"]["executors"].items()
+    }
+    assert {container["image"] for container in containers.values()} == {CLUSTER.image}
     accelerators = {
-        name: e["container"].get("resources", {}).get("accelerator", {}).get("count")
-        for name, e in executors.items()
+        name: container.get("resources", {}).get("accelerator", {}).get("count")
+        for name, container in containers.items()
     }
-    assert accelerators == {
-        "exec-prepare-coco": None,
-        "exec-train": "4",
-        "exec-evaluate": "1",
-        "exec-register": None,
-    }
-    mounts = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    for executor in mounts.values():
-        assert [(m["constant"], m["mountPath"]) for m in executor["pvcMount"]] == [
-            ("coco", "/data/coco")
+    assert accelerators.pop("exec-evaluate") == "1"
+    assert set(accelerators.values()) == {None}, "the training's pods are the PyTorchJob's"
+    pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert set(pods) == set(containers)
+    for pod in pods.values():
+        mounts = [(m["constant"], m["mountPath"]) for m in pod["pvcMount"]]
+        assert mounts == [("coco", "/data"), ("results", "/results")]
+        assert pod["secretAsEnv"][0]["keyToEnv"] == [
+            {"secretKey": "secret", "envVar": "AWS_SECRET_ACCESS_KEY"}
         ]
-    assert mounts["exec-train"]["emptyDirMounts"][0]["mountPath"] == "/dev/shm"
+        assert pod["fieldPathAsEnv"] == [
+            {"name": "SDPOSE_RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"}
+        ]
+        assert pod["securityContext"]["runAsNonRoot"]
+    assert pods["exec-evaluate"]["nodeSelector"] == {"labels": {"gpu": "h100"}}
+    assert pods["exec-evaluate"]["emptyDirMounts"][0]["mountPath"] == "/dev/shm"
 
 
 @pytest.mark.parametrize("step", ["prepare_coco", "train", "evaluate", "register"])

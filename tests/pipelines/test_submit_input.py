@@ -11,9 +11,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.endpoint import Endpoint, check_endpoint
+from pipelines.endpoint import Endpoint
+from pipelines.kfp_api import Kfp
 from sdpose.config import dump_experiment, load_experiment
 from sdpose.errors import UserError
+
+CLUSTER = str(Path(__file__).with_name("cluster.yaml"))
+ON_CLUSTER = ["--exp", "quickstart", "--cluster", CLUSTER, "--endpoint", "http://127.0.0.1:1"]
 
 
 def outcome(process: subprocess.Popen[str]) -> tuple[int, str, str]:
@@ -31,11 +35,14 @@ def outcome(process: subprocess.Popen[str]) -> tuple[int, str, str]:
         (["--exp", "quickstart", "--runner", "slurm"], "'slurm'"),
         (["--exp", "quickstart", "--runner", "kfp"], "no Kubeflow Pipelines endpoint"),
         (["--exp", "quickstart", "--endpoint", "http://x", "--runner", "local"], "contradict"),
-        (["--exp", "quickstart", "--endpoint", "http://x"], "SDPOSE_IMAGE"),
-        (
-            ["--exp", "quickstart", "--endpoint", "http://x", "--image", "y", "--volume", "coco"],
-            "expected CLAIM:/PATH",
-        ),
+        (["--exp", "quickstart", "--endpoint", "http://x"], "--cluster FILE or $SDPOSE_CLUSTER"),
+        (["--exp", "quickstart", "--cluster", CLUSTER], "or name it in the cluster profile"),
+        (["--exp", "quickstart", "--cluster", CLUSTER, "--runner", "local"], "contradict"),
+        ([*ON_CLUSTER, "--volume", "coco"], "expected CLAIM:/PATH"),
+        ([*ON_CLUSTER, "--image", "Not an image"], "expected an image"),
+        ([*ON_CLUSTER, "--schedule", "daily"], "expected five fields"),
+        (["--exp", "quickstart", "--schedule", "0 3 * * *"], "--schedule is for a cluster"),
+        (["resume", "nothing"], "nothing: no work dir of a run on this machine"),
         (["--exp", "quickstart", "--work-dir", "/proc/x"], "choose --work-dir"),
         ([], "--exp"),
     ],
@@ -65,7 +72,7 @@ def test_dry_run_shows_everything_and_runs_nothing(submit, tmp_path: Path) -> No
 
 def test_endpoint_from_the_environment_is_chosen(submit, tmp_path: Path) -> None:
     process = submit(
-        *("--exp", "quickstart", "--image", "registry/sdpose:1", "--dry-run"),
+        *("--exp", "quickstart", "--cluster", CLUSTER, "--dry-run"),
         cwd=tmp_path,
         KFP_ENDPOINT="http://kfp.example",
     )
@@ -76,17 +83,7 @@ def test_endpoint_from_the_environment_is_chosen(submit, tmp_path: Path) -> None
 
 def test_unreachable_endpoint(submit, tmp_path: Path) -> None:
     start = time.monotonic()
-    process = submit(
-        *(
-            "--exp",
-            "quickstart",
-            "--endpoint",
-            "http://127.0.0.1:1",
-            "--image",
-            "registry/sdpose:1",
-        ),
-        cwd=tmp_path,
-    )
+    process = submit(*ON_CLUSTER, cwd=tmp_path)
     code, _, stderr = outcome(process)
     assert code == 2
     assert "no Kubeflow Pipelines at http://127.0.0.1:1 (--endpoint)" in stderr
@@ -96,13 +93,13 @@ def test_unreachable_endpoint(submit, tmp_path: Path) -> None:
 
 
 def test_endpoint_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.endpoint.CONNECT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("pipelines.kfp_api.TIMEOUT_S", 0.5)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         endpoint = Endpoint(f"http://127.0.0.1:{silent.getsockname()[1]}", "--endpoint")
         with pytest.raises(UserError, match="timed out"):
-            check_endpoint(endpoint)
+            Kfp(endpoint).is_multi_user()
 
 
 def test_python_without_the_packages(repository: Path) -> None:

@@ -1,114 +1,284 @@
-"""Submission to a cluster: the real client against a small server with KFP's HTTP interface."""
+"""Submission to a cluster: submit.py as a user runs it, against a server with KFP's interface."""
 
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import signal
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from servers.kfp import KfpServer
 
-from pipelines.endpoint import Endpoint, check_endpoint
+from pipelines.endpoint import Endpoint, find_endpoint
+from pipelines.kfp_api import Kfp, KfpError
+from sdpose.code_version import code_version
 from sdpose.config import dump_experiment, load_experiment
 from sdpose.errors import UserError
 
-RUN_ID = "0f1e2d3c"
+CLUSTER = Path(__file__).with_name("cluster.yaml")
+EXPERIMENT = ("--exp", "sdpose_t", "--cluster", CLUSTER)
 
 
-class Kfp(ThreadingHTTPServer):
-    """Answers what the client asks for one run; the run passes through `states`."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.states = ["PENDING", "SUCCEEDED"]
-        self.token = ""
-        self.runs: list[dict[str, Any]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    stdout, stderr = process.communicate(timeout=120)
+    assert "Traceback" not in stdout + stderr
+    return process.returncode, stdout, stderr
 
 
-class Handler(BaseHTTPRequestHandler):
-    server: Kfp
+def steps(state: str) -> list[dict[str, Any]]:
+    """As KFP lists them: prepare_coco was found in the cache, train fails or runs."""
 
-    def do_GET(self) -> None:
-        if self.server.token and self.headers["Authorization"] != f"Bearer {self.server.token}":
-            self.answer({"error": "unauthorized"}, 401)
-        elif self.path.endswith("/healthz"):
-            self.answer({"multi_user": False})
-        elif "/runs/" in self.path:
-            states = self.server.states
-            self.answer({"run_id": RUN_ID, "state": states.pop(0) if states[1:] else states[0]})
-        else:  # experiments by name: none yet
-            self.answer({})
+    def task(name: str, state: str, children: tuple[str, ...] = ()) -> dict[str, Any]:
+        times = {"start_time": "2026-11-25T20:00:00Z", "end_time": "2026-11-25T21:00:05Z"}
+        below = [{"task_id": child, "pod_name": "not-the-real-one"} for child in children]
+        return {"task_id": name, "display_name": name, "state": state, "child_tasks": below} | times
 
-    def do_POST(self) -> None:
-        content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if "/runs" in self.path:
-            self.server.runs.append(content)
-            self.answer({"run_id": RUN_ID, "display_name": content["display_name"]})
-        else:
-            self.answer({"experiment_id": "7", "display_name": content["display_name"]})
-
-    def answer(self, content: dict[str, Any], status: int = 200) -> None:
-        data = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: Any) -> None:
-        pass
+    executor = task("executor-1", "SKIPPED") | {"display_name": "executor"}
+    return [
+        *(task("root", state), task("root-driver", "SUCCEEDED")),
+        *(task("prepare-coco-driver", "SUCCEEDED"), task("train-driver", "SUCCEEDED")),
+        *(task("prepare-coco", "SUCCEEDED", ("executor-1",)), executor),
+        task("train", state if state in {"FAILED", "SUCCEEDED"} else "RUNNING"),
+    ]
 
 
-@pytest.fixture
-def kfp() -> Iterator[Kfp]:
-    with Kfp() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
+def test_run_gets_the_whole_experiment_and_the_profile(
+    submit, kfp_server: KfpServer, tmp_path: Path
+) -> None:
+    kfp_server.multi_user = True
+    kfp_server.script = ["PENDING", "RUNNING", "SUCCEEDED"]
+    kfp_server.tasks = steps
+    kfp_server.fail_next = [503, 429]
+    command = (*EXPERIMENT, "--endpoint", kfp_server.url, "--wait", "--gpus", "8")
+    code, stdout, stderr = finished(submit(*command, cwd=tmp_path))
+    assert (code, stderr) == (0, "")
+    (run,) = kfp_server.of("runs")
+    assert f"runner: kfp (endpoint {kfp_server.url}: --endpoint)" in stdout
+    assert f"run: {kfp_server.url}/#/runs/details/{run['run_id']}" in stdout
+    assert "the first run of sdpose_t here" in stdout
+    assert "  prepare-coco: nothing that it depends on has changed" in stdout
+    assert stdout.count("  train: running\n") == 1
+    assert "  train: done in 1:00:05\n" in stdout
+    assert stdout.endswith("run SUCCEEDED: every step has done its work\n")
 
-
-def test_run_is_submitted_with_the_whole_experiment(submit, kfp: Kfp, tmp_path: Path) -> None:
-    process = submit(
-        *("--exp", "sdpose_t", "--endpoint", kfp.url, "--image", "registry/sdpose:1", "--wait"),
-        *("--data-root", "/data/coco", "--gpus", "8", "--volume", "coco:/data"),
-        cwd=tmp_path,
-    )
-    stdout, stderr = process.communicate(timeout=60)
-    assert (process.returncode, stderr) == (0, "")
-    assert f"runner: kfp (endpoint {kfp.url}: --endpoint)" in stdout
-    assert f"run: {kfp.url}/#/runs/details/{RUN_ID}" in stdout
-    assert stdout.endswith("run SUCCEEDED\n")
-    (run,) = kfp.runs
-    experiment = load_experiment("sdpose_t", data_root="/data/coco")
+    experiment = load_experiment("sdpose_t", data_root="/data/coco", work_dir="/results/sdpose_t")
     parameters = run["runtime_config"]["parameters"]
     assert parameters["experiment"] == dump_experiment(experiment)
-    assert parameters["runner"] == "kfp"
-    assert run["display_name"].startswith("sdpose_t ")
-    package = json.dumps(run["pipeline_spec"])
-    assert "registry/sdpose:1" in package
-    assert "nvidia.com/gpu" in package
+    assert parameters["code_version"] == code_version()
+    assert json.loads(parameters["cluster_profile"])["gpus_per_node"] == 8
+    assert run["service_account"] == "sdpose-pipeline"
+    (group,) = kfp_server.of("experiments")
+    assert (group["display_name"], group["namespace"]) == ("sdpose_t", "pose")
+    (version,) = kfp_server.of("versions")
+    assert (
+        run["pipeline_version_reference"]["pipeline_version_id"] == version["pipeline_version_id"]
+    )
+    assert version["pipeline_spec"][0]["pipelineInfo"]["name"] == "sdpose"
+
+    # Again, with one value changed: the same pipeline version, and what has changed is told.
+    command = (*EXPERIMENT, "--endpoint", kfp_server.url, "--set", "seed=7", "--run-name", "second")
+    code, stdout, _ = finished(submit(*command, "--gpus", "8", cwd=tmp_path))
+    assert code == 0
+    assert len(kfp_server.of("versions")) == 1
+    assert kfp_server.of("runs")[1]["display_name"] == "second"
+    assert "SUCCEEDED), so what depends on it runs again: experiment: seed: 0 -> 7\n" in stdout
 
 
-def test_canceled_run_is_no_success(submit, kfp: Kfp, tmp_path: Path) -> None:
-    kfp.states = ["CANCELED"]
-    command = ("--exp", "sdpose_t", "--endpoint", kfp.url, "--image", "registry/sdpose:1", "--wait")
-    process = submit(*command, cwd=tmp_path)
-    stdout, _ = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "run CANCELED" in stdout
+@pytest.mark.parametrize(
+    ("state", "code", "meaning"),
+    [
+        ("FAILED", 1, "a step has failed"),
+        ("CANCELED", 3, "somebody has ended it"),
+        ("SKIPPED", 4, "run none of its steps"),
+    ],
+)
+def test_other_endings(
+    submit, kfp_server: KfpServer, tmp_path: Path, state: str, code: int, meaning: str
+) -> None:
+    kfp_server.script = [state]
+    kfp_server.tasks = steps
+    command = (*EXPERIMENT, "--endpoint", kfp_server.url, "--wait")
+    found, stdout, _ = finished(submit(*command, cwd=tmp_path))
+    run_id = kfp_server.of("runs")[0]["run_id"]
+    assert found == code
+    assert f"run {state}: " in stdout
+    assert meaning in stdout
+    assert f"kubectl -n pose logs -l pipeline/runid={run_id} " in stdout
+    assert stdout.endswith(f"submit.py resume {run_id}\n")
 
 
-def test_token(kfp: Kfp, monkeypatch: pytest.MonkeyPatch) -> None:
-    kfp.token = "secret"
-    monkeypatch.delenv("KFP_TOKEN", raising=False)
-    with pytest.raises(UserError, match=r"refuses to talk to you .*set \$KFP_TOKEN"):
-        check_endpoint(Endpoint(kfp.url, "--endpoint"))
+@pytest.mark.parametrize("cancel_on_interrupt", [False, True])
+def test_interrupt_while_waiting(
+    submit, kfp_server: KfpServer, tmp_path: Path, cancel_on_interrupt: bool
+) -> None:
+    kfp_server.script = ["RUNNING"]
+    option = ["--cancel-on-interrupt"] * cancel_on_interrupt
+    process = submit(*EXPERIMENT, "--endpoint", kfp_server.url, "--wait", *option, cwd=tmp_path)
+    for line in process.stdout:
+        if line == "run RUNNING\n":
+            break
+    process.send_signal(signal.SIGINT)
+    code, stdout, _ = finished(process)
+    (run,) = kfp_server.of("runs")
+    assert code == 130
+    if cancel_on_interrupt:
+        assert f"run {run['run_id']} is being ended" in stdout
+        assert run["script"] == ["CANCELING", "CANCELED"]
+    else:
+        assert (
+            f"the run goes on. To end it:\n  python pipelines/submit.py cancel {run['run_id']}\n"
+            in (stdout)
+        )
+        assert run["script"] == ["RUNNING"]
+
+
+def test_resume_and_cancel(submit, kfp_server: KfpServer, tmp_path: Path) -> None:
+    kfp_server.script = ["FAILED"]
+    at = ("--endpoint", kfp_server.url)
+    assert finished(submit(*EXPERIMENT, *at, cwd=tmp_path))[0] == 0
+    (run,) = kfp_server.of("runs")
+
+    code, stdout, _ = finished(submit("resume", run["run_id"], *at, "--wait", cwd=tmp_path))
+    assert code == 0
+    assert "goes on with the steps that have not succeeded (KFP's retry)" in stdout
+    assert run["retried"] == 1
+
+    code, _, stderr = finished(submit("resume", run["run_id"], *at, cwd=tmp_path))
+    assert (code, "has succeeded: there is nothing to resume" in stderr) == (2, True)
+
+    # An old KFP: a new run of the same pipeline with the same values.
+    run["script"] = ["FAILED"]
+    kfp_server.can_retry = False
+    kfp_server.script = ["RUNNING"]
+    code, stdout, _ = finished(submit("resume", run["run_id"], *at, cwd=tmp_path))
+    assert code == 0
+    assert "steps that have succeeded are found in KFP's cache" in stdout
+    again = kfp_server.of("runs")[1]
+    for key in ("runtime_config", "pipeline_version_reference", "service_account"):
+        assert again[key] == run[key]
+
+    code, stdout, _ = finished(submit("cancel", again["run_id"], *at, cwd=tmp_path))
+    assert (code, again["script"]) == (0, ["CANCELING", "CANCELED"])
+    code, _, stderr = finished(submit("cancel", "nonsense", *at, cwd=tmp_path))
+    assert (code, "knows no run and no schedule nonsense" in stderr) == (2, True)
+
+
+def test_schedule(submit, kfp_server: KfpServer, tmp_path: Path) -> None:
+    at = ("--endpoint", kfp_server.url)
+    command = (*EXPERIMENT, *at, "--schedule", "0 3 * * 1")
+    code, _, _ = finished(submit(*command, cwd=tmp_path))
+    (schedule,) = kfp_server.of("recurringruns")
+    assert code == 0
+    assert schedule["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * 1"  # KFP has seconds first
+    assert (schedule["mode"], schedule["no_catchup"]) == ("ENABLE", True)
+    assert schedule["max_concurrency"] == 1
+    assert not kfp_server.of("runs")
+    code, _, stderr = finished(submit(*command, cwd=tmp_path))
+    assert (code, "is scheduled already (0 0 3 * * 1)" in stderr) == (2, True)
+    code, _, _ = finished(submit("cancel", schedule["recurring_run_id"], *at, cwd=tmp_path))
+    assert (code, kfp_server.of("recurringruns")) == (0, [])
+
+
+def test_dry_run_prints_what_would_be_submitted(submit, tmp_path: Path) -> None:
+    command = (*EXPERIMENT, "--endpoint", "http://127.0.0.1:1", "--dry-run", "--train-api")
+    code, stdout, stderr = finished(submit(*command, "pytorchjob", cwd=tmp_path))
+    assert (code, stderr) == (0, "")
+    experiment, job, pipeline, platform = yaml.safe_load_all(stdout)
+    assert experiment["work_dir"] == "/results/sdpose_t"
+    assert job["kind"] == "PyTorchJob"
+    assert job["spec"]["pytorchReplicaSpecs"]["Worker"]["replicas"] == 1
+    assert pipeline["pipelineInfo"]["name"] == "sdpose"
+    assert "platforms" in platform
+
+
+def test_refusals_say_what_to_do(kfp_server: KfpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("KFP_TOKEN", "KFP_COOKIE"):
+        monkeypatch.delenv(variable, raising=False)
+    endpoint = Endpoint(kfp_server.url, "--endpoint")
+    kfp_server.token = "secret"
+    with pytest.raises(UserError, match=r"(?s)HTTP 401: .*no user identity.*set \$KFP_TOKEN"):
+        Kfp(endpoint).is_multi_user()
+    kfp_server.login_page = True
+    with pytest.raises(UserError, match=r"(?s)a login page: .*no credentials.*\$KFP_COOKIE"):
+        Kfp(endpoint).is_multi_user()
     monkeypatch.setenv("KFP_TOKEN", "secret")
-    check_endpoint(Endpoint(kfp.url, "--endpoint"))
+    kfp = Kfp(endpoint)
+    assert not kfp.is_multi_user()
+    kfp_server.forbidden = {"experiments"}
+    with pytest.raises(UserError, match=r"(?s)you may not create the experiment .*--namespace"):
+        kfp.experiment("new", None)
+
+
+def test_token_file_that_is_renewed(
+    kfp_server: KfpServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("KFP_TOKEN", raising=False)
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
+    (tmp_path / "token").write_text("first\n")
+    kfp = Kfp(Endpoint(kfp_server.url, "--endpoint"))
+    for token in ("first", "second"):
+        kfp_server.token = token
+        (tmp_path / "token").write_text(token)
+        assert not kfp.is_multi_user()
+
+
+def test_kubeconfig(kfp_server: KfpServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    entry = {"name": "lab"}
+    config = {
+        "clusters": [entry | {"cluster": {"server": kfp_server.url}}],
+        "users": [entry | {"user": {"token": "of-the-kubeconfig"}}],
+        "contexts": [entry | {"context": {"cluster": "lab", "user": "lab"}}],
+        "current-context": "lab",
+    }
+    (tmp_path / "config").write_text(yaml.safe_dump(config))
+    monkeypatch.setattr(
+        "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "config")
+    )
+    kfp_server.token = "of-the-kubeconfig"
+    with pytest.raises(KfpError, match="HTTP 404"):  # asked through the API server's proxy
+        Kfp(Endpoint("kubeconfig:lab", "--endpoint")).run("1")
+    with pytest.raises(UserError, match="kubectl config get-contexts"):
+        Kfp(Endpoint("kubeconfig:home", "--endpoint"))
+
+
+def test_run_whose_answer_is_lost_is_found(kfp_server: KfpServer, submit, tmp_path: Path) -> None:
+    kfp_server.lose_answer_of = "POST runs"
+    code, stdout, _ = finished(submit(*EXPERIMENT, "--endpoint", kfp_server.url, cwd=tmp_path))
+    (run,) = kfp_server.of("runs")
+    assert code == 0
+    assert run["run_id"] in stdout
+
+
+def test_endpoint_is_chosen_in_order() -> None:
+    environ = {"KFP_ENDPOINT": "http://env"}
+    for option, profile, host in [
+        ("http://flag", "http://profile", "http://flag"),
+        (None, "http://profile", "http://profile"),
+        (None, None, "http://env"),
+    ]:
+        found = find_endpoint(option, profile, environ)
+        assert found is not None
+        assert found.host == host
+    assert find_endpoint(None, None, {}) is None
+
+
+def test_waiting_survives_a_silent_server(
+    kfp_server: KfpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines import kfp_api, watch_run
+
+    monkeypatch.setattr(kfp_api, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(watch_run, "FIRST_POLL_S", 0.1)
+    run = kfp_server.add("runs", "run_id", {"script": ["RUNNING", "SUCCEEDED"]})
+    kfp_server.fail_next = [503] * 3
+    said: list[str] = []
+    kfp = Kfp(Endpoint(kfp_server.url, "--endpoint"))
+    start = time.monotonic()
+    watch_run.wait_for_run(kfp, run["run_id"], lambda text, **_: said.append(text))
+    assert [text for text in said if "still trying" in text] == said[:1]
+    assert said[1:] == [f"{kfp_server.url} answers again", "run RUNNING"]
+    assert time.monotonic() - start < 30

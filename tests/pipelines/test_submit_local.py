@@ -116,6 +116,35 @@ def test_nothing_is_left_but_results(again: Finished) -> None:
     assert len(list((pipeline / "artifacts").iterdir())) == 1, "artifacts of earlier runs pile up"
 
 
+def test_only_what_has_changed_runs_again_and_a_failed_run_is_resumed(
+    submit, tiny_coco: Path, again: Finished
+) -> None:
+    unchanged = "nothing that it depends on has changed; its result of"
+    for step in ("train", "evaluate"):
+        assert f"{step}: {unchanged}" in again.stdout
+    assert "[1/4] prepare_coco: done in" in again.stdout
+
+    work_dir = again.cwd / "work_dirs/tiny"
+    (work_dir / "pipeline/steps/evaluate/results/results.json").write_text("[]")
+    command = ("--exp", TINY, "--data-root", tiny_coco)
+    failed = Finished(submit(*command, cwd=again.cwd, SDPOSE_REGISTRY="/proc/none"), again.cwd)
+    assert failed.code == 2
+    assert f"train: {unchanged}" in failed.stdout
+    assert "evaluate: runs again: its earlier result 'results' has been changed" in failed.stdout
+    assert "error: register: cannot write to /proc/none" in failed.stderr
+
+    resumed = Finished(submit("resume", work_dir, cwd=again.cwd), again.cwd)
+    assert (resumed.code, resumed.stderr) == (0, "")
+    for step in ("train", "evaluate"):
+        assert f"{step}: {unchanged}" in resumed.stdout
+    assert "[4/4] register: done in" in resumed.stdout
+
+    other = Finished(submit(*command, "--set", "seed=1", cwd=again.cwd), again.cwd)
+    assert other.code == 2
+    assert "train: runs again: experiment: seed: 0 -> 1\n" in other.stdout
+    assert "holds another experiment's results" in other.stderr
+
+
 def test_missing_data(submit, tmp_path: Path) -> None:
     done = Finished(submit("--exp", TINY, "--data-root", "nowhere", cwd=tmp_path), tmp_path)
     assert done.code == 2

@@ -1,0 +1,254 @@
+"""What is asked of Kubeflow Pipelines (REST v2beta1), with errors that say what to do.
+
+kfp's own client is not used: it cannot retry a run, prints, and neither limits the time of a
+request nor explains why one was refused. The generated client below it can be told all that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import kfp_server_api  # type: ignore[import-untyped]
+import urllib3
+
+from pipelines.endpoint import COOKIE_VARIABLE, TOKEN_VARIABLE, Endpoint, connection
+from sdpose.errors import UserError
+
+CONNECT_TIMEOUT_S = 5.0
+TIMEOUT_S = 20.0  # of one request
+PATIENCE_S = 30.0  # for requests that can be sent again
+TRANSIENT = {429, 500, 502, 503, 504}
+
+
+class KfpError(UserError):
+    """The endpoint refused or did not answer. status: HTTP's, 0 if nothing came."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+    @property
+    def transient(self) -> bool:
+        return self.status in TRANSIENT | {0}
+
+
+class Kfp:
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        client, self._credentials = connection(endpoint)
+        self._experiments = kfp_server_api.ExperimentServiceApi(client)
+        self._health = kfp_server_api.HealthzServiceApi(client)
+        self._pipelines = kfp_server_api.PipelineServiceApi(client)
+        self._recurring = kfp_server_api.RecurringRunServiceApi(client)
+        self._runs = kfp_server_api.RunServiceApi(client)
+        self._uploads = kfp_server_api.PipelineUploadServiceApi(client)
+
+    def is_multi_user(self) -> bool:
+        """Raises KfpError within seconds if nothing that looks like KFP answers."""
+        health = self._send("talk to it", self._health.healthz_service_get_healthz)
+        if not isinstance(health, kfp_server_api.V2beta1GetHealthzResponse):
+            raise KfpError(self._not_kfp("the answer is not KFP's"), 200)
+        return bool(health.multi_user)
+
+    def experiment(self, name: str, namespace: str | None) -> str:
+        """The id of the experiment, which is made if it is not there."""
+        api = self._experiments
+        found = self._read(
+            "list experiments",
+            api.experiment_service_list_experiments,
+            filter=_equals("display_name", name),
+            **_given(namespace=namespace),
+        )
+        if found.experiments:
+            return str(found.experiments[0].experiment_id)
+        new = kfp_server_api.V2beta1Experiment(display_name=name, namespace=namespace)
+        made = self._send(
+            "create the experiment", api.experiment_service_create_experiment, experiment=new
+        )
+        return str(made.experiment_id)
+
+    def pipeline_version(
+        self, name: str, package: Path, namespace: str | None
+    ) -> kfp_server_api.V2beta1PipelineVersionReference:
+        """The package as a version of the pipeline `name`, uploaded if it is new.
+
+        A version is named after its bytes: the same package is the same version.
+        """
+        api = self._pipelines
+        found = self._read(
+            "list pipelines",
+            api.pipeline_service_list_pipelines,
+            filter=_equals("display_name", name),
+            **_given(namespace=namespace),
+        )
+        pipeline = found.pipelines[0] if found.pipelines else None
+        if pipeline is None:
+            new = kfp_server_api.V2beta1Pipeline(display_name=name, namespace=namespace)
+            pipeline = self._send(
+                "create the pipeline", api.pipeline_service_create_pipeline, pipeline=new
+            )
+        version_name = f"{name}-{hashlib.sha256(package.read_bytes()).hexdigest()[:12]}"
+        versions = self._read(
+            "list pipeline versions",
+            api.pipeline_service_list_pipeline_versions,
+            pipeline_id=pipeline.pipeline_id,
+            filter=_equals("display_name", version_name),
+        )
+        if versions.pipeline_versions:
+            version = versions.pipeline_versions[0]
+        else:
+            version = self._send(
+                "upload the pipeline",
+                self._uploads.upload_pipeline_version,
+                uploadfile=str(package),
+                name=version_name,
+                pipelineid=pipeline.pipeline_id,
+            )
+        return kfp_server_api.V2beta1PipelineVersionReference(
+            pipeline_id=pipeline.pipeline_id, pipeline_version_id=version.pipeline_version_id
+        )
+
+    def create_run(self, run: kfp_server_api.V2beta1Run) -> str:
+        """Starts the run; returns its id. Its display name must be unique.
+
+        Sent once: of an answer that is lost on the way, the run itself tells.
+        """
+        try:
+            made = self._send("start the run", self._runs.run_service_create_run, run=run)
+            return str(made.run_id)
+        except KfpError as error:
+            if not error.transient:
+                raise
+            for known in self.runs(run.experiment_id, name=run.display_name):
+                return str(known.run_id)
+            raise
+
+    def run(self, run_id: str) -> kfp_server_api.V2beta1Run:
+        return self._read(f"see run {run_id}", self._runs.run_service_get_run, run_id=run_id)
+
+    def runs(self, experiment_id: str, name: str = "", count: int = 10) -> list[Any]:
+        """The newest runs of an experiment, newest first."""
+        found = self._read(
+            "list runs",
+            self._runs.run_service_list_runs,
+            experiment_id=experiment_id,
+            sort_by="created_at desc",
+            page_size=count,
+            **_given(filter=_equals("display_name", name) if name else None),
+        )
+        return list(found.runs or [])
+
+    def retry(self, run_id: str) -> None:
+        self._send(f"retry run {run_id}", self._runs.run_service_retry_run, run_id=run_id)
+
+    def terminate(self, run_id: str) -> None:
+        # Sent again, it changes nothing.
+        self._read(f"end run {run_id}", self._runs.run_service_terminate_run, run_id=run_id)
+
+    def create_schedule(self, schedule: kfp_server_api.V2beta1RecurringRun) -> str:
+        made = self._send(
+            "create the schedule",
+            self._recurring.recurring_run_service_create_recurring_run,
+            recurring_run=schedule,
+        )
+        return str(made.recurring_run_id)
+
+    def schedules(self, experiment_id: str, name: str) -> list[Any]:
+        found = self._read(
+            "list schedules",
+            self._recurring.recurring_run_service_list_recurring_runs,
+            experiment_id=experiment_id,
+            filter=_equals("display_name", name),
+        )
+        return list(found.recurring_runs or [])
+
+    def delete_schedule(self, schedule_id: str) -> None:
+        """Raises KfpError with status 404 if there is no such schedule."""
+        self._send(
+            f"remove schedule {schedule_id}",
+            self._recurring.recurring_run_service_delete_recurring_run,
+            recurring_run_id=schedule_id,
+        )
+
+    def _read(self, what: str, request: Callable[..., Any], **values: Any) -> Any:
+        """Sends a request that can be sent twice, until it gets an answer or patience ends."""
+        deadline, delay = time.monotonic() + PATIENCE_S, 0.5
+        while True:
+            try:
+                return self._send(what, request, **values)
+            except KfpError as error:
+                if not error.transient or time.monotonic() + delay > deadline:
+                    raise
+            time.sleep(delay)
+            delay = min(2 * delay, 8.0)
+
+    def _send(self, what: str, request: Callable[..., Any], **values: Any) -> Any:
+        try:
+            return request(**values, _request_timeout=(CONNECT_TIMEOUT_S, TIMEOUT_S))
+        except kfp_server_api.ApiException as error:
+            raise KfpError(self._refusal(what, error), error.status or 0) from None
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise KfpError(self._not_kfp(_reason(error)), 0) from None
+        except ValueError as error:  # of the generated client: an answer that is no JSON
+            raise KfpError(self._not_kfp(f"the answer is not KFP's: {error}"), 200) from None
+
+    def _refusal(self, what: str, error: kfp_server_api.ApiException) -> str:
+        """What the endpoint said, and what to do about it."""
+        said = _message(error)
+        at = f"Kubeflow Pipelines at {self.endpoint.host} ({self.endpoint.found})"
+        if error.status in {301, 302, 303, 307, 308}:
+            return (
+                f"{at} sends to a login page: it was asked with {self._credentials}\n"
+                f"  set ${TOKEN_VARIABLE} to a token that it accepts, or ${COOKIE_VARIABLE} to the "
+                "cookie of a browser session that is logged in"
+            )
+        if error.status == 401:
+            return (
+                f"{at} refuses to talk to you (HTTP 401: {said}): it was asked with "
+                f"{self._credentials}\n  set ${TOKEN_VARIABLE} to a valid token"
+            )
+        if error.status == 403:
+            return (
+                f"{at}: you may not {what} (HTTP 403: {said}): it was asked with "
+                f"{self._credentials}\n  ask its administrator for the right, or name a namespace "
+                "of yours (--namespace)"
+            )
+        if error.status == 404 and "healthz" in (error.body or ""):
+            return self._not_kfp("HTTP 404")
+        return f"{at} cannot {what}: HTTP {error.status}: {said}"
+
+    def _not_kfp(self, reason: str) -> str:
+        return (
+            f"no Kubeflow Pipelines at {self.endpoint.host} ({self.endpoint.found}): {reason}\n"
+            "  check the address (a port-forward: kubectl -n kubeflow port-forward svc/ml-pipeline "
+            "8888:8888; through the API server: --endpoint kubeconfig), or run on this machine: "
+            "--runner local"
+        )
+
+
+def _message(error: kfp_server_api.ApiException) -> str:
+    """KFP answers {"error": ..., "code": ..., "message": ...}; a proxy before it with anything."""
+    try:
+        body = json.loads(error.body)
+        return str(body.get("error") or body.get("message") or error.reason)
+    except (TypeError, ValueError, AttributeError):
+        return str(error.reason)
+
+
+def _reason(error: Exception) -> str:
+    text = str(error.args[-1] if error.args else error) or type(error).__name__
+    return text.rsplit(": ", 1)[-1] if isinstance(error, urllib3.exceptions.HTTPError) else text
+
+
+def _equals(key: str, value: str) -> str:
+    """KFP's filter for one exact value."""
+    return json.dumps({"predicates": [{"key": key, "operation": "EQUALS", "stringValue": value}]})
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}

@@ -1,0 +1,73 @@
+"""A run on this machine, from the pipeline to its summary; and its resumption."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from kfp.dsl.base_component import BaseComponent
+
+from pipelines.console import same_command, say
+from pipelines.processes import Interrupted, interruptible
+from pipelines.run_local import StepError, run_local
+from pipelines.sdpose_pipeline import make_pipeline
+from sdpose.config import parse_experiment
+from sdpose.errors import UserError
+from sdpose.registry.run import read_summary, work_dir_of, write_summary
+from sdpose.tracking import tracking_uri
+
+# Below the work dir: what the pipeline itself leaves.
+PIPELINE_FOLDER = "pipeline"
+RUN_FILE = "run.json"  # what the last run was given
+
+
+def run_here(
+    pipeline: BaseComponent, arguments: dict[str, Any], work_dir: Path, *, cache: bool
+) -> None:
+    """Runs the pipeline on this machine, and says how it ended. Does not return if it fails."""
+    folder = work_dir / PIPELINE_FOLDER
+    (folder / RUN_FILE).write_text(json.dumps(arguments, indent=1) + "\n", encoding="utf-8")
+    try:
+        with interruptible():
+            seconds = run_local(pipeline, arguments, folder, say, cache=cache)
+    except Interrupted as interrupted:
+        click.echo(f"{interrupted}: stopped. To continue:\n  {same_command()}", err=True)
+        sys.exit(interrupted.exit_code)
+    except StepError as failure:
+        if failure.user_message is not None:
+            raise UserError(str(failure)) from None
+        click.echo(
+            f"error: {failure}\nTo continue from the last checkpoint:\n  {same_command()}",
+            err=True,
+        )
+        sys.exit(1)
+    summary = read_summary(work_dir) | {"seconds": seconds}
+    write_summary(work_dir, summary)
+    run_id = summary["mlflow_run_id"]
+    say("")
+    for name, value in {
+        "AP": f"{summary['ap']:.4f} on {summary['bbox_source']} boxes",
+        "checkpoint": summary["best_checkpoint"],
+        "MLflow run": f"{run_id} in {tracking_uri()}" if run_id else "none (log_config.hooks)",
+        "model version": f"{summary['exp_name']} version {summary['model_version']}",
+        "summary": work_dir / "summary.json",
+        "MLflow UI": "make ui",
+    }.items():
+        say(f"{name + ':':<15}{value}")
+
+
+def is_local_run(run: str) -> bool:
+    return (Path(run) / PIPELINE_FOLDER / RUN_FILE).is_file()
+
+
+def resume_here(work_dir: str) -> None:
+    """Runs again, from its work dir, what has not succeeded: with the experiment that it had then,
+    whatever has become of its file."""
+    path = Path(work_dir) / PIPELINE_FOLDER / RUN_FILE
+    arguments = json.loads(path.read_text(encoding="utf-8"))
+    experiment = parse_experiment(arguments["experiment"], source=str(path))
+    say(f"resuming {experiment.exp_name} in {work_dir_of(experiment)}")
+    run_here(make_pipeline(), arguments, work_dir_of(experiment), cache=True)

@@ -1,0 +1,70 @@
+"""What a step's pod on a cluster is made of: the profile's image, volumes, secrets and places.
+
+(The training's own pods are built in components/pytorchjob.)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kfp import kubernetes
+
+from components.cluster import Cluster
+
+# KFP labels every pod of a run with the run's id.
+RUN_ID_VARIABLE = "SDPOSE_RUN_ID"
+RUN_ID_LABEL = "pipeline/runid"
+
+
+def place(step: Any, cluster: Cluster, *, with_model: bool = False) -> None:
+    """with_model: the step computes with the model: on one GPU, if training does on some."""
+    step.set_container_image(
+        cluster.image if with_model else cluster.pipelines.image or cluster.image
+    )
+    kubernetes.set_image_pull_policy(step, cluster.image_pull_policy)
+    if cluster.image_pull_secrets:
+        kubernetes.set_image_pull_secrets(step, list(cluster.image_pull_secrets))
+    security = cluster.security
+    kubernetes.set_security_context(
+        step,
+        run_as_user=security.run_as_user,
+        run_as_group=security.run_as_group,
+        run_as_non_root=True,
+    )
+    kubernetes.use_field_path_as_env(step, RUN_ID_VARIABLE, f"metadata.labels['{RUN_ID_LABEL}']")
+    # The image's own home may be read-only.
+    for name, value in ({"HOME": "/tmp"} | cluster.env).items():
+        step.set_env_variable(name, value)
+    for name, secret in cluster.secrets.items():
+        kubernetes.use_secret_as_env(step, secret.name, {secret.key: name})
+    for volume in cluster.volumes:
+        kubernetes.mount_pvc(step, pvc_name=volume.claim, mount_path=volume.path)
+    if cluster.needs_scratch:
+        kubernetes.empty_dir_mount(
+            step, "scratch", cluster.scratch.path, size_limit=cluster.scratch.size
+        )
+    if with_model:
+        _place_model(step, cluster)
+
+
+def _place_model(step: Any, cluster: Cluster) -> None:
+    # Loader processes hand batches over in shared memory; a pod has 64 MiB by default.
+    kubernetes.empty_dir_mount(
+        step, "shm", "/dev/shm", medium="Memory", size_limit=cluster.shm_size
+    )
+    if cluster.gpus_per_node:
+        step.set_accelerator_type(cluster.accelerator).set_accelerator_limit(1)
+    for name, setter in {"cpu": step.set_cpu_request, "memory": step.set_memory_request}.items():
+        if name in cluster.resources.requests:
+            setter(cluster.resources.requests[name])
+    for label, value in cluster.node_selector.items():
+        kubernetes.add_node_selector(step, label, value)
+    for each in cluster.tolerations:
+        kubernetes.add_toleration(
+            step,
+            key=each.key,
+            operator=each.operator,
+            value=each.value,
+            effect=each.effect,
+            toleration_seconds=each.toleration_seconds,
+        )
