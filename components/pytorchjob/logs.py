@@ -1,0 +1,182 @@
+"""The output of all pods: live, each line with its pod, none lost and none twice.
+
+A pod's log is followed by a thread of its own. The kubelet stamps lines to the nanosecond; after a
+cut connection, or a container's restart, the log is read again from the second of the last line and
+what was seen is left out.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import Counter, deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+import urllib3
+from kubernetes.client.exceptions import ApiException
+
+from components.pytorchjob.api import PODS, Api, ApiUnavailableError, Object, lines
+from components.pytorchjob.ends import container_restarts
+from components.pytorchjob.kinds import Kind
+
+SILENCE_S = 120.0  # a connection that says nothing for so long may be dead: opened again
+PAUSE_S = 1.0
+TAIL_LINES = 50
+SECOND = len("2026-11-25T20:35:45")  # of a stamp; sinceTime counts whole seconds
+
+# Called with the replica and each of its lines, as they come.
+Line = Callable[[str, str], None]
+
+
+class Logs:
+    """Follows the pods it is shown, until `close`."""
+
+    def __init__(self, api: Api, kind: Kind, file: Path, line: Line) -> None:
+        """file: gets every line, as `<time> [<replica>] <line>`."""
+        self._api, self._kind, self._line = api, kind, line
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._file: IO[str] = file.open("w", encoding="utf-8", buffering=1)
+        self._lock = threading.Lock()
+        self._tails: dict[str, deque[str]] = {}  # by uid
+        self._followers: dict[str, _Follower] = {}  # by uid
+        self._replicas: set[str] = set()
+
+    def saw(self, pod: Object, *, deleted: bool = False) -> None:
+        """Starts to follow a pod once its container has run; tells its follower of its end."""
+        uid = pod["metadata"]["uid"]
+        follower = self._followers.get(uid)
+        if follower is None and _has_started(pod, self._kind.container):
+            replica = self._kind.replica(pod)
+            if replica in self._replicas:
+                self.note(replica, f"started again as pod {pod['metadata']['name']}")
+            self._replicas.add(replica)
+            self._tails[uid] = deque(maxlen=TAIL_LINES)
+            follower = self._followers[uid] = _Follower(
+                self._api,
+                pod["metadata"]["name"],
+                uid,
+                self._kind.container,
+                partial(self._write, replica, uid),
+            )
+        if follower is not None:
+            follower.saw(container_restarts(pod, self._kind.container)[0])
+            if deleted or pod.get("status", {}).get("phase") in {"Succeeded", "Failed"}:
+                follower.pod_ended()
+
+    def note(self, replica: str, text: str) -> None:
+        """A line of our own among the pods'."""
+        self._put(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", replica, f"-- {text}")
+
+    def tail(self, pod: Object) -> list[str]:
+        """The last lines of a pod that was followed."""
+        return list(self._tails.get(pod["metadata"]["uid"], ()))
+
+    def close(self, timeout: float) -> None:
+        """Waits until what ended pods said is read, at most `timeout` seconds, and stops."""
+        for follower in self._followers.values():
+            follower.pod_ended()
+        for follower in self._followers.values():
+            follower.join(timeout)
+            follower.stop()
+        with self._lock:
+            self._file.close()
+
+    def _write(self, replica: str, uid: str, stamp: str, text: str) -> None:
+        self._tails[uid].append(text)
+        self._put(stamp, replica, text)
+
+    def _put(self, stamp: str, replica: str, text: str) -> None:
+        with self._lock:
+            if not self._file.closed:
+                self._file.write(f"{stamp} [{replica}] {text}\n")
+                self._line(replica, text)
+
+
+class _Follower(threading.Thread):
+    """Reads the log of one pod's container to its end, through restarts and cut connections."""
+
+    def __init__(
+        self, api: Api, pod: str, uid: str, container: str, write: Callable[[str, str], None]
+    ) -> None:
+        super().__init__(name=f"log of {pod} {uid[:8]}", daemon=True)
+        self._api, self._pod, self._container, self._write = api, pod, container, write
+        self._restarts = self._restarts_read = 0
+        self._second, self._zone = "", ""  # of the last line
+        self._seen: Counter[bytes] = Counter()  # lines of that second
+        self._ended = threading.Event()
+        self._stopped = threading.Event()
+        self.start()
+
+    def saw(self, restarts: int) -> None:
+        self._restarts = restarts
+
+    def pod_ended(self) -> None:
+        self._ended.set()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def run(self) -> None:
+        while not self._stopped.is_set():
+            ended = self._ended.is_set()
+            try:
+                if self._restarts > self._restarts_read:
+                    self._restarts_read = self._restarts
+                    self._read(follow=False, previous=True)
+                self._read(follow=not ended, previous=False)
+                if ended:
+                    return
+            except (urllib3.exceptions.HTTPError, OSError):
+                pass  # cut or silent
+            except ApiException as error:
+                if error.status == 404:
+                    return  # the pod is gone
+                # 400: the container waits to be started again.
+                if ended:
+                    return
+            except ApiUnavailableError:
+                return  # the watches have met it, too, and say so
+            self._ended.wait(PAUSE_S)
+
+    def _read(self, *, follow: bool, previous: bool) -> None:
+        """Hands on what is new; with `follow`, until the container ends."""
+        query = {"container": self._container, "timestamps": "true"}
+        query |= {"follow": "true"} if follow else {}
+        query |= {"previous": "true"} if previous else {}
+        if self._second:
+            query["sinceTime"] = self._second + self._zone
+        known = self._seen.copy()
+        response = self._api.open(PODS, query, name=self._pod, log=True, read_timeout=SILENCE_S)
+        try:
+            for line in lines(response, unfinished=not follow):
+                if self._stopped.is_set():
+                    return
+                if known[line]:
+                    known[line] -= 1
+                else:
+                    self._hand_on(line)
+        finally:
+            response.close()
+
+    def _hand_on(self, line: bytes) -> None:
+        stamp, _, text = line.decode(errors="replace").partition(" ")
+        second = stamp[:SECOND]
+        if second > self._second:
+            self._second, self._zone = second, re.sub(r"^\.\d+", "", stamp[SECOND:])
+            self._seen.clear()
+        if second == self._second:
+            self._seen[line] += 1
+        # A bar that redraws its line says something new after its last carriage return.
+        self._write(stamp, text.rstrip("\r").rpartition("\r")[2])
+
+
+def _has_started(pod: Object, container: str) -> bool:
+    for status in pod.get("status", {}).get("containerStatuses") or []:
+        if status["name"] == container:
+            states = {**status.get("state", {}), **status.get("lastState", {})}
+            return "running" in states or "terminated" in states
+    return False

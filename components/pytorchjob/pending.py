@@ -1,0 +1,96 @@
+"""Why a job does not start: the scheduler's, the kubelet's, the operator's or Kueue's reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from components.pytorchjob.api import EVENTS, WORKLOADS, Api, Object
+from components.pytorchjob.kinds import Kind
+from sdpose.errors import UserError
+
+# What the kubelet waits for in a healthy start.
+PASSING = {"ContainerCreating", "PodInitializing"}
+# Events of a pod that say why it is still in one of these.
+MOUNT_EVENTS = {"FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox"}
+INIT_IMAGE_HINT = (
+    "it is the operator's init container, alpine:3.10 by default; in a cluster without that image "
+    "set --pytorch-init-container-image of the Training Operator"
+)
+RESTRICTED_HINT = (
+    "the operator's init container lacks a security context: see docs/cluster.md for its "
+    "--pytorch-init-container-template-file"
+)
+
+
+def is_waiting(pod: Object) -> bool:
+    """Whether a pod has been created, but its containers have not all started."""
+    status = pod.get("status", {})
+    if status.get("phase", "Pending") == "Pending":
+        return True
+    return status.get("phase") == "Running" and any(
+        "waiting" in s.get("state", {}) for s in status.get("containerStatuses") or []
+    )
+
+
+def explain_pods(api: Api, kind: Kind, pods: Iterable[Object]) -> list[str]:
+    """A line for each pod that waits; those that wait for the same thing share one."""
+    reasons: dict[str, list[str]] = {}
+    for pod in pods:
+        if is_waiting(pod):
+            reasons.setdefault(_reason(api, pod), []).append(kind.replica(pod))
+    return [f"{', '.join(replicas)}: {reason}" for reason, replicas in sorted(reasons.items())]
+
+
+def explain_missing_pods(api: Api, kind: Kind, job: Object) -> str:
+    """Why the job has no pods yet."""
+    for event in _events(api, job["metadata"]["uid"]):
+        if event.get("type") == "Warning" and "Create" in event.get("reason", ""):
+            message = event.get("message", "").strip()
+            hint = f" ({RESTRICTED_HINT})" if "violates PodSecurity" in message else ""
+            return f"{kind.operator} cannot create its pods: {message}{hint}"
+    if kind.phase(job) == "waiting":
+        return f"{kind.operator} has not taken notice of it: does it run in this cluster?"
+    return f"{kind.operator} has created no pods yet"
+
+
+def explain_suspension(api: Api, job: Object) -> str:
+    """Why Kueue, or whoever suspended the job, does not let it start."""
+    uid = job["metadata"]["uid"]
+    try:
+        workloads = api.list(WORKLOADS, labelSelector=f"kueue.x-k8s.io/job-uid={uid}")["items"]
+    except UserError:  # no Kueue, or not for us to see
+        workloads = []
+    for workload in workloads:
+        for condition in workload.get("status", {}).get("conditions") or []:
+            if condition["type"] in {"QuotaReserved", "Admitted"} and condition["status"] != "True":
+                return f"in Kueue's queue: {condition.get('message', '').strip()}"
+    return "suspended; it starts when it is resumed (Kueue does so when there is quota)"
+
+
+def _reason(api: Api, pod: Object) -> str:
+    status = pod.get("status", {})
+    for condition in status.get("conditions") or []:
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return f"{condition.get('reason', '')}: {condition.get('message', '')}".strip(": ")
+    init = [("init", s) for s in status.get("initContainerStatuses") or []]
+    main = [("main", s) for s in status.get("containerStatuses") or []]
+    for place, container in [*init, *main]:
+        waiting = container.get("state", {}).get("waiting")
+        if waiting and waiting.get("reason") not in PASSING:
+            text = f"{waiting.get('reason')}: {waiting.get('message', '')}".rstrip(": ")
+            hint = f" ({INIT_IMAGE_HINT})" if container["name"] == "init-pytorch" else ""
+            return f"{text} (image {container.get('image')}){hint}"
+        if place == "init" and "running" in container.get("state", {}):
+            return f"its init container {container['name']} runs"
+    for event in _events(api, pod["metadata"]["uid"]):
+        if event.get("reason") in MOUNT_EVENTS:
+            return f"{event['reason']}: {event.get('message', '').strip()}"
+    return "it has a node and is being started" if main or init else "it waits for the scheduler"
+
+
+def _events(api: Api, uid: str) -> list[Object]:
+    """Events about an object, newest first."""
+    found = api.list(EVENTS, fieldSelector=f"involvedObject.uid={uid}")["items"]
+    return sorted(
+        found, key=lambda e: str(e.get("lastTimestamp") or e.get("eventTime")), reverse=True
+    )

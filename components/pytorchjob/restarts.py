@@ -1,0 +1,73 @@
+"""Counts how often pods start again, and knows when it is enough.
+
+The operator's backoffLimit counts restarts of containers in living pods; pods that it deletes and
+creates again, as restartPolicy ExitCode does, escape it. The counts are kept on the job, so that
+they outlive the launcher.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from components.cluster import Restarts
+from components.pytorchjob import ends
+from components.pytorchjob.api import Object
+from components.pytorchjob.ends import End
+from components.pytorchjob.kinds import Kind
+
+ANNOTATION = "sdpose/restarts"
+
+
+class Restarted:
+    """The restarts of one job, by replica and cause."""
+
+    def __init__(self, kind: Kind, job: Object) -> None:
+        self._kind = kind
+        stored = job["metadata"].get("annotations", {}).get(ANNOTATION, "{}")
+        self.counts: dict[str, dict[str, int]] = json.loads(stored)
+        self._pods: dict[str, Object] = {}  # by replica: the latest
+        self._containers: dict[str, int] = {}  # by uid: restarts of the container
+
+    def saw(self, pod: Object, *, deleted: bool = False) -> End | None:
+        """Takes note of a pod's state; the end of the one whose place it takes, if it is new."""
+        replica, uid = self._kind.replica(pod), pod["metadata"]["uid"]
+        before = self._pods.get(replica)
+        end = None
+        if before is not None and before["metadata"]["uid"] != uid:
+            if deleted or _created(pod) < _created(before):
+                return None  # news of the older one
+            end = ends.pod_end(before, self._kind.container) or ends.lost(before)
+        elif not deleted:
+            count, last = ends.container_restarts(pod, self._kind.container)
+            if count > self._containers.get(uid, 0) and last is not None and before is not None:
+                end = last
+            self._containers[uid] = count
+        self._pods[replica] = pod
+        if end is not None:
+            causes = self.counts.setdefault(replica, {})
+            causes[end.cause] = causes.get(end.cause, 0) + 1
+        return end
+
+    def exceeded(self, budget: Restarts) -> str | None:
+        """Which replica is past which budget, for people."""
+        limits: Mapping[str, int] = budget.model_dump()
+        for replica, causes in self.counts.items():
+            for cause, count in causes.items():
+                if count > limits[cause]:
+                    return (
+                        f"{replica} had to start again {count} times after a {cause}; allowed are "
+                        f"{limits[cause]} (restarts.{cause} in the cluster profile)"
+                    )
+        return None
+
+    @property
+    def total(self) -> int:
+        return sum(sum(causes.values()) for causes in self.counts.values())
+
+    def annotation(self) -> dict[str, str]:
+        return {ANNOTATION: json.dumps(self.counts, sort_keys=True)}
+
+
+def _created(pod: Object) -> str:
+    return str(pod["metadata"]["creationTimestamp"])

@@ -1,0 +1,89 @@
+"""One job for one run: created once, found again, removed with all that it owns."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from components.pytorchjob.api import PODS, Api, Object
+from components.pytorchjob.build import DIGEST_ANNOTATION
+from components.pytorchjob.kinds import Kind
+from sdpose.errors import UserError
+
+NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+# Beyond the pods' grace period; a node that is gone keeps its pods longer.
+REMOVAL_MARGIN_S = 60.0
+POLL_S = 1.0
+
+
+def submit(
+    api: Api, kind: Kind, job: Object, *, before_creation: Callable[[], None]
+) -> tuple[Object, bool]:
+    """The job in the cluster, and whether it is new.
+
+    before_creation: called if there is no such job yet. A job of the same name that is being
+    deleted is waited for. UserError if the name is taken by another job.
+    """
+    name = job["metadata"]["name"]
+    prepared = False
+    while True:
+        found = api.get(kind.resource, name)
+        if found is None:
+            if not prepared:
+                before_creation()
+                prepared = True
+            created = api.create(kind.resource, job)
+            if created is not None:
+                return created, True
+            continue  # created by another try, perhaps our own: look at it
+        if found["metadata"].get("deletionTimestamp"):
+            time.sleep(POLL_S)
+            continue
+        theirs = found["metadata"].get("annotations", {}).get(DIGEST_ANNOTATION)
+        if theirs != job["metadata"]["annotations"][DIGEST_ANNOTATION]:
+            raise UserError(
+                f"{kind.name} {api.namespace}/{name} exists and is not this run's job (its "
+                f"{DIGEST_ANNOTATION} differs): delete it, or start a new run"
+            )
+        return found, prepared
+
+
+def remove(api: Api, kind: Kind, job: Object, grace_seconds: float) -> bool:
+    """Deletes the job and waits until it and its pods are gone; False if they are not in time."""
+    name = job["metadata"]["name"]
+    api.delete(kind.resource, name, job["metadata"]["uid"])
+    give_up = time.monotonic() + grace_seconds + REMOVAL_MARGIN_S
+    while time.monotonic() < give_up:
+        left = api.get(kind.resource, name)
+        gone = left is None or left["metadata"]["uid"] != job["metadata"]["uid"]
+        if gone and not api.list(PODS, labelSelector=f"{kind.pod_label}={name}")["items"]:
+            return True
+        time.sleep(POLL_S)
+    return False
+
+
+def find_owner(api: Api) -> Object | None:
+    """An owner reference that ends the job with its run; None outside of a cluster.
+
+    The Argo Workflow that owns this pod: a pod that is retried is another one, and its job must
+    not end with the first. A pod that no Workflow owns is the owner itself.
+    An owner in another namespace is none: Kubernetes would delete the job at once.
+    """
+    name = os.environ.get("KFP_POD_NAME") or os.environ.get("POD_NAME")
+    if not name and os.environ.get("KUBERNETES_SERVICE_HOST"):
+        name = os.environ.get("HOSTNAME")
+    namespace = os.environ.get("POD_NAMESPACE")
+    if not namespace and NAMESPACE_FILE.is_file():
+        namespace = NAMESPACE_FILE.read_text(encoding="utf-8").strip()
+    if not name or namespace != api.namespace:
+        return None
+    pod = api.get(PODS, name)
+    if pod is None:
+        return None
+    owners = pod["metadata"].get("ownerReferences", [])
+    for owner in owners:
+        if owner["kind"] == "Workflow":
+            return {key: owner[key] for key in ("apiVersion", "kind", "name", "uid")}
+    return {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": pod["metadata"]["uid"]}

@@ -1,0 +1,78 @@
+"""Follows a set of objects: list, then watch from there, whatever cuts the watch."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+
+import urllib3
+from kubernetes.client.exceptions import ApiException
+
+from components.pytorchjob.api import Api, Object, Resource, lines
+
+# A watch ends by itself so often that a dead connection is noticed soon; going on is one request.
+WATCH_S = 50
+SILENCE_S = 70.0
+PAUSE_S = 1.0  # at least, between two watches of which the first ended early
+
+# ("LISTED", all that there are), ("CHANGED", [one, new or not]), ("DELETED", [one, as it was last])
+Tell = Callable[[str, list[Object]], None]
+
+
+def follow(
+    api: Api, resource: Resource, query: dict[str, str], tell: Tell, stop: threading.Event
+) -> None:
+    """Runs until `stop`: tells what the list holds, then every event.
+
+    What came and went between a lost watch and the list after it is not seen.
+    """
+    while not stop.is_set():
+        listed = api.list(resource, **query)
+        tell("LISTED", listed["items"])
+        version = listed["metadata"]["resourceVersion"]
+        while version and not stop.is_set():
+            started = time.monotonic()
+            version = _watch(api, resource, query, version, tell, stop)
+            if time.monotonic() - started < PAUSE_S:
+                stop.wait(PAUSE_S)
+
+
+def _watch(
+    api: Api,
+    resource: Resource,
+    query: dict[str, str],
+    version: str,
+    tell: Tell,
+    stop: threading.Event,
+) -> str | None:
+    """One watch to its end; the version to go on from, None if a new list is needed."""
+    options = {
+        "watch": "true",
+        "allowWatchBookmarks": "true",
+        "resourceVersion": version,
+        "timeoutSeconds": str(WATCH_S),
+    }
+    try:
+        response = api.open(resource, query | options, read_timeout=SILENCE_S)
+    except ApiException as error:
+        if error.status == 410:
+            return None
+        raise
+    try:
+        for line in lines(response):
+            if stop.is_set():
+                break
+            event = json.loads(line)
+            item = event["object"]
+            if event["type"] == "ERROR":  # 410 Gone: the history up to here is dropped; or worse
+                return None
+            version = item["metadata"]["resourceVersion"]
+            if event["type"] != "BOOKMARK":
+                tell("DELETED" if event["type"] == "DELETED" else "CHANGED", [item])
+    except (urllib3.exceptions.HTTPError, OSError, ValueError):
+        pass  # cut, silent, or half a line: go on from the last event
+    finally:
+        response.close()
+    return version
