@@ -16,6 +16,7 @@ NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 # Beyond the pods' grace period; a node that is gone keeps its pods longer.
 REMOVAL_MARGIN_S = 60.0
 POLL_S = 1.0
+DELETION_S = 600.0  # how long an earlier job of the same name may take to be gone
 
 
 def submit(
@@ -28,6 +29,7 @@ def submit(
     """
     name = job["metadata"]["name"]
     prepared = False
+    give_up = time.monotonic() + DELETION_S
     while True:
         found = api.get(kind.resource, name)
         if found is None:
@@ -39,6 +41,11 @@ def submit(
                 return created, True
             continue  # created by another try, perhaps our own: look at it
         if found["metadata"].get("deletionTimestamp"):
+            if time.monotonic() > give_up:
+                raise UserError(
+                    f"{kind.name} {api.namespace}/{name} has been under deletion for "
+                    f"{DELETION_S:.0f} s: what keeps it? (kubectl get pods,{kind.resource.plural})"
+                )
             time.sleep(POLL_S)
             continue
         theirs = found["metadata"].get("annotations", {}).get(DIGEST_ANNOTATION)

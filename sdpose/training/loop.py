@@ -29,7 +29,7 @@ from sdpose.data.prepare import PreparedDataset, prepare_coco
 from sdpose.errors import UserError
 from sdpose.evaluation import evaluate
 from sdpose.training import checkpoint as checkpoints
-from sdpose.training.checkpoint import LATEST, Checkpoint
+from sdpose.training.checkpoint import LATEST, Checkpoint, newest_checkpoint
 from sdpose.training.distributed import (
     PREPARE_TIMEOUT,
     SharedStop,
@@ -330,6 +330,23 @@ def _recorded(run: Run, start: Start, dataset: PreparedDataset) -> Iterator[None
 
 
 # -------------------------------------------------------------------------------------- the end
+
+
+def finished_training(experiment: Experiment) -> TrainResult:
+    """What other processes that trained this experiment to its end left in its work dir.
+
+    Raises UserError if they did not, or not in the folder that is seen from here.
+    """
+    folder = checkpoint_folder(experiment)
+    found = newest_checkpoint(folder, print)
+    start = Start() if found is None else Start(checkpoint=found[1], path=found[0])
+    if start.checkpoint is None or not _is_finished(start, experiment):
+        raise UserError(
+            f"{folder} holds no finished training of {experiment.exp_name}: is the volume that was "
+            "trained on mounted here, too?"
+        )
+    meta = start.checkpoint["meta"]
+    return _result(experiment, Progress.of(meta), folder, meta["mlflow_run_id"])
 
 
 def _is_finished(start: Start, experiment: Experiment) -> bool:

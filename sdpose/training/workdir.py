@@ -110,7 +110,7 @@ def claim(experiment: Experiment, *, overwrite: bool, say: Say) -> Start:
     assert experiment.work_dir is not None
     work_dir, folder = Path(experiment.work_dir), checkpoint_folder(experiment)
     if overwrite:
-        _remove_own_files(work_dir, folder)
+        remove_results(experiment)
     for leftover in folder.glob(".*.pth.tmp"):  # of a run that was killed while it saved
         leftover.unlink()
 
@@ -199,7 +199,10 @@ def _refusal(work_dir: Path, differing: list[str]) -> str:
     )
 
 
-def _remove_own_files(work_dir: Path, folder: Path) -> None:
+def remove_results(experiment: Experiment) -> None:
+    """Removes what trainings left in the work dir, and nothing else."""
+    assert experiment.work_dir is not None
+    work_dir, folder = Path(experiment.work_dir), checkpoint_folder(experiment)
     for pattern in OWN_FILES:
         for path in work_dir.glob(pattern):
             path.unlink()

@@ -1,0 +1,215 @@
+"""Watches over a job until its end: logs, progress, reasons for waiting, budgets for restarts."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from components.cluster import Cluster
+from components.pytorchjob import pending
+from components.pytorchjob.api import PODS, Api, Object, Resource
+from components.pytorchjob.ends import End
+from components.pytorchjob.kinds import Kind
+from components.pytorchjob.logs import Logs
+from components.pytorchjob.outcome import JobError, job_failed, pod_report
+from components.pytorchjob.progress import Progress
+from components.pytorchjob.restarts import Restarted
+from components.pytorchjob.watch import follow
+from sdpose.config import Experiment
+from sdpose.errors import UserError
+
+TICK_S = 1.0
+# Reasons are asked for when something has been waiting for so long, and so often.
+PATIENCE_S = 10.0
+EXPLAIN_EVERY_S = 15.0
+LAST_LINES_S = 30.0  # for reading what ended pods said
+
+Told = tuple[str, str, list[Object]] | BaseException
+
+
+class Supervisor:
+    """Of one job, which exists."""
+
+    def __init__(
+        self,
+        api: Api,
+        kind: Kind,
+        cluster: Cluster,
+        experiment: Experiment,
+        job: Object,
+        log: Path,
+        say: Callable[[str], None],
+    ) -> None:
+        self._api, self._kind, self._cluster, self._job, self._say = api, kind, cluster, job, say
+        self._restarted = Restarted(kind, job)
+        self._progress = Progress(experiment.total_epochs)
+        self._logs = Logs(api, kind, log, self._line)
+        self._pods: dict[str, Object] = {}  # by uid, those that exist
+        self._last: dict[str, Object] = {}  # by replica, the latest, also if it is gone
+        self._waiting_since: dict[str, float] = {}  # by what waits
+        self._explained, self._next_explanation = "", 0.0
+        self._told: queue.Queue[Told] = queue.Queue()
+        self._stop = threading.Event()
+
+    def run(self) -> None:
+        """Until the job has succeeded; raises JobError otherwise."""
+        name = self._job["metadata"]["name"]
+        for what, resource, query in (
+            ("job", self._kind.resource, {"fieldSelector": f"metadata.name={name}"}),
+            ("pods", PODS, {"labelSelector": f"{self._kind.pod_label}={name}"}),
+        ):
+            threading.Thread(
+                target=self._watch, args=(what, resource, query), name=f"watch {what}", daemon=True
+            ).start()
+        try:
+            while not self._is_over():
+                self._take()
+                self._mind_waiting()
+        finally:
+            self._stop.set()
+            self._logs.close(LAST_LINES_S)
+
+    # ------------------------------------------------------------------------------ what happens
+
+    def _watch(self, what: str, resource: Resource, query: dict[str, str]) -> None:
+        try:
+            follow(
+                self._api,
+                resource,
+                query,
+                lambda event, objects: self._told.put((what, event, objects)),
+                self._stop,
+            )
+        except BaseException as error:  # ends run()
+            self._told.put(error)
+
+    def _take(self) -> None:
+        """Takes note of all news; waits for a moment if there is none."""
+        try:
+            told = self._told.get(timeout=TICK_S)
+            while True:
+                if isinstance(told, BaseException):
+                    raise told
+                what, event, objects = told
+                (self._take_job if what == "job" else self._take_pods)(event, objects)
+                told = self._told.get_nowait()
+        except queue.Empty:
+            return
+
+    def _take_job(self, event: str, objects: list[Object]) -> None:
+        uid = self._job["metadata"]["uid"]
+        ours = [job for job in objects if job["metadata"]["uid"] == uid]
+        if event == "DELETED" or (event == "LISTED" and not ours):
+            raise JobError(f"{self._name} was deleted by somebody else", ended_by_itself=True)
+        for job in ours:
+            self._job = job
+
+    def _take_pods(self, event: str, objects: list[Object]) -> None:
+        if event == "LISTED":
+            listed = {pod["metadata"]["uid"] for pod in objects}
+            for pod in [pod for uid, pod in self._pods.items() if uid not in listed]:
+                self._take_pod(pod, deleted=True)
+        for pod in objects:
+            self._take_pod(pod, deleted=event == "DELETED")
+
+    def _take_pod(self, pod: Object, *, deleted: bool) -> None:
+        uid, replica = pod["metadata"]["uid"], self._kind.replica(pod)
+        before = self._last.get(replica)
+        end = self._restarted.saw(pod, deleted=deleted)
+        self._logs.saw(pod, deleted=deleted)
+        if deleted:
+            self._pods.pop(uid, None)
+        else:
+            self._pods[uid] = self._last[replica] = pod
+        if end is not None:
+            assert before is not None
+            self._starts_again(replica, before, end)
+
+    def _starts_again(self, replica: str, before: Object, end: End) -> None:
+        self._say(f"{replica} starts again; before: {end} ({end.cause})")
+        try:
+            self._api.annotate(
+                self._kind.resource, self._job["metadata"]["name"], self._restarted.annotation()
+            )
+        except UserError as error:  # no reason to end a training
+            self._say(f"restarts are not counted beyond this launcher: {error}")
+        if enough := self._restarted.exceeded(self._cluster.restarts):
+            report = pod_report(self._kind, before, str(end), self._logs)
+            raise JobError(f"{self._name}: {enough}\n{report}", exit_code=end.exit_code)
+
+    def _line(self, replica: str, text: str) -> None:
+        self._say(f"[{replica}] {text}")
+        if progress := self._progress.read(text):
+            restarts = self._restarted.total
+            self._say(progress + (f"; {restarts} restarts" if restarts else ""))
+
+    # ------------------------------------------------------------------------------------ waiting
+
+    def _mind_waiting(self) -> None:
+        """Says what keeps pods from running; raises JobError if it takes too long."""
+        waiting = self._waiting()
+        now = time.monotonic()
+        self._waiting_since = {what: self._waiting_since.get(what, now) for what in waiting}
+        if not waiting:
+            self._explained = ""
+            return
+        waited = now - min(self._waiting_since.values())
+        limit = self._cluster.pending_timeout_seconds
+        timed_out = waited > limit and "queue" not in waiting
+        if not timed_out and (waited < PATIENCE_S or now < self._next_explanation):
+            return
+        self._next_explanation = now + EXPLAIN_EVERY_S
+        reason = self._explain(waiting)
+        if reason != self._explained:
+            self._say(f"waiting: {reason}")
+            self._explained = reason
+        if timed_out:
+            raise JobError(
+                f"{self._name} did not start within {limit} s (pending_timeout_seconds in the "
+                f"cluster profile): {reason}"
+            )
+
+    def _waiting(self) -> set[str]:
+        """What is waited for: the queue, pods that are to be created, or pods by their uid."""
+        if self._kind.phase(self._job) == "suspended":
+            return {"queue"}
+        if len(self._pods) < self._cluster.nodes:
+            return {"pods"}
+        return {uid for uid, pod in self._pods.items() if pending.is_waiting(pod)}
+
+    def _explain(self, waiting: set[str]) -> str:
+        try:
+            if "queue" in waiting:
+                return pending.explain_suspension(self._api, self._job)
+            if "pods" in waiting:
+                return pending.explain_missing_pods(self._api, self._kind, self._job)
+            return "; ".join(pending.explain_pods(self._api, self._kind, self._pods.values()))
+        except UserError as error:  # no reason to end a training
+            return f"the reason cannot be read: {error}"
+
+    # ------------------------------------------------------------------------------------ the end
+
+    def _is_over(self) -> bool:
+        phase = self._kind.phase(self._job)
+        if phase not in {"succeeded", "failed"}:
+            return False
+        self._read_last_lines()
+        if phase == "failed":
+            raise job_failed(self._kind, self._job, list(self._last.values()), self._logs)
+        return True
+
+    def _read_last_lines(self) -> None:
+        """The job's end may be known before that of its pods."""
+        for pod in self._api.list(
+            PODS, labelSelector=f"{self._kind.pod_label}={self._job['metadata']['name']}"
+        )["items"]:
+            self._take_pod(pod, deleted=False)
+        self._stop.set()
+        self._logs.close(LAST_LINES_S)
+
+    @property
+    def _name(self) -> str:
+        return f"{self._kind.name} {self._job['metadata']['name']}"
