@@ -211,7 +211,10 @@ class Api:
             if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
                 config.load_incluster_config(client_configuration=settings)
             else:
-                config.load_kube_config(client_configuration=settings)
+                # (The library looks at $KUBECONFIG only once, when it is imported.)
+                config.load_kube_config(
+                    config_file=os.environ.get("KUBECONFIG"), client_configuration=settings
+                )
         except (config.ConfigException, OSError) as error:
             raise UserError(
                 f"no access to Kubernetes: {error}; set $KUBECONFIG, or run in a pod that has a "
@@ -264,9 +267,10 @@ def _explain(error: ApiException, method: str, path: str) -> str:
             f"Kubernetes forbids it: {message}; the launcher's Role is in k8s/ "
             "(`python pipelines/submit.py --check` lists what is missing)"
         )
-    if error.status == 404 and method == "POST":
+    if error.status == 404 and reason_of(error) != "NotFound":
+        plural = path.partition("/namespaces/")[2].split("/")[1]
         return (
-            f"Kubernetes knows no {path.rpartition('/')[2]} ({message}): install its operator, or "
-            "choose the other --train-api (pytorchjob, trainjob)"
+            f"this cluster knows no {plural}: install their operator, or choose another train_api "
+            "(pytorchjob, trainjob)"
         )
     return f"Kubernetes refuses {method} {path}: {message}"

@@ -1,0 +1,168 @@
+"""All parts of the miniature cluster, and what a test does to them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.cluster.kube.admission import Admission
+from tests.cluster.kube.kubelet import Kubelet
+from tests.cluster.kube.operator import Operator
+from tests.cluster.kube.server import Call, Fault, Server
+from tests.cluster.kube.store import Object, StatusError, Store, now
+from tests.cluster.kube.trainer import Trainer
+
+NAMESPACE = "pose"
+NSLOOKUP = b'#!/bin/sh\nexec getent hosts "$1"\n'
+
+
+class KubeCluster:
+    def __init__(self, folder: Path, crds: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.closed = False
+        self.store = Store()
+        self.admission = Admission(crds)
+        self.tokens = {"token-1"}
+        self.unknown: set[str] = set()  # kinds that are not installed
+        self.images: dict[str, dict[str, bytes]] = {"alpine:3.10": {"nslookup": NSLOOKUP}}
+        self.secrets: dict[str, dict[str, str]] = {}
+        self.claims: dict[str, Path] = {}
+        self.container_env: dict[str, str] = {}
+        self.host_paths = [Path(p).resolve() for p in (sys.prefix, sys.base_prefix, os.getcwd())]
+        self.reasons: dict[int, str] = {}
+        self.unschedulable: Callable[[Object], str | None] = lambda _pod: None
+        self.quota: Callable[[str], str | None] = lambda _name: None
+        self.calls: list[Call] = []
+        self._faults: list[Fault] = []
+        self.master_port = _free_port()
+        self.server = Server(self)
+        self.kubelet = Kubelet(self, folder)
+        self.operator = Operator(self)
+        self.trainer = Trainer(self)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    def __enter__(self) -> KubeCluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closed = True
+        with self.store.changed:
+            self.store.changed.notify_all()
+        self.server.shutdown()
+        self.server.server_close()
+
+    def kubeconfig(self, token: str = "token-1") -> Path:
+        path = self.folder / "kubeconfig"
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "c", "cluster": {"server": self.url}}],
+            "users": [{"name": "u", "user": {"token": token}}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+            "current-context": "x",
+        }
+        path.write_text(yaml.safe_dump(config))
+        return path
+
+    # ----------------------------------------------------------------------------------- for tests
+
+    def fault(self, *faults: Fault) -> None:
+        self._faults += faults
+
+    def meet(self, call: Call) -> Fault | None:
+        """Takes note of a call; the fault that it meets."""
+        self.calls.append(call)
+        for fault in self._faults:
+            if fault.met < fault.times and fault.when(call):
+                fault.met += 1
+                return fault
+        return None
+
+    def jobs(self, plural: str = "pytorchjobs") -> list[Object]:
+        group = {"pytorchjobs": "kubeflow.org", "trainjobs": "trainer.kubeflow.org"}[plural]
+        return [job for _, job in self.store.list(group, plural)]
+
+    def pods(self) -> dict[str, Object]:
+        return {pod["metadata"]["name"]: pod for _, pod in self.store.list("", "pods")}
+
+    def restart_operator(self) -> None:
+        self.operator.stopped.set()
+        self.operator.join()
+        self.operator = Operator(self)
+
+    # ------------------------------------------------------------------------------- for its parts
+
+    def create_pod(
+        self, name: str, template: Object, job: Object, owner: Object, *, reason: str
+    ) -> None:
+        """Creates a pod as a controller does; a refusal becomes an event of the job."""
+        namespace = job["metadata"]["namespace"]
+        if message := self.quota(name):
+            self.event(job, reason, f'Error creating: pods "{name}" is forbidden: {message}')
+            return
+        meta = {
+            **template.get("metadata", {}),
+            "name": name,
+            "namespace": namespace,
+            "ownerReferences": [owner],
+        }
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": meta,
+            "spec": template["spec"],
+            "status": {"phase": "Pending"},
+        }
+        with contextlib.suppress(StatusError):  # it is there already
+            self.store.create("", "pods", pod)
+
+    def event(self, about: Object, reason: str, message: str, kind: str = "Warning") -> None:
+        """Events of one kind about one object are counted, not repeated."""
+        meta = about["metadata"]
+        key = ("", "events", meta["namespace"], f"{meta['name']}.{reason}".lower())
+
+        if any(each == key for each, _ in self.store.list("", "events")):
+            return
+        item = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"namespace": key[2], "name": key[3]},
+            "involvedObject": {"kind": about.get("kind"), "uid": meta["uid"]},
+            "type": kind,
+            "reason": reason,
+            "message": message,
+            "count": 1,
+            "lastTimestamp": now(),
+        }
+        self.store.create("", "events", item)
+
+    def value(self, entry: dict[str, Any]) -> str:
+        """Of a container's environment entry."""
+        if "value" in entry:
+            return str(entry["value"])
+        source = entry["valueFrom"]
+        if "fieldRef" in source:
+            return str(source["fieldRef"]["resolved"])
+        reference = source["secretKeyRef"]
+        return self.secrets[reference["name"]][reference["key"]]
+
+    def reason(self, code: int) -> str:
+        """Of a container that ended."""
+        return self.reasons.get(code, "Error" if code else "Completed")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

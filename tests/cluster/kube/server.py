@@ -1,0 +1,304 @@
+"""The API server: REST over HTTP with chunked watches and logs, and the faults that a test asks
+for."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
+
+from tests.cluster.kube.store import Event, Object, StatusError, matches
+
+if TYPE_CHECKING:
+    from tests.cluster.kube.cluster import KubeCluster
+
+BOOKMARK_S = 0.5
+KINDS = {
+    ("kubeflow.org", "pytorchjobs"): "PyTorchJob",
+    ("trainer.kubeflow.org", "trainjobs"): "TrainJob",
+    ("kueue.x-k8s.io", "workloads"): "Workload",
+    ("argoproj.io", "workflows"): "Workflow",
+    ("", "pods"): "Pod",
+    ("", "events"): "Event",
+    ("", "secrets"): "Secret",
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    verb: str
+    group: str
+    resource: str  # with its subresource: pods/log
+
+
+@dataclass
+class Fault:
+    """What happens to the next `times` calls that `when` picks.
+
+    what: an HTTP status; "refuse": the connection is closed before anything is done; "lose": after
+    it; "slow": `seconds` late; "cut": a stream ends in the middle of a line after `seconds`.
+    """
+
+    what: int | str
+    when: Callable[[Call], bool] = lambda _call: True
+    times: int = 1
+    seconds: float = 0.0
+    retry_after: int | None = None
+    met: int = 0
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, cluster: KubeCluster) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.cluster = cluster
+        threading.Thread(target=self.serve_forever, args=(0.1,), daemon=True).start()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass  # a client that went away
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def log_message(self, *_: Any) -> None: ...
+
+    def do_GET(self) -> None:
+        self._serve()
+
+    do_POST = do_PATCH = do_DELETE = do_GET  # noqa: N815
+
+    def _serve(self) -> None:
+        cluster = self.server.cluster
+        length = int(self.headers.get("Content-Length") or 0)
+        body = json.loads(self.rfile.read(length) or b"{}")
+        url = urlsplit(self.path)
+        query = dict(parse_qsl(url.query))
+        target = _parse(url.path)
+        if self.headers.get("Authorization", "").split(" ")[-1] not in cluster.tokens:
+            self._error(StatusError(401, "Unauthorized", "Unauthorized"))
+        elif target is None or (target[0], target[2]) not in KINDS or target[2] in cluster.unknown:
+            self._answer(404, b"404 page not found\n", "text/plain")
+        else:
+            group, _, plural, name, sub = target
+            verb = _verb(self.command, name, query)
+            call = Call(verb, group, f"{plural}/{sub}" if sub else plural)
+            fault = cluster.meet(call)
+            if fault is None or not self._fails(fault):
+                self._succeed(call, target, query, body, fault)
+
+    def _fails(self, fault: Fault) -> bool:
+        """Whether the call ends here."""
+        if fault.what == "slow":
+            time.sleep(fault.seconds)
+        elif fault.what == "refuse":
+            self._hang_up()
+        elif isinstance(fault.what, int):
+            headers = {"Retry-After": str(fault.retry_after)} if fault.retry_after else {}
+            self._error(StatusError(fault.what, "InternalError", "a fault of the test"), headers)
+        return fault.what == "refuse" or isinstance(fault.what, int)
+
+    def _succeed(
+        self,
+        call: Call,
+        target: tuple[str, str, str, str, str],
+        query: dict[str, str],
+        body: Object,
+        fault: Fault | None,
+    ) -> None:
+        group, namespace, plural, name, sub = target
+        end = time.monotonic() + fault.seconds if fault and fault.what == "cut" else None
+        try:
+            if sub == "log":
+                self._log(namespace, name, query, end)
+            elif call.verb == "watch":
+                self._watch(group, plural, namespace, query, end)
+            else:
+                answer = self._do(call.verb, group, plural, namespace, name, query, body)
+                if fault is not None and fault.what == "lose":
+                    self._hang_up()
+                else:
+                    code = 201 if call.verb == "create" else 200
+                    self._answer(code, json.dumps(answer).encode())
+        except StatusError as error:
+            self._error(error)
+
+    def _do(
+        self,
+        verb: str,
+        group: str,
+        plural: str,
+        namespace: str,
+        name: str,
+        query: dict[str, str],
+        body: Object,
+    ) -> Object:
+        cluster = self.server.cluster
+        store, key = cluster.store, (group, plural, namespace, name)
+        if verb == "get":
+            return store.get(key)
+        if verb == "list":
+            with store.changed:
+                items = [
+                    item
+                    for _, item in store.list(group, plural, namespace)
+                    if matches(item, query.get("labelSelector", ""), query.get("fieldSelector", ""))
+                ]
+                return {
+                    "kind": f"{KINDS[group, plural]}List",
+                    "metadata": {"resourceVersion": str(store.version)},
+                    "items": items,
+                }
+        if verb == "create":
+            strict = query.get("fieldValidation") == "Strict"
+            cluster.admission.check(plural, body, strict=strict)
+            return store.create(group, plural, body)
+        if verb == "patch":
+            changed = store.update(key, lambda item: _merge(item, body))
+            return changed or store.get(key)
+        assert verb == "delete"
+        uid = body.get("preconditions", {}).get("uid")
+        return store.delete(key, policy=body.get("propagationPolicy", "Background"), uid=uid)
+
+    def _watch(
+        self, group: str, plural: str, namespace: str, query: dict[str, str], end: float | None
+    ) -> None:
+        store = self.server.cluster.store
+        version = int(query["resourceVersion"])
+        stop = time.monotonic() + float(query.get("timeoutSeconds", 60))
+        self._start("application/json")
+        while not self.server.cluster.closed and time.monotonic() < stop:
+            events = store.events_after(version, BOOKMARK_S)
+            if events is None:
+                gone = StatusError(410, "Expired", f"too old resource version: {version}")
+                self._chunk(json.dumps({"type": "ERROR", "object": gone.status()}).encode() + b"\n")
+                break
+            for event in events:
+                version = event.version
+                if event.key[:3] == (group, plural, namespace) and matches(
+                    event.object, query.get("labelSelector", ""), query.get("fieldSelector", "")
+                ):
+                    line = _event(event)
+                    if end is not None and time.monotonic() > end:
+                        self._chunk(line[: len(line) // 2])
+                        self._hang_up()
+                        return
+                    self._chunk(line + b"\n")
+            if end is not None and time.monotonic() > end:
+                self._hang_up()
+                return
+            if not events and query.get("allowWatchBookmarks") == "true":
+                with store.changed:
+                    version = max(version, store.version)
+                meta = {"resourceVersion": str(version)}
+                bookmark = {"type": "BOOKMARK", "object": {"metadata": meta}}
+                self._chunk(json.dumps(bookmark).encode() + b"\n")
+        self._chunk(b"")
+
+    def _log(self, namespace: str, name: str, query: dict[str, str], end: float | None) -> None:
+        cluster = self.server.cluster
+        cluster.store.get(("", "pods", namespace, name))
+        log = cluster.kubelet.log(namespace, name, query)
+        follow = query.get("follow") == "true"
+        self._start("text/plain")
+        position = 0
+        while True:
+            records, closed = log.after(position, BOOKMARK_S if follow else 0)
+            position += len(records)
+            for stamp, text in records:
+                if stamp[:19] < query.get("sinceTime", "")[:19]:
+                    continue
+                line = (f"{stamp} {text}\n").encode()
+                if end is not None and time.monotonic() > end:
+                    self._chunk(line[: len(line) // 2])
+                    self._hang_up()
+                    return
+                self._chunk(line)
+            if closed or not follow or cluster.closed:
+                break
+            if end is not None and time.monotonic() > end:
+                self._hang_up()
+                return
+        self._chunk(b"")
+
+    # ----------------------------------------------------------------------------------- the wire
+
+    def _start(self, content_type: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.wfile.flush()
+
+    def _chunk(self, data: bytes) -> None:
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+        self.wfile.flush()
+
+    def _error(self, error: StatusError, headers: dict[str, str] | None = None) -> None:
+        self._answer(error.code, json.dumps(error.status()).encode(), headers=headers)
+
+    def _answer(
+        self,
+        code: int,
+        body: bytes,
+        content_type: str = "application/json",
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        self.send_response(code)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _hang_up(self) -> None:
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_RDWR)
+
+
+def _parse(path: str) -> tuple[str, str, str, str, str] | None:
+    """Group, namespace, plural, name and subresource of a namespaced path."""
+    parts = path.strip("/").split("/")
+    if parts[0] == "api":
+        group, rest = "", parts[2:]
+    elif parts[0] == "apis":
+        group, rest = parts[1], parts[3:]
+    else:
+        return None
+    if len(rest) < 3 or rest[0] != "namespaces":
+        return None
+    namespace, plural, *more = rest[1:]
+    name, sub = (*more, "", "")[:2]
+    return group, namespace, plural, name, sub
+
+
+def _verb(method: str, name: str, query: dict[str, str]) -> str:
+    if method == "GET":
+        watch = "watch" if query.get("watch") == "true" else "list"
+        return "get" if name else watch
+    return {"POST": "create", "PATCH": "patch", "DELETE": "delete"}[method]
+
+
+def _merge(item: Object, patch: Object) -> None:
+    """RFC 7386."""
+    for key, value in patch.items():
+        if value is None:
+            item.pop(key, None)
+        elif isinstance(value, dict):
+            _merge(item.setdefault(key, {}), value)
+        else:
+            item[key] = value
+
+
+def _event(event: Event) -> bytes:
+    return json.dumps({"type": event.type, "object": event.object}).encode()

@@ -1,0 +1,186 @@
+"""The objects of a cluster, with versions, watches, graceful deletion and garbage collection."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+Object = dict[str, Any]
+Key = tuple[str, str, str, str]  # group, plural, namespace, name
+
+FOREGROUND = "foregroundDeletion"
+
+
+class StatusError(Exception):
+    def __init__(self, code: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.code, self.reason, self.message = code, reason, message
+
+    def status(self) -> Object:
+        return {
+            "kind": "Status",
+            "apiVersion": "v1",
+            "status": "Failure",
+            "reason": self.reason,
+            "message": self.message,
+            "code": self.code,
+        }
+
+
+@dataclass(frozen=True)
+class Event:
+    version: int
+    type: str
+    key: Key
+    object: Object
+
+
+def now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+class Store:
+    def __init__(self) -> None:
+        self.changed = threading.Condition(threading.RLock())
+        self.version = 100
+        self.horizon = 0  # watches from before it are Gone
+        self._objects: dict[Key, Object] = {}
+        self._history: list[Event] = []
+
+    def create(self, group: str, plural: str, item: Object) -> Object:
+        item = copy.deepcopy(item)
+        meta = item["metadata"]
+        key = (group, plural, meta["namespace"], meta["name"])
+        with self.changed:
+            if key in self._objects:
+                raise StatusError(
+                    409, "AlreadyExists", f'{plural}.{group} "{meta["name"]}" already exists'
+                )
+            meta |= {"uid": str(uuid.uuid4()), "creationTimestamp": now(), "generation": 1}
+            return self._put("ADDED", key, item)
+
+    def get(self, key: Key) -> Object:
+        with self.changed:
+            if key not in self._objects:
+                raise StatusError(404, "NotFound", f'{key[1]}.{key[0]} "{key[3]}" not found')
+            return copy.deepcopy(self._objects[key])
+
+    def list(self, group: str, plural: str, namespace: str = "") -> list[tuple[Key, Object]]:
+        with self.changed:
+            return [
+                (key, copy.deepcopy(item))
+                for key, item in self._objects.items()
+                if key[:2] == (group, plural) and namespace in ("", key[2])
+            ]
+
+    def update(self, key: Key, change: Callable[[Object], None]) -> Object | None:
+        """Changes an object in place if it (still) exists."""
+        with self.changed:
+            if key not in self._objects:
+                return None
+            item = copy.deepcopy(self._objects[key])
+            change(item)
+            if item == self._objects[key]:
+                return item
+            return self._put("MODIFIED", key, item)
+
+    def delete(self, key: Key, *, policy: str = "Background", uid: str | None = None) -> Object:
+        item = self.get(key)
+        if uid is not None and item["metadata"]["uid"] != uid:
+            raise StatusError(409, "Conflict", "the UID in the precondition is another one")
+        with self.changed:
+            if policy == "Foreground":
+                self.update(key, _under_deletion)
+            elif key[1] == "pods" and item.get("spec", {}).get("nodeName"):
+                self.update(key, _under_deletion)  # its kubelet ends it
+            else:
+                self.remove(key)
+        return item
+
+    def remove(self, key: Key) -> None:
+        with self.changed:
+            item = self._objects.pop(key, None)
+            if item is not None:
+                self.version += 1
+                item["metadata"]["resourceVersion"] = str(self.version)
+                self._history.append(Event(self.version, "DELETED", key, item))
+                self.changed.notify_all()
+
+    def collect_garbage(self) -> None:
+        """What has lost all its owners goes, and what waits in the foreground for what it owns."""
+        with self.changed:
+            alive = {item["metadata"]["uid"]: key for key, item in self._objects.items()}
+            for key, item in list(self._objects.items()):
+                owners = item["metadata"].get("ownerReferences", [])
+                dying = [
+                    owner
+                    for owner in owners
+                    if owner["uid"] in alive
+                    and FOREGROUND
+                    in self._objects[alive[owner["uid"]]]["metadata"].get("finalizers", [])
+                ]
+                orphan = owners and not any(owner["uid"] in alive for owner in owners)
+                if (orphan or dying) and not item["metadata"].get("deletionTimestamp"):
+                    self.delete(key)
+            owned = {
+                owner["uid"]
+                for item in self._objects.values()
+                for owner in item["metadata"].get("ownerReferences", [])
+            }
+            for key, item in list(self._objects.items()):
+                meta = item["metadata"]
+                if FOREGROUND in meta.get("finalizers", []) and meta["uid"] not in owned:
+                    self.remove(key)
+
+    def events_after(self, version: int, timeout: float) -> list[Event] | None:
+        """Waits for news; [] if there are none in time, None if that version is Gone."""
+        with self.changed:
+            if version < self.horizon:
+                return None
+            if self.version <= version:
+                self.changed.wait(timeout)
+            return [event for event in self._history if event.version > version]
+
+    def compact(self) -> None:
+        """Forgets the history, as etcd does every five minutes."""
+        with self.changed:
+            self._history.clear()
+            self.version += 1
+            self.horizon = self.version
+            self.changed.notify_all()
+
+    def _put(self, kind: str, key: Key, item: Object) -> Object:
+        self.version += 1
+        item["metadata"]["resourceVersion"] = str(self.version)
+        self._objects[key] = item
+        self._history.append(Event(self.version, kind, key, copy.deepcopy(item)))
+        self.changed.notify_all()
+        return copy.deepcopy(item)
+
+
+def _under_deletion(item: Object) -> None:
+    meta = item["metadata"]
+    meta.setdefault("deletionTimestamp", now())
+    if item.get("kind") != "Pod":
+        meta["finalizers"] = [FOREGROUND]
+
+
+def matches(item: Object, labels: str, fields: str) -> bool:
+    """Selectors `a=b,c=d` of labels and of fields."""
+    for requirement in filter(None, labels.split(",")):
+        name, _, value = requirement.partition("=")
+        if item["metadata"].get("labels", {}).get(name) != value:
+            return False
+    for requirement in filter(None, fields.split(",")):
+        path, _, value = requirement.partition("=")
+        node: Any = item
+        for part in path.split("."):
+            node = node.get(part, {})
+        if node != value:
+            return False
+    return True
