@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,24 @@ from components.pytorchjob import build_job, job_name
 from components.pytorchjob.manifest import to_yaml
 from pipelines.console import say
 from pipelines.endpoint import Endpoint
-from pipelines.kfp_api import Kfp
-from pipelines.run_kfp import Submission, cancel, follow, schedule_runs, start_run
+from pipelines.kfp_api import Kfp, KfpError
+from pipelines.preflight import check_from_here
+from pipelines.preflight.images import (
+    NoSuchImageError,
+    UnknownImageError,
+    docker_credentials,
+    image_digest,
+)
+from pipelines.run_kfp import Submission, cancel, follow, kfp_cron, schedule_runs, start_run
 from pipelines.sdpose_pipeline import compile_pipeline, make_pipeline
-from sdpose.code_version import code_version
+from sdpose.code_version import source_version
 from sdpose.config import Experiment, dump_experiment
 from sdpose.config.document import parse_yaml
 from sdpose.errors import UserError
 
 # Where the pipeline is compiled to, below the current folder: the work dir is the cluster's.
 WORK_DIRS = Path("work_dirs")
+KFP_NAMESPACE = "kubeflow"
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,7 @@ class Wishes:
     run_name: str | None = None
     cache: bool = True
     overwrite: bool = False
+    any_code: bool = False
     schedule: str | None = None
     wait: bool = False
     cancel_on_interrupt: bool = False
@@ -51,10 +60,13 @@ def submit_to_cluster(
     endpoint: Endpoint, experiment: Experiment, cluster: Cluster, wishes: Wishes
 ) -> int:
     """Starts or schedules the run, and waits if that is wished; returns the exit code."""
+    cron = kfp_cron(wishes.schedule) if wishes.schedule else None
     kfp = Kfp(endpoint)
+    kfp.is_multi_user()  # is it there at all?
+    cluster, wishes = pinned(cluster, wishes)
     submission = _submission(experiment, cluster, wishes)
-    if wishes.schedule:
-        schedule_runs(kfp, submission, wishes.schedule, say)
+    if cron:
+        schedule_runs(kfp, submission, cron, say)
         return 0
     run_id = start_run(kfp, submission, say)
     if wishes.wait:
@@ -79,6 +91,7 @@ def wait(kfp: Kfp, run_id: str, *, cancel_on_interrupt: bool) -> int:
 
 def show_manifests(experiment: Experiment, cluster: Cluster, wishes: Wishes) -> None:
     """What would be submitted, as YAML documents: experiment, training job, pipeline (KFP's IR)."""
+    cluster, wishes = pinned(cluster, wishes, comment="# ")
     package = _submission(experiment, cluster, wishes).package
     say(f"# compiled pipeline: {package.absolute()}")
     say("# the experiment, as every step receives it")
@@ -87,6 +100,48 @@ def show_manifests(experiment: Experiment, cluster: Cluster, wishes: Wishes) -> 
     say(to_yaml(build_job(job_name(experiment, "dry-run"), experiment, cluster)).rstrip())
     say("---\n# the pipeline")
     say(package.read_text(encoding="utf-8").rstrip())
+
+
+def check_cluster(endpoint: Endpoint, cluster: Cluster) -> None:
+    """Prints what is there; raises UserError with all problems."""
+    report = check_from_here(cluster)
+    try:
+        multi_user = Kfp(endpoint).is_multi_user()
+    except KfpError as error:
+        what, _, remedy = str(error).partition("\n")
+        report.problem(what, remedy.strip() or "ask its administrator")
+    else:
+        users = "several users" if multi_user else "one user"
+        report.fine.insert(0, f"Kubeflow Pipelines answers at {endpoint.host}, for {users}")
+        if not multi_user and cluster.namespace != KFP_NAMESPACE:
+            report.unknown.append(
+                "a KFP for one user runs all steps in its own namespace, mostly "
+                f"{KFP_NAMESPACE}: their volumes and secrets must be there, too, not only in "
+                f"{cluster.namespace}"
+            )
+    say(report.settle())
+
+
+def pinned(cluster: Cluster, wishes: Wishes, comment: str = "") -> tuple[Cluster, Wishes]:
+    """The profile with images by digest: what a tag names today runs in every step, and cache keys
+    are honest. Where the registry cannot be asked, nothing is taken from the cache."""
+    images = {}
+    for image in filter(None, (cluster.image, cluster.pipelines.image)):
+        if "@" in image:
+            continue
+        try:
+            digest = image_digest(image, docker_credentials())
+        except (NoSuchImageError, UnknownImageError) as error:
+            say(f"{comment}image {image}: {error}; a tag's bytes may change: no step is cached")
+            wishes = replace(wishes, cache=False)
+        else:
+            images[image] = f"{image}@{digest}"
+            say(f"{comment}image {image} is {digest} today")
+    image = cluster.image
+    steps = cluster.pipelines.image
+    pipelines = cluster.pipelines.model_copy(update={"image": images.get(steps or "", steps)})
+    update = {"image": images.get(image, image), "pipelines": pipelines}
+    return cluster.model_copy(update=update), wishes
 
 
 def _submission(experiment: Experiment, cluster: Cluster, wishes: Wishes) -> Submission:
@@ -98,7 +153,7 @@ def _submission(experiment: Experiment, cluster: Cluster, wishes: Wishes) -> Sub
         raise UserError(f"cannot write {package}: {error.strerror}") from None
     arguments = {
         "experiment": dump_experiment(experiment),
-        "code_version": code_version(),
+        "code_version": "" if wishes.any_code else source_version(),
         "cluster_profile": dump_cluster(cluster),
         "runner": "kfp",
     }

@@ -65,18 +65,25 @@ def start_run(kfp: Kfp, submission: Submission, say: Say) -> str:
     return run_id
 
 
-def schedule_runs(kfp: Kfp, submission: Submission, cron: str, say: Say) -> str:
-    """Starts a run whenever `cron` says; one at a time, and missed times are not made up for.
+def kfp_cron(text: str) -> str:
+    """KFP's six fields, seconds first, of these or cron's own five.
 
-    cron: five fields (minute ... day of week), or KFP's six with seconds first.
-    Raises UserError if the experiment has a schedule already.
+    >>> kfp_cron("0 3 * * 1")
+    '0 0 3 * * 1'
     """
-    fields = cron.split()
+    fields = text.split()
     if len(fields) not in {5, 6}:
         raise UserError(
-            f"--schedule '{cron}': expected five fields, minute hour day month weekday, as in "
+            f"--schedule '{text}': expected five fields, minute hour day month weekday, as in "
             "'0 3 * * 1' for Mondays at 3:00"
         )
+    return " ".join(["0"] * (len(fields) == 5) + fields)
+
+
+def schedule_runs(kfp: Kfp, submission: Submission, cron: str, say: Say) -> str:
+    """Starts a run whenever `cron` (see `kfp_cron`) says; one at a time, and missed times are not
+    made up for. Raises UserError if the experiment has a schedule already.
+    """
     experiment_id, source = _prepare(kfp, submission)
     name = submission.run_name or submission.exp_name
     for known in kfp.schedules(experiment_id, name):
@@ -92,9 +99,7 @@ def schedule_runs(kfp: Kfp, submission: Submission, cron: str, say: Say) -> str:
             pipeline_version_reference=source,
             runtime_config=_runtime(submission),
             trigger=kfp_server_api.V2beta1Trigger(
-                cron_schedule=kfp_server_api.V2beta1CronSchedule(
-                    cron=" ".join(["0"] * (len(fields) == 5) + fields)
-                )
+                cron_schedule=kfp_server_api.V2beta1CronSchedule(cron=cron)
             ),
             max_concurrency=1,
             no_catchup=True,

@@ -16,6 +16,7 @@ from components.register import register
 from components.train import train
 from components.train_on_cluster import train_on_cluster
 from pipelines.placement import place
+from pipelines.preflight.step import preflight
 
 NAME = "sdpose"
 
@@ -42,7 +43,8 @@ def make_pipeline(
 
         Args:
             experiment: The resolved experiment, as `sdpose config show` prints it.
-            code_version: What computes (`sdpose.code_version`); other code is other results.
+            code_version: What computes (`sdpose.code_version`); other code is other results. On a
+                cluster that of the sources alone: the image says which libraries there are.
             cluster_profile: As JSON (components.cluster.dump_cluster); empty on this machine.
             runner: What runs the pipeline, for the summary.
         """
@@ -83,7 +85,12 @@ def make_pipeline(
         trained.set_caching_options(cache and not overwrite)
         evaluated.set_caching_options(cache)
         if cluster is not None:
-            for step in (prepared, trained, registered):
+            checked = preflight(
+                experiment=experiment, cluster=cluster_profile, code_version=code_version
+            )
+            checked.set_caching_options(False)
+            prepared.after(checked)
+            for step in (checked, prepared, trained, registered):
                 place(step, cluster)
             place(evaluated, cluster, with_model=True)
 

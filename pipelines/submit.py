@@ -99,6 +99,12 @@ interrupt_option = click.option(
 )
 @cluster_option
 @endpoint_option
+@click.option("--check", is_flag=True, help="Only look whether the cluster has all that is needed.")
+@click.option(
+    "--any-code",
+    is_flag=True,
+    help="Do not mind if the image holds another code than this checkout.",
+)
 @click.option("--namespace", help="Instead of the profile's.")
 @click.option(
     "--image",
@@ -223,8 +229,9 @@ def cancel(run: str, profile: str | None, endpoint: str | None) -> None:
 
 def _here(experiment: Experiment, dry_run: bool, options: dict[str, Any]) -> None:
     """Runs the pipeline on this machine."""
-    if options["schedule"]:
-        raise UserError("--schedule is for a cluster: give --cluster FILE and --endpoint URL")
+    for name in ("schedule", "check"):
+        if options[name]:
+            raise UserError(f"--{name} is for a cluster: give --cluster FILE and --endpoint URL")
     # kfp takes a second to import: not before the input is known to be good.
     from pipelines.on_this_machine import PIPELINE_FOLDER, run_here
     from pipelines.sdpose_pipeline import compile_pipeline, make_pipeline
@@ -258,18 +265,22 @@ def _on_cluster(
     configured: bool,
     options: dict[str, Any],
 ) -> int:
-    from pipelines.on_cluster import Wishes, show_manifests, submit_to_cluster
+    from pipelines.on_cluster import Wishes, check_cluster, show_manifests, submit_to_cluster
 
     wishes = Wishes(
         run_name=options["run_name"],
         cache=not options["no_cache"],
         overwrite=options["overwrite"],
+        any_code=options["any_code"],
         schedule=options["schedule"],
         wait=options["wait"],
         cancel_on_interrupt=options["cancel_on_interrupt"],
     )
     if dry_run:
         show_manifests(experiment, cluster, wishes)
+        return 0
+    if options["check"]:
+        check_cluster(endpoint, cluster)
         return 0
     if not configured:
         confirm(f"Submit {experiment.exp_name} to {endpoint.host}?", options["yes"])

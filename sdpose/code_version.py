@@ -13,13 +13,19 @@ NUMERICS = ("torch", "numpy", "opencv-python-headless", "pycocotools", "faster-c
 
 
 @cache
-def code_version() -> str:
-    """SHA-256, in hex, of this package's Python files and of the versions of `NUMERICS`."""
-    digest = hashlib.sha256(b"sdpose code 1\n")
+def source_version() -> str:
+    """SHA-256, in hex, of this package's Python files."""
+    digest = hashlib.sha256(b"sdpose sources 1\n")
     package = Path(__file__).parent
     for path in sorted(package.rglob("*.py")):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(f"{path.relative_to(package).as_posix()} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def code_version() -> str:
+    """SHA-256, in hex, of the sources and of the versions of `NUMERICS` that are installed."""
+    digest = hashlib.sha256(f"sdpose code 1\n{source_version()}\n".encode())
     for name in NUMERICS:
         try:
             digest.update(f"{name} {metadata.version(name)}\n".encode())

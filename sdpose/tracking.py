@@ -105,6 +105,15 @@ def start_run(
     return tracked
 
 
+def check_writable() -> None:
+    """Raises UserError unless the server lets us write (a tag of our experiment)."""
+    client = _client()
+    try:
+        client.set_experiment_tag(_experiment_id(client), "sdpose.checked", str(int(time.time())))
+    except Exception as error:
+        raise _unreachable(error) from error
+
+
 def create_model_version(
     name: str, source: str, run_id: str | None, tags: Mapping[str, str]
 ) -> str:

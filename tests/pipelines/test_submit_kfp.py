@@ -15,7 +15,7 @@ from servers.kfp import KfpServer
 
 from pipelines.endpoint import Endpoint, find_endpoint
 from pipelines.kfp_api import Kfp, KfpError
-from sdpose.code_version import code_version
+from sdpose.code_version import source_version
 from sdpose.config import dump_experiment, load_experiment
 from sdpose.errors import UserError
 
@@ -68,7 +68,7 @@ def test_run_gets_the_whole_experiment_and_the_profile(
     experiment = load_experiment("sdpose_t", data_root="/data/coco", work_dir="/results/sdpose_t")
     parameters = run["runtime_config"]["parameters"]
     assert parameters["experiment"] == dump_experiment(experiment)
-    assert parameters["code_version"] == code_version()
+    assert parameters["code_version"] == source_version()
     assert json.loads(parameters["cluster_profile"])["gpus_per_node"] == 8
     assert run["service_account"] == "sdpose-pipeline"
     (group,) = kfp_server.of("experiments")

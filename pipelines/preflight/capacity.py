@@ -1,0 +1,135 @@
+"""Is there room: nodes that the training's pods fit on, and what quotas leave."""
+
+from __future__ import annotations
+
+from collections import Counter
+from decimal import Decimal
+from typing import Any
+
+from kubernetes.utils import parse_quantity
+
+from components.cluster import Cluster
+from components.pytorchjob.pod import resources
+from pipelines.preflight.kube import Kube, RefusedError
+from pipelines.preflight.report import Report
+
+Object = dict[str, Any]
+
+
+def check_nodes(kube: Kube, cluster: Cluster, report: Report) -> None:
+    """Nodes big enough, whatever runs on them now; waiting for a busy one is no problem."""
+    try:
+        found = kube.get("/api/v1/nodes")
+    except RefusedError as error:
+        report.unknown.append(f"nodes: {error}")
+        return
+    nodes = (found or {}).get("items", [])
+    unfit = Counter(filter(None, (_why_not(node, cluster) for node in nodes)))
+    places = sum(_places(node, cluster) for node in nodes if not _why_not(node, cluster))
+    reasons = "; ".join(f"{count}: {reason}" for reason, count in unfit.most_common(6))
+    what = f"{len(nodes)} nodes have places for {places} pods with {_wanted(cluster)}"
+    if places >= (cluster.elastic.min_replicas if cluster.elastic else cluster.nodes):
+        report.fine.append(what)
+    else:
+        report.problem(
+            f"{what}; {cluster.nodes} are wanted"
+            + (f" (nodes without: {reasons})" * bool(reasons)),
+            "correct node_selector, tolerations, resources or nodes in the profile; or the cluster "
+            "must grow",
+        )
+
+
+def check_quotas(kube: Kube, cluster: Cluster, report: Report) -> None:
+    """What the namespace's quotas leave is enough for all of the training's pods."""
+    try:
+        found = kube.get(f"/api/v1/namespaces/{cluster.namespace}/resourcequotas")
+    except RefusedError as error:
+        report.unknown.append(f"quotas: {error}")
+        return
+    needed, before = _needed(cluster), len(report.problems)
+    for quota in (found or {}).get("items", []):
+        name, status = quota["metadata"]["name"], quota.get("status", {})
+        for key, hard in status.get("hard", {}).items():
+            used = parse_quantity(status.get("used", {}).get(key, "0"))
+            left = parse_quantity(hard) - used
+            want = needed.get(key)
+            if want is None and key in {"limits.cpu", "limits.memory", "requests.cpu"}:
+                report.unknown.append(
+                    f"quota {name} counts {key}, which the profile does not state: a LimitRange "
+                    "must, or pods are refused"
+                )
+            elif want is not None and want > left:
+                report.problem(
+                    f"quota {name} leaves {left.normalize():f} of {key} ({hard}, used {used:f}); "
+                    f"the training needs {want.normalize():f}",
+                    "wait for other runs, ask for more, or lower nodes, gpus_per_node, resources",
+                )
+    if len(report.problems) == before:
+        report.fine.append("quotas leave room for the training")
+
+
+def _needed(cluster: Cluster) -> dict[str, Decimal]:
+    """Under the names that quotas have; a limit is the request where there is none."""
+    limits = resources(cluster).get("limits", {})
+    needed = {"pods": Decimal(cluster.nodes), "count/pods": Decimal(cluster.nodes)}
+    for name, value in _of_one_pod(cluster).items():
+        needed[f"requests.{name}"] = parse_quantity(value) * cluster.nodes
+        if name in {"cpu", "memory"}:
+            needed[name] = needed[f"requests.{name}"]
+    for name, value in limits.items():
+        needed[f"limits.{name}"] = parse_quantity(value) * cluster.nodes
+    return needed
+
+
+def _of_one_pod(cluster: Cluster) -> dict[str, str]:
+    """What the scheduler counts: requests; a limit is the request where there is none."""
+    stated = resources(cluster)
+    return {**stated.get("limits", {}), **stated.get("requests", {})}
+
+
+def _wanted(cluster: Cluster) -> str:
+    each = (f"{name}={value}" for name, value in _of_one_pod(cluster).items())
+    return ", ".join(each) or "no stated resources"
+
+
+def _places(node: Object, cluster: Cluster) -> int:
+    """How many of the training's pods an empty node would hold."""
+    allocatable = node.get("status", {}).get("allocatable", {})
+    counts = [
+        int(parse_quantity(allocatable.get(name, "0")) // parse_quantity(value))
+        for name, value in _of_one_pod(cluster).items()
+        if parse_quantity(value)
+    ]
+    return min([cluster.nodes, *counts])
+
+
+def _why_not(node: Object, cluster: Cluster) -> str:
+    """Why a training pod cannot be placed on the node, "" if it can."""
+    labels = node["metadata"].get("labels", {})
+    for key, value in cluster.node_selector.items():
+        if labels.get(key) != value:
+            return f"no label {key}={value}"
+    spec, status = node.get("spec", {}), node.get("status", {})
+    if spec.get("unschedulable"):
+        return "cordoned"
+    ready = {c["type"]: c["status"] for c in status.get("conditions", [])}
+    if ready.get("Ready", "True") != "True":
+        return "not ready"
+    for taint in spec.get("taints", []):
+        if taint["effect"] != "PreferNoSchedule" and not _tolerated(taint, cluster):
+            value = f"={taint['value']}" if taint.get("value") else ""
+            return f"taint {taint['key']}{value}:{taint['effect']} is not tolerated"
+    for name, value in _of_one_pod(cluster).items():
+        there = parse_quantity(status.get("allocatable", {}).get(name, "0"))
+        if parse_quantity(value) > there:
+            return f"{name} {there.normalize():f}, wanted {value}"
+    return ""
+
+
+def _tolerated(taint: Object, cluster: Cluster) -> bool:
+    return any(
+        (each.key is None or each.key == taint["key"])
+        and (each.operator == "Exists" or (each.value or "") == taint.get("value", ""))
+        and each.effect in {None, taint["effect"]}
+        for each in cluster.tolerations
+    )
