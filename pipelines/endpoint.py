@@ -99,7 +99,10 @@ def _by_kubeconfig(config: kfp_server_api.Configuration, endpoint: Endpoint) -> 
 
     context = endpoint.host.partition(":")[2] or None
     try:
-        load_kube_config(client_configuration=config, context=context)
+        # (The library looks at $KUBECONFIG only once, when it is imported.)
+        load_kube_config(
+            config_file=os.environ.get("KUBECONFIG"), client_configuration=config, context=context
+        )
     except (ConfigException, OSError) as error:
         raise UserError(
             f"--endpoint {endpoint.host}: {error}; `kubectl config get-contexts` lists the contexts"

@@ -12,10 +12,13 @@ from typing import Any
 
 import kfp_server_api  # type: ignore[import-untyped]
 
-from components.cluster import Cluster
+from components.cluster import Cluster, parse_cluster
+from components.pytorchjob import job_name
+from components.pytorchjob.kinds import kind_of
 from pipelines.changes import changes, shortened
 from pipelines.kfp_api import Kfp, KfpError
 from pipelines.placement import RUN_ID_LABEL
+from pipelines.preflight.kube import Kube, NoAccessError, RefusedError
 from pipelines.sdpose_pipeline import NAME
 from pipelines.watch_run import (
     ENDINGS,
@@ -24,6 +27,7 @@ from pipelines.watch_run import (
     OutOfTouchError,
     wait_for_run,
 )
+from sdpose.config import parse_experiment
 from sdpose.errors import UserError
 
 Say = Callable[..., None]
@@ -172,9 +176,9 @@ def resume_run(kfp: Kfp, run_id: str, say: Say) -> str:
 
 
 def cancel(kfp: Kfp, some_id: str, say: Say) -> None:
-    """Ends a run, or a schedule (its runs so far stay)."""
+    """Ends a run and its training job, or a schedule (its runs so far stay)."""
     try:
-        state = str(kfp.run(some_id).state)
+        run = kfp.run(some_id)
     except KfpError as error:
         if error.status != 404:
             raise
@@ -188,11 +192,30 @@ def cancel(kfp: Kfp, some_id: str, say: Say) -> None:
             raise
         say(f"schedule {some_id} is removed; runs that it has started go on")
         return
-    if state in ENDINGS:
-        say(f"run {some_id} had ended already: {state}")
+    if run.state in ENDINGS:
+        say(f"run {some_id} had ended already: {run.state}")
+    else:
+        kfp.terminate(some_id)
+        say(f"run {some_id} is being ended")
+    _remove_job(run, say)
+
+
+def _remove_job(run: Any, say: Say) -> None:
+    """The launcher's job, if there is one still: KFP gives the launcher no reliable SIGTERM."""
+    given = (run.runtime_config and run.runtime_config.parameters) or {}
+    if not given.get("cluster_profile"):
         return
-    kfp.terminate(some_id)
-    say(f"run {some_id} is being ended")
+    cluster = parse_cluster(given["cluster_profile"])
+    kind = kind_of(cluster)
+    name = job_name(parse_experiment(given["experiment"]), run.run_id)
+    try:
+        if Kube().delete(kind.resource.path(cluster.namespace, name)):
+            say(f"its {kind.name} {name} is being removed; training saves a checkpoint first")
+    except (NoAccessError, RefusedError) as error:
+        say(
+            f"its training ends with it. ({error}, so we cannot look. If it did not: "
+            f"kubectl -n {cluster.namespace} delete {kind.resource.plural} {name})"
+        )
 
 
 def _prepare(kfp: Kfp, submission: Submission) -> tuple[str, Any]:

@@ -63,10 +63,10 @@ class Api:
     """One namespace of one cluster. Safe to use from several threads."""
 
     def __init__(self, namespace: str) -> None:
-        """In a pod its service account, elsewhere the kubeconfig; UserError if there is neither."""
+        """Connects, see `connect`."""
         self.namespace = namespace
         self._lock = threading.Lock()
-        self._client = self._connect()
+        self._client = connect()
 
     def get(self, resource: Resource, name: str) -> Object | None:
         """None if there is no such object."""
@@ -203,30 +203,32 @@ class Api:
             time.sleep(wait)
             delay = min(2 * delay, LONGEST_DELAY_S)
 
-    def _connect(self) -> client.ApiClient:
-        settings = client.Configuration()
-        # urllib3's own retries would hide failures, and do not know which are worth it.
-        settings.retries = False
-        try:
-            if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
-                config.load_incluster_config(client_configuration=settings)
-            else:
-                # (The library looks at $KUBECONFIG only once, when it is imported.)
-                config.load_kube_config(
-                    config_file=os.environ.get("KUBECONFIG"), client_configuration=settings
-                )
-        except (config.ConfigException, OSError) as error:
-            raise UserError(
-                f"no access to Kubernetes: {error}; set $KUBECONFIG, or run in a pod that has a "
-                "service account"
-            ) from None
-        return client.ApiClient(settings)
-
     def _reconnect(self, used: client.ApiClient) -> None:
         """Reads the credentials again, unless another thread just did."""
         with self._lock:
             if self._client is used:
-                self._client = self._connect()
+                self._client = connect()
+
+
+def connect() -> client.ApiClient:
+    """In a pod its service account, elsewhere the kubeconfig; UserError if there is neither."""
+    settings = client.Configuration()
+    # urllib3's own retries would hide failures, and do not know which are worth it.
+    settings.retries = False
+    try:
+        if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
+            config.load_incluster_config(client_configuration=settings)
+        else:
+            # (The library looks at $KUBECONFIG only once, when it is imported.)
+            config.load_kube_config(
+                config_file=os.environ.get("KUBECONFIG"), client_configuration=settings
+            )
+    except (config.ConfigException, OSError) as error:
+        raise UserError(
+            f"no access to Kubernetes: {error}; set $KUBECONFIG, or run in a pod that has a "
+            "service account"
+        ) from None
+    return client.ApiClient(settings)
 
 
 def lines(response: urllib3.HTTPResponse, *, unfinished: bool = False) -> Iterator[bytes]:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-from typing import Any
 
 import urllib3
-from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
-Object = dict[str, Any]
-TIMEOUT_S = (5.0, 20.0)  # to connect, to answer
+from components.pytorchjob.api import Object, connect
+from sdpose.errors import UserError
 
-IN_CLUSTER_VARIABLE = "KUBERNETES_SERVICE_HOST"
+TIMEOUT_S = (5.0, 20.0)  # to connect, to answer
 
 
 class NoAccessError(Exception):
@@ -25,18 +22,14 @@ class RefusedError(Exception):
 
 
 class Kube:
+    """Unlike components.pytorchjob.api, which stays for weeks, it asks once."""
+
     def __init__(self) -> None:
-        """In a pod its service account, elsewhere the kubeconfig. Raises NoAccessError."""
-        settings = client.Configuration()
-        settings.retries = False
+        """Raises NoAccessError."""
         try:
-            if os.environ.get(IN_CLUSTER_VARIABLE) and not os.environ.get("KUBECONFIG"):
-                config.load_incluster_config(client_configuration=settings)
-            else:
-                config.load_kube_config(client_configuration=settings)
-        except (config.ConfigException, OSError) as error:
-            raise NoAccessError(f"no access to Kubernetes: {error}") from None
-        self._client = client.ApiClient(settings)
+            self._client = connect()
+        except UserError as error:
+            raise NoAccessError(str(error)) from None
 
     def get(self, path: str) -> Object | None:
         """None if there is no such object. Raises RefusedError, NoAccessError."""
@@ -47,6 +40,10 @@ class Kube:
         if found is None:
             raise RefusedError(f"this Kubernetes has no {path}")
         return found
+
+    def delete(self, path: str) -> bool:
+        """False if there is no such object. What it owns goes first."""
+        return self._call("DELETE", path, {"propagationPolicy": "Foreground"}) is not None
 
     def _call(self, method: str, path: str, body: Object | None) -> Object | None:
         try:

@@ -7,20 +7,20 @@ import json
 from typing import Any
 
 from components.cluster import Cluster
+from components.pytorchjob.kinds import kind_of
 from pipelines.preflight.kube import Kube, RefusedError
 from pipelines.preflight.report import Report
 
 # What the launcher asks of Kubernetes (components/pytorchjob); k8s/base/rbac.yaml grants it.
 Right = tuple[str, str, str]  # API group, resource (with its subresource), verb
-JOBS = {"pytorchjob": ("kubeflow.org", "v1", "pytorchjobs")}
-JOBS["trainjob"] = ("trainer.kubeflow.org", "v1alpha1", "trainjobs")
-OPERATORS = {"pytorchjob": "Training Operator", "trainjob": "Kubeflow Trainer"}
 SHARED_MODES = {"ReadWriteMany"}
 
 
 def rights(cluster: Cluster) -> list[Right]:
-    group, _, jobs = JOBS[cluster.train_api]
-    wanted = [(group, jobs, v) for v in ("get", "list", "watch", "create", "patch", "delete")]
+    job = kind_of(cluster).resource
+    wanted = [
+        (job.group, job.plural, v) for v in ("get", "list", "watch", "create", "patch", "delete")
+    ]
     wanted += [("", "pods", verb) for verb in ("get", "list", "watch")]
     wanted += [("", "pods/log", "get"), ("", "events", "list")]
     if cluster.queue:
@@ -84,22 +84,23 @@ def check_rights(kube: Kube, cluster: Cluster, report: Report, *, in_cluster: bo
 
 def check_kinds(kube: Kube, cluster: Cluster, report: Report) -> None:
     """The operator's kind, the runtime that is named, Kueue's queue, the priority class."""
-    group, version, jobs = JOBS[cluster.train_api]
+    kind = kind_of(cluster)
+    group, version, jobs = kind.resource.group, kind.resource.version, kind.resource.plural
     known = kube.get(f"/apis/{group}/{version}")
     if known and any(resource["name"] == jobs for resource in known.get("resources", [])):
         report.fine.append(f"{jobs}.{group}/{version} are known")
     else:
         report.problem(
             f"this cluster knows no {jobs}.{group}/{version}",
-            f"install {OPERATORS[cluster.train_api]}, or choose the other --train-api",
+            f"install {kind.operator}, or choose the other --train-api",
         )
     if cluster.train_api == "trainjob":
-        kind = f"{cluster.runtime_kind.lower()}s"
-        scope = f"namespaces/{cluster.namespace}/" if kind == "trainingruntimes" else ""
+        runtimes = f"{cluster.runtime_kind.lower()}s"
+        scope = f"namespaces/{cluster.namespace}/" if runtimes == "trainingruntimes" else ""
         _exists(
             kube,
             report,
-            f"/apis/{group}/{version}/{scope}{kind}/{cluster.runtime}",
+            f"/apis/{group}/{version}/{scope}{runtimes}/{cluster.runtime}",
             f"{cluster.runtime_kind} {cluster.runtime}",
             "correct the profile's runtime and runtime_kind, or have it installed",
         )

@@ -125,7 +125,7 @@ def test_every_problem_is_told_with_its_remedy(
     assert "error: preflight: 9 problems\n" in stderr
     for what in (
         "sdpose-pipeline may not: create pytorchjobs (kubeflow.org), get pods/log; in namespace",
-        "this cluster knows no pytorchjobs.kubeflow.org/v1\n      -> install Training Operator",
+        "this cluster knows no pytorchjobs.kubeflow.org/v1\n      -> install the Training Operator",
         "there is no service account sdpose-trainer",
         "there is no volume claim coco",
         "volume claim results is ReadWriteOnce: 2 nodes cannot mount it at once",
@@ -154,11 +154,7 @@ def test_first_step_looks_at_stores_tracking_and_code(
     tmp_path: Path,
 ) -> None:
     fill(object_server, image_server)
-    monkeypatch.setenv("KUBECONFIG", "set")
-    monkeypatch.setattr(
-        "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION",
-        str(object_server.kubeconfig(tmp_path / "kubeconfig")),
-    )
+    monkeypatch.setenv("KUBECONFIG", str(object_server.kubeconfig(tmp_path / "kubeconfig")))
     document = load_cluster(CLUSTER).model_dump(mode="json") | {
         "image": f"{image_server.host}/pose/trainer:1.0",
         "volumes": [{"claim": "results", "path": str(tmp_path)}],

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 import yaml
 from servers.kfp import KfpServer
+from servers.objects import ObjectServer
 
+from components.pytorchjob import job_name
 from pipelines.endpoint import Endpoint, find_endpoint
 from pipelines.kfp_api import Kfp, KfpError
 from sdpose.code_version import source_version
-from sdpose.config import dump_experiment, load_experiment
+from sdpose.config import dump_experiment, load_experiment, parse_experiment
 from sdpose.errors import UserError
 
 CLUSTER = Path(__file__).with_name("cluster.yaml")
@@ -167,6 +169,23 @@ def test_resume_and_cancel(submit, kfp_server: KfpServer, tmp_path: Path) -> Non
     assert (code, "knows no run and no schedule nonsense" in stderr) == (2, True)
 
 
+def test_cancel_removes_the_training_job(
+    submit, kfp_server: KfpServer, object_server: ObjectServer, tmp_path: Path
+) -> None:
+    kfp_server.script = ["RUNNING"]
+    at = ("--endpoint", kfp_server.url)
+    assert finished(submit(*EXPERIMENT, *at, cwd=tmp_path))[0] == 0
+    (run,) = kfp_server.of("runs")
+    experiment = parse_experiment(run["runtime_config"]["parameters"]["experiment"])
+    job = f"/apis/kubeflow.org/v1/namespaces/pose/pytorchjobs/{job_name(experiment, run['run_id'])}"
+    object_server.objects[job] = {"kind": "PyTorchJob"}
+    kubeconfig = str(object_server.kubeconfig(tmp_path / "kubeconfig"))
+    command = ("cancel", run["run_id"], *at)
+    code, stdout, _ = finished(submit(*command, cwd=tmp_path, KUBECONFIG=kubeconfig))
+    assert (code, object_server.objects) == (0, {})
+    assert "is being removed; training saves a checkpoint first" in stdout
+
+
 def test_schedule(submit, kfp_server: KfpServer, tmp_path: Path) -> None:
     at = ("--endpoint", kfp_server.url)
     command = (*EXPERIMENT, *at, "--schedule", "0 3 * * 1")
@@ -235,9 +254,7 @@ def test_kubeconfig(kfp_server: KfpServer, monkeypatch: pytest.MonkeyPatch, tmp_
         "current-context": "lab",
     }
     (tmp_path / "config").write_text(yaml.safe_dump(config))
-    monkeypatch.setattr(
-        "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "config")
-    )
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
     kfp_server.token = "of-the-kubeconfig"
     with pytest.raises(KfpError, match="HTTP 404"):  # asked through the API server's proxy
         Kfp(Endpoint("kubeconfig:lab", "--endpoint")).run("1")

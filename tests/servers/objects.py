@@ -67,6 +67,10 @@ class ObjectHandler(JsonHandler):
         else:
             self.answer({"message": "not found"}, 404)
 
+    def do_DELETE(self) -> None:
+        found = self.server.objects.pop(self.path, None)
+        self.answer({} if found is not None else {"message": "not found"}, 200 if found else 404)
+
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if any(part in self.path for part in self.server.unreadable):
