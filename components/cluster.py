@@ -151,7 +151,8 @@ class Pipelines(Section):
         None, description="of the steps' pods, may create training jobs; default: KFP's own"
     )
     image: Image | None = Field(
-        None, description="of the steps that run no model; default: the training's"
+        None,
+        description="of the steps without PyTorch (preflight, prepare, register); default: image",
     )
     root: str | None = Field(
         None, description="where steps hand artifacts on, as s3://BUCKET/PREFIX; default: KFP's"

@@ -39,6 +39,7 @@ class Wishes:
     cache: bool = True
     overwrite: bool = False
     any_code: bool = False
+    check: bool = True
     schedule: str | None = None
     wait: bool = False
     cancel_on_interrupt: bool = False
@@ -145,7 +146,9 @@ def pinned(cluster: Cluster, wishes: Wishes, comment: str = "") -> tuple[Cluster
 
 
 def _submission(experiment: Experiment, cluster: Cluster, wishes: Wishes) -> Submission:
-    pipeline = make_pipeline(cluster, cache=wishes.cache, overwrite=wishes.overwrite)
+    pipeline = make_pipeline(
+        cluster, cache=wishes.cache, overwrite=wishes.overwrite, check=wishes.check
+    )
     package = WORK_DIRS / experiment.exp_name / "pipeline" / "sdpose_pipeline.yaml"
     try:
         compile_pipeline(pipeline, package)

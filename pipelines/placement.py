@@ -16,11 +16,11 @@ RUN_ID_VARIABLE = "SDPOSE_RUN_ID"
 RUN_ID_LABEL = "pipeline/runid"
 
 
-def place(step: Any, cluster: Cluster, *, with_model: bool = False) -> None:
-    """with_model: the step computes with the model: on one GPU, if training does on some."""
-    step.set_container_image(
-        cluster.image if with_model else cluster.pipelines.image or cluster.image
-    )
+def place(step: Any, cluster: Cluster, *, torch: bool = False, computes: bool = False) -> None:
+    """torch: the step needs PyTorch, so the training's image. computes: and a place to compute, on
+    one GPU if training does on some."""
+    slim = cluster.pipelines.image or cluster.image
+    step.set_container_image(cluster.image if torch or computes else slim)
     kubernetes.set_image_pull_policy(step, cluster.image_pull_policy)
     if cluster.image_pull_secrets:
         kubernetes.set_image_pull_secrets(step, list(cluster.image_pull_secrets))
@@ -43,11 +43,11 @@ def place(step: Any, cluster: Cluster, *, with_model: bool = False) -> None:
         kubernetes.empty_dir_mount(
             step, "scratch", cluster.scratch.path, size_limit=cluster.scratch.size
         )
-    if with_model:
-        _place_model(step, cluster)
+    if computes:
+        _place_computation(step, cluster)
 
 
-def _place_model(step: Any, cluster: Cluster) -> None:
+def _place_computation(step: Any, cluster: Cluster) -> None:
     # Loader processes hand batches over in shared memory; a pod has 64 MiB by default.
     kubernetes.empty_dir_mount(
         step, "shm", "/dev/shm", medium="Memory", size_limit=cluster.shm_size

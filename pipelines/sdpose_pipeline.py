@@ -22,14 +22,19 @@ NAME = "sdpose"
 
 
 def make_pipeline(
-    cluster: Cluster | None = None, *, cache: bool = True, overwrite: bool = False
+    cluster: Cluster | None = None,
+    *,
+    cache: bool = True,
+    overwrite: bool = False,
+    check: bool = True,
 ) -> BaseComponent:
     """The pipeline for a cluster, or (None) for this machine.
 
     cache: on a cluster, a step whose parameters, image and code are those of an earlier one is not
     run again. The parameters are digests of all that its result depends on; steps that look at the
     world (preflight, prepare_coco) or change it (register) always run. overwrite: train anew, and
-    remove what the work dir holds of another experiment first.
+    remove what the work dir holds of another experiment first. check: on a cluster, the preflight
+    comes first.
     """
 
     @dsl.pipeline(
@@ -85,14 +90,17 @@ def make_pipeline(
         trained.set_caching_options(cache and not overwrite)
         evaluated.set_caching_options(cache)
         if cluster is not None:
-            checked = preflight(
-                experiment=experiment, cluster=cluster_profile, code_version=code_version
-            )
-            checked.set_caching_options(False)
-            prepared.after(checked)
-            for step in (checked, prepared, trained, registered):
-                place(step, cluster)
-            place(evaluated, cluster, with_model=True)
+            if check:
+                checked = preflight(
+                    experiment=experiment, cluster=cluster_profile, code_version=code_version
+                )
+                checked.set_caching_options(False)
+                prepared.after(checked)
+                place(checked, cluster)
+            place(prepared, cluster)
+            place(trained, cluster, torch=True)  # it reads the checkpoint that the job has left
+            place(evaluated, cluster, computes=True)
+            place(registered, cluster)
 
     return sdpose
 

@@ -101,6 +101,9 @@ interrupt_option = click.option(
 @endpoint_option
 @click.option("--check", is_flag=True, help="Only look whether the cluster has all that is needed.")
 @click.option(
+    "--no-preflight", is_flag=True, help="Leave out the run's first step, which looks for the same."
+)
+@click.option(
     "--any-code",
     is_flag=True,
     help="Do not mind if the image holds another code than this checkout.",
@@ -272,6 +275,7 @@ def _on_cluster(
         cache=not options["no_cache"],
         overwrite=options["overwrite"],
         any_code=options["any_code"],
+        check=not options["no_preflight"],
         schedule=options["schedule"],
         wait=options["wait"],
         cancel_on_interrupt=options["cancel_on_interrupt"],

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from servers.kfp import KfpServer
 from servers.mlflow import MlflowServer
 from servers.objects import ImageServer, ObjectServer
@@ -74,11 +75,14 @@ def check(submit, object_server, image_server, kfp_server: KfpServer, tmp_path: 
     """`submit.py --check` with an image of the test registry."""
     fill(object_server, image_server)
     kfp_server.multi_user = True
-    command = ("--exp", "sdpose_t", "--cluster", CLUSTER, "--endpoint", kfp_server.url, "--check")
+    profile = yaml.safe_load(CLUSTER.read_text())
+    del profile["pipelines"]["image"]  # its registry does not exist
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(profile))
+    command = ("--exp", "sdpose_t", "--cluster", "cluster.yaml", "--endpoint", kfp_server.url)
 
     def run(*options: str) -> tuple[int, str, str]:
         process: subprocess.Popen[str] = submit(
-            *(*command, "--image", f"{image_server.host}/pose/trainer:1.0", *options),
+            *(*command, "--check", "--image", f"{image_server.host}/pose/trainer:1.0", *options),
             cwd=tmp_path,
             KUBECONFIG=str(object_server.kubeconfig(tmp_path / "kubeconfig")),
             HOME=str(tmp_path),
@@ -157,6 +161,7 @@ def test_first_step_looks_at_stores_tracking_and_code(
     monkeypatch.setenv("KUBECONFIG", str(object_server.kubeconfig(tmp_path / "kubeconfig")))
     document = load_cluster(CLUSTER).model_dump(mode="json") | {
         "image": f"{image_server.host}/pose/trainer:1.0",
+        "pipelines": {"service_account": "sdpose-pipeline"},
         "volumes": [{"claim": "results", "path": str(tmp_path)}],
         "data_root": str(tmp_path / "coco"),
         "work_dirs": str(tmp_path / "work_dirs"),

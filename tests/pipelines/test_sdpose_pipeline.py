@@ -60,13 +60,26 @@ def test_cached_steps_get_all_that_they_depend_on_as_parameters(tmp_path: Path) 
     assert evaluate >= {"experiment", "dataset_digest", "checkpoint_sha256", "code_version"}
 
 
+def test_on_a_cluster_the_preflight_comes_first(tmp_path: Path) -> None:
+    tasks = compiled(make_pipeline(CLUSTER), tmp_path)[0]["root"]["dag"]["tasks"]
+    assert tasks["prepare-coco"]["dependentTasks"] == ["preflight"]
+    assert "dependentTasks" not in tasks["preflight"]
+    without = compiled(make_pipeline(CLUSTER, check=False), tmp_path)[0]["root"]["dag"]["tasks"]
+    assert "preflight" not in without
+
+
 def test_pods_are_made_as_the_profile_says(tmp_path: Path) -> None:
     package, platform = compiled(make_pipeline(CLUSTER), tmp_path)
     containers = {
         name: executor["container"]
         for name, executor in package["deploymentSpec"]["executors"].items()
     }
-    assert {container["image"] for container in containers.values()} == {CLUSTER.image}
+    images = {name: container["image"] for name, container in containers.items()}
+    assert {name for name, image in images.items() if image == CLUSTER.image} == {
+        "exec-train-on-cluster",
+        "exec-evaluate",
+    }
+    assert set(images.values()) == {CLUSTER.image, CLUSTER.pipelines.image}
     accelerators = {
         name: container.get("resources", {}).get("accelerator", {}).get("count")
         for name, container in containers.items()
