@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from kfp.dsl.base_component import BaseComponent
 
 from pipelines.console import same_command, say
 from pipelines.processes import Interrupted, interruptible
-from pipelines.run_local import StepError, run_local
+from pipelines.run_local import RUN_FILE, StepError, run_local
 from pipelines.sdpose_pipeline import make_pipeline
+from sdpose.code_version import code_version
 from sdpose.config import parse_experiment
 from sdpose.errors import UserError
 from sdpose.registry.run import read_summary, work_dir_of, write_summary
@@ -21,7 +23,6 @@ from sdpose.tracking import tracking_uri
 
 # Below the work dir: what the pipeline itself leaves.
 PIPELINE_FOLDER = "pipeline"
-RUN_FILE = "run.json"  # what the last run was given
 
 
 def run_here(
@@ -29,7 +30,6 @@ def run_here(
 ) -> None:
     """Runs the pipeline on this machine, and says how it ended. Does not return if it fails."""
     folder = work_dir / PIPELINE_FOLDER
-    (folder / RUN_FILE).write_text(json.dumps(arguments, indent=1) + "\n", encoding="utf-8")
     try:
         with interruptible():
             seconds = run_local(pipeline, arguments, folder, say, cache=cache)
@@ -67,7 +67,9 @@ def resume_here(work_dir: str) -> None:
     """Runs again, from its work dir, what has not succeeded: with the experiment that it had then,
     whatever has become of its file."""
     path = Path(work_dir) / PIPELINE_FOLDER / RUN_FILE
-    arguments = json.loads(path.read_text(encoding="utf-8"))
+    last = json.loads(path.read_text(encoding="utf-8"))
+    arguments = last["arguments"] | {"code_version": code_version()}
     experiment = parse_experiment(arguments["experiment"], source=str(path))
+    os.chdir(last["cwd"])  # its relative paths begin there
     say(f"resuming {experiment.exp_name} in {work_dir_of(experiment)}")
     run_here(make_pipeline(), arguments, work_dir_of(experiment), cache=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ from sdpose.errors import FAILURE_FILE_VARIABLE, USER_ERROR_EXIT_CODE
 from sdpose.locking import only_one
 
 Say = Callable[..., None]
+RUN_FILE = "run.json"  # what the last run was given, for its resumption
 
 
 class StepError(Exception):
@@ -70,6 +72,8 @@ def run_local(
         tempfile.TemporaryDirectory(prefix="sdpose-") as scratch,
     ):
         steps = _Steps(pipeline, Path(scratch), say, StepCache(folder / "steps"), cache)
+        last = {"cwd": str(Path.cwd()), "arguments": arguments}
+        (folder / RUN_FILE).write_text(json.dumps(last, indent=1) + "\n", encoding="utf-8")
         artifacts = folder / "artifacts"
         shutil.rmtree(artifacts, ignore_errors=True)
         adopt_orphans()

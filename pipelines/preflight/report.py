@@ -27,6 +27,9 @@ class Report:
     def settle(self) -> str:
         """The whole text; raises UserError with it if there is any problem."""
         if not self.problems:
-            return f"preflight: nothing is missing\n{self}"
+            rest = (
+                f", but not all could be seen ({len(self.unknown)} unknown)" if self.unknown else ""
+            )
+            return f"preflight: nothing is missing{rest}\n{self}"
         count = len(self.problems)
         raise UserError(f"preflight: {count} problem{'s' if count > 1 else ''}\n{self}")

@@ -133,7 +133,7 @@ def test_only_what_has_changed_runs_again_and_a_failed_run_is_resumed(
     assert "evaluate: runs again: its earlier result 'results' has been changed" in failed.stdout
     assert "error: register: cannot write to /proc/none" in failed.stderr
 
-    resumed = Finished(submit("resume", work_dir, cwd=again.cwd), again.cwd)
+    resumed = Finished(submit("resume", work_dir, cwd=work_dir), again.cwd)
     assert (resumed.code, resumed.stderr) == (0, "")
     for step in ("train", "evaluate"):
         assert f"{step}: {unchanged}" in resumed.stdout
