@@ -28,7 +28,7 @@ def register(
 
     Returns:
         model_version: The number of the version in the registry.
-        checkpoint_uri: The registry's copy of the checkpoint.
+        checkpoint_uri: The registry's copy of its weights (safetensors).
     """
     from pathlib import Path
 
@@ -47,4 +47,4 @@ def register(
             runner=runner,
             git_commit=checkpoint.metadata["git_commit"],
         )
-    return (version.version, version.checkpoint_uri)
+    return (version.version, version.weights_uri)

@@ -145,6 +145,68 @@ def find_model_version(name: str, tag: str, value: str) -> str | None:
     return str(found[0].version) if found else None
 
 
+def tag_run(run_id: str, tags: Mapping[str, str]) -> None:
+    """Sets tags of a run; one that is not there (a deleted database) is passed over."""
+    client = _client()
+    from mlflow.exceptions import MlflowException
+
+    try:
+        TrackedRun(client, run_id).set_tags(tags)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise _unreachable(error) from error
+    except Exception as error:
+        raise _unreachable(error) from error
+
+
+def model_version_tags(name: str, number: str) -> dict[str, str]:
+    client = _client()
+    try:
+        return dict(client.get_model_version(name, number).tags)
+    except Exception as error:
+        raise _unreachable(error) from error
+
+
+def tag_model_version(name: str, number: str, tags: Mapping[str, str]) -> None:
+    client = _client()
+    try:
+        for key, value in tags.items():
+            client.set_model_version_tag(name, number, key, value)
+    except Exception as error:
+        raise _unreachable(error) from error
+
+
+def model_aliases(name: str) -> dict[str, str]:
+    """Alias to MLflow's version number; empty for a model that MLflow does not know."""
+    client = _client()
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return {k: str(v) for k, v in client.get_registered_model(name).aliases.items()}
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return {}
+        raise _unreachable(error) from error
+    except Exception as error:
+        raise _unreachable(error) from error
+
+
+def set_model_alias(name: str, alias: str, number: str) -> None:
+    client = _client()
+    try:
+        client.set_registered_model_alias(name, alias, number)
+    except Exception as error:
+        raise _unreachable(error) from error
+
+
+def delete_model_alias(name: str, alias: str) -> None:
+    client = _client()
+    try:
+        client.delete_registered_model_alias(name, alias)
+    except Exception as error:
+        raise _unreachable(error) from error
+
+
 def _client() -> Any:
     # MLflow and alembic tell the console of every table that they create.
     os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "0")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sdpose.config import Experiment, experiment_digest
-from sdpose.registry.versions import ModelVersion, register_checkpoint
+from sdpose.registry.register import register_checkpoint
+from sdpose.registry.versions import ModelVersion
 
 SUMMARY = "summary.json"
 
@@ -56,7 +57,7 @@ def register_run(
             "best_checkpoint": str(trained_as),
             "mlflow_run_id": mlflow_run_id,
             "model_version": version.version,
-            "registered_checkpoint": version.checkpoint_uri,
+            "registered_checkpoint": version.weights_uri,
             "git_commit": git_commit,
         },
     )

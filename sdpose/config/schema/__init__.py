@@ -16,6 +16,7 @@ from sdpose.config.schema.model import (
     TokenPose,
 )
 from sdpose.config.schema.outputs import CheckpointConfig, Evaluation, LogConfig, LogHook
+from sdpose.config.schema.promotion import Promotion
 from sdpose.config.schema.section import Section
 from sdpose.config.schema.training import GradClip, LrConfig, Optimizer, OptimizerConfig
 
@@ -35,6 +36,7 @@ __all__ = [
     "Model",
     "Optimizer",
     "OptimizerConfig",
+    "Promotion",
     "Section",
     "Split",
     "TestCfg",

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from sdpose.config.schema.data import Data, DataCfg, TrainPipeline
 from sdpose.config.schema.model import Model
 from sdpose.config.schema.outputs import CheckpointConfig, Evaluation, LogConfig
+from sdpose.config.schema.promotion import Promotion
 from sdpose.config.schema.section import Int, Name, PositiveInt, Section
 from sdpose.config.schema.training import LrConfig, Optimizer, OptimizerConfig
 
@@ -42,6 +43,7 @@ class Experiment(Section):
     checkpoint_config: CheckpointConfig = CheckpointConfig()
     evaluation: Evaluation = Evaluation()
     log_config: LogConfig = LogConfig()
+    promotion: Promotion = Promotion()
 
     @model_validator(mode="before")
     @classmethod

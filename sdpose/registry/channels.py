@@ -1,0 +1,172 @@
+"""Channels: which version is the candidate, on stage, in production; and how that came about.
+
+The pointer of a channel is one object that changes only by compare-and-swap. It holds the whole
+record of the move that made it, with a generation number that grows by one. Before a pointer is
+replaced, its record is in the history; so the history and the pointer together are every move that
+there was, in one order, whoever was killed when. Two promoters never both win: the swap of the
+second one fails, and its gates are asked again, against what is there now.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from sdpose.errors import UserError
+from sdpose.registry.layout import (
+    channel_folder,
+    check_channel,
+    check_model_name,
+    document,
+    history_key,
+    pointer_key,
+)
+from sdpose.registry.versions import ModelVersion, read_version
+from sdpose.storage import DamagedObjectError, Store, Tag
+
+Record = dict[str, Any]
+# Somebody else moves the pointer at every try: then something else is wrong.
+TRIES = 100
+
+
+def current(store: Store, model_name: str, channel: str) -> Record | None:
+    """The record of the version that the channel has now: generation, version, previous_version,
+    action, approver, comment, gates, at, manifest_sha256. None for an empty channel."""
+    found = _read_pointer(store, model_name, channel)
+    return found[0] if found else None
+
+
+def history(store: Store, model_name: str, channel: str) -> list[Record]:
+    """Every move of the channel, the first one first."""
+    check_channel(channel)
+    folder = f"{channel_folder(check_model_name(model_name), channel)}/history"
+    records = [_parse(store.read(key), store.uri(key)) for key in store.list(folder)]
+    pointer = current(store, model_name, channel)
+    if pointer is not None and (not records or records[-1] != pointer):
+        records.append(pointer)  # whoever moved it was stopped before writing it down
+    return records
+
+
+def refusals(store: Store, model_name: str, channel: str) -> list[Record]:
+    """Every promotion that a gate refused, the first one first."""
+    folder = f"{channel_folder(check_model_name(model_name), check_channel(channel))}/refused"
+    return [_parse(store.read(key), store.uri(key)) for key in store.list(folder)]
+
+
+def move(
+    store: Store,
+    version: ModelVersion,
+    channel: str,
+    *,
+    action: str,
+    approver: str,
+    comment: str = "",
+    gates: Callable[[Record | None], list[dict[str, Any]]] = lambda present: [],
+) -> Record:
+    """Points the channel at a version if its gates allow it; the record of what was decided.
+
+    gates: asked with the present record, gives {name, passed, reason} each; asked again if somebody
+    else moves the pointer meanwhile. A record whose `allowed` is False was refused and changed
+    nothing. Pointing at what is there already changes nothing either.
+    """
+    name = version.model_name
+    for _ in range(TRIES):
+        found = _read_pointer(store, name, channel)
+        present = found[0] if found else None
+        if present is not None and present["version"] == version.version:
+            return present
+        verdicts = gates(present)
+        record: Record = {
+            "model_name": name,
+            "channel": channel,
+            "generation": present["generation"] + 1 if present else 1,
+            "version": version.version,
+            "manifest_sha256": version.manifest_sha256,
+            "previous_version": present["version"] if present else None,
+            "action": action,
+            "allowed": all(verdict["passed"] for verdict in verdicts),
+            "gates": verdicts,
+            "approver": approver,
+            "comment": comment,
+            "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        }
+        if not record["allowed"]:
+            del record["generation"]
+            when = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+            key = f"{channel_folder(name, channel)}/refused/{when}-{uuid.uuid4().hex[:8]}.json"
+            store.put_if_absent(key, document(record))
+            return record
+        if _commit(store, name, channel, record, found):
+            _write_down(store, name, channel, record)
+            return record
+    raise UserError(f"{name}: the channel {channel} was moved by others {TRIES} times; try again")
+
+
+def rollback(
+    store: Store, model_name: str, channel: str, *, approver: str, comment: str = ""
+) -> Record:
+    """Points the channel back at the version that it had before the present one, as a new
+    generation. Going back again goes further back. UserError if there is nothing before."""
+    records = history(store, model_name, channel)
+    if not records:
+        raise UserError(f"{model_name}: the channel {channel} is empty; nothing to roll back")
+    # What stands below the present version, with promotions pushed and rollbacks popped.
+    stack: list[int] = []
+    for record in records:
+        if record["action"] == "rollback":
+            stack.pop()
+        else:
+            stack.append(record["version"])
+    if len(stack) < 2:
+        raise UserError(f"{model_name}: the channel {channel} had no version before {stack[-1]}")
+    generation = records[-1]["generation"]
+
+    def nobody_was_faster(present: Record | None) -> list[dict[str, Any]]:
+        if present is None or present["generation"] != generation:
+            raise UserError(f"{model_name}: {channel} has moved meanwhile; look at its history")
+        return []
+
+    return move(
+        store,
+        read_version(store, model_name, stack[-2]),
+        channel,
+        action="rollback",
+        approver=approver,
+        comment=comment,
+        gates=nobody_was_faster,
+    )
+
+
+def _commit(
+    store: Store, name: str, channel: str, record: Record, found: tuple[Record, Tag] | None
+) -> bool:
+    if found is None:
+        return store.put_if_absent(pointer_key(name, channel), document(record))
+    present, tag = found
+    _write_down(store, name, channel, present)
+    return store.swap(pointer_key(name, channel), document(record), tag)
+
+
+def _write_down(store: Store, name: str, channel: str, record: Record) -> None:
+    store.put_if_absent(history_key(name, channel, record["generation"]), document(record))
+
+
+def _read_pointer(store: Store, name: str, channel: str) -> tuple[Record, Tag] | None:
+    key = pointer_key(check_model_name(name), check_channel(channel))
+    found = store.read_tagged(key)
+    if found is None:
+        return None
+    data, tag = found
+    return _parse(data, store.uri(key)), tag
+
+
+def _parse(data: bytes, uri: str) -> Record:
+    try:
+        record = dict(json.loads(data))
+        int(record["version"])
+    except (ValueError, KeyError, TypeError):
+        raise DamagedObjectError(f"{uri} is damaged: it is not a record of a channel") from None
+    return record

@@ -1,0 +1,205 @@
+"""What is asked of a version before a channel takes it. The thresholds are the experiment's
+(`promotion`), as it was registered."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from sdpose.config import Experiment, parse_experiment
+from sdpose.errors import UserError
+from sdpose.registry.channels import Record
+from sdpose.registry.layout import blob_key, digest_of
+from sdpose.registry.versions import ModelVersion, read_version
+from sdpose.storage import Store
+
+if TYPE_CHECKING:
+    from sdpose.models import SDPose
+
+Verdict = dict[str, Any]
+LATENCY_RUNS, LATENCY_WARM_UP = 20, 3
+
+
+def experiment_of(version: ModelVersion) -> Experiment:
+    return parse_experiment(version.manifest["experiment"], source=version.manifest_uri)
+
+
+def gates_for(
+    store: Store, version: ModelVersion, *, data_root: str | None = None
+) -> Callable[[Record | None], list[Verdict]]:
+    """The gates of `channels.move`. What depends on the version alone is measured once.
+
+    data_root: where the validation set is, if the present version has to be evaluated on it again;
+    default: the experiment's.
+    """
+    rules = experiment_of(version).promotion
+    with tempfile.TemporaryDirectory(prefix="sdpose-gates-") as folder:
+        weights = Path(folder) / "weights.safetensors"
+        store.get_file(blob_key(version.sha256), weights, version.sha256)
+        verdicts, model = _checks(version, weights)
+        if rules.max_latency_ms is not None and model is not None:
+            verdicts.append(_latency(model, version, rules.max_latency_ms))
+    if rules.max_size_mb is not None:
+        size = version.manifest["weights"]["size"] / 1e6
+        verdicts.append(
+            _verdict("size", size <= rules.max_size_mb, f"{size:.1f} MB of {rules.max_size_mb}")
+        )
+    ap = version.manifest["metrics"].get("AP")
+    if rules.min_ap is not None:
+        reason = "no AP was registered" if ap is None else f"AP {ap:.4f}, at least {rules.min_ap}"
+        verdicts.append(_verdict("min_ap", ap is not None and ap >= rules.min_ap, reason))
+
+    def gates(present: Record | None) -> list[Verdict]:
+        if present is None:
+            return verdicts
+        champion = read_version(store, version.model_name, present["version"])
+        return [*verdicts, _better(store, version, champion, rules.margin, data_root)]
+
+    return gates
+
+
+def _verdict(gate: str, passed: bool, reason: str, **measured: Any) -> Verdict:
+    return {"gate": gate, "passed": bool(passed), "reason": reason, **measured}
+
+
+def _checks(version: ModelVersion, weights: Path) -> tuple[list[Verdict], SDPose | None]:
+    """Do the weights load, are they finite, does the model see what it is shown?"""
+    import torch
+
+    from sdpose.models import build_model, load_weights
+
+    model = build_model(experiment_of(version).model).eval()
+    try:
+        load_weights(model, weights)
+    except UserError as error:
+        return [_verdict("loads", False, str(error).splitlines()[0])], None
+    infinite = [
+        name
+        for name, tensor in model.state_dict().items()
+        if tensor.is_floating_point() and not tensor.isfinite().all()
+    ]
+    if infinite:
+        reason = f"{len(infinite)} tensors are not finite: {', '.join(infinite[:3])}"
+        return [_verdict("finite", False, reason)], None
+    images = torch.randn(2, *version.manifest["model"]["input"]["shape"][1:], generator=_fixed())
+    with torch.inference_mode():
+        heatmaps = model.predict(images)
+    wanted = [2, *version.manifest["model"]["output"]["shape"][1:]]
+    sane = list(heatmaps.shape) == wanted and bool(heatmaps.isfinite().all())
+    differ = sane and not torch.equal(heatmaps[0], heatmaps[1])
+    return [
+        _verdict("finite", True, "all weights are finite"),
+        _verdict("runs", sane, f"heatmaps {list(heatmaps.shape)}, finite: {sane}"),
+        _verdict("sees", differ, "heatmaps depend on the image" if differ else "always the same"),
+    ], model if sane else None
+
+
+def _fixed() -> Any:
+    import torch
+
+    return torch.Generator().manual_seed(0)
+
+
+def _latency(model: SDPose, version: ModelVersion, limit_ms: float) -> Verdict:
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    where = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    image = torch.randn(1, *version.manifest["model"]["input"]["shape"][1:], generator=_fixed())
+    model, image, times = model.to(device), image.to(device), []
+    with torch.inference_mode():
+        for _ in range(LATENCY_WARM_UP + LATENCY_RUNS):
+            started = time.perf_counter()
+            model.predict(image).cpu()  # waits for the device
+            times.append(1000 * (time.perf_counter() - started))
+    milliseconds = median(times[LATENCY_WARM_UP:])
+    machine = f"{where}, {torch.get_num_threads()} threads, batch 1, float32"
+    return _verdict(
+        "latency",
+        milliseconds <= limit_ms,
+        f"{milliseconds:.1f} ms of {limit_ms} ({machine})",
+        milliseconds=round(milliseconds, 3),
+        machine=machine,
+    )
+
+
+def _better(
+    store: Store,
+    version: ModelVersion,
+    champion: ModelVersion,
+    margin: float,
+    data_root: str | None,
+) -> Verdict:
+    """Is its AP better than the present version's, both on the same data in the same way?"""
+    ap = version.manifest["metrics"].get("AP")
+    if ap is None:
+        return _verdict("better", False, "no AP was registered")
+    same = all(
+        champion.manifest[key] == version.manifest[key]
+        for key in ("dataset_digest", "evaluation_settings_digest")
+    )
+    if same and "AP" in champion.manifest["metrics"]:
+        present, how = champion.manifest["metrics"]["AP"], "as registered"
+    else:
+        try:
+            present, how = _evaluate_again(store, version, champion, data_root), "evaluated again"
+        except UserError as error:
+            return _verdict(
+                "better",
+                False,
+                f"version {champion.version} was evaluated on other data or in another way, and "
+                f"could not be evaluated again: {' '.join(str(error).split())}",
+            )
+    return _verdict(
+        "better",
+        ap - present >= margin,
+        f"AP {ap:.4f}, version {champion.version} has {present:.4f} ({how}), margin {margin}",
+        present_ap=present,
+    )
+
+
+def _evaluate_again(
+    store: Store, version: ModelVersion, champion: ModelVersion, data_root: str | None
+) -> float:
+    """The present version's AP on the data and by the settings that the new one was evaluated on.
+    UserError if that data is not here."""
+    import torch
+
+    from sdpose.data.prepare import prepare_coco
+    from sdpose.evaluation import evaluate
+    from sdpose.models import build_model, load_weights
+
+    ours, theirs = experiment_of(version), experiment_of(champion)
+    if ours.data_cfg.image_size != theirs.data_cfg.image_size:
+        raise UserError("the two models see crops of different sizes")
+    model_section = theirs.model.model_copy(update={"test_cfg": ours.model.test_cfg})
+    experiment = ours.model_copy(
+        update={"data_root": data_root or ours.data_root, "model": model_section}
+    )
+    digest = prepare_coco(experiment).digest
+    if digest != version.manifest["dataset_digest"]:
+        raise UserError(
+            f"the dataset in {experiment.data_root} has the digest {digest[:12]}, version "
+            f"{version.version} was evaluated on {version.manifest['dataset_digest'][:12]}; "
+            "give --data-root"
+        )
+    model = build_model(theirs.model)
+    with tempfile.TemporaryDirectory(prefix="sdpose-champion-") as folder:
+        weights = Path(folder) / "weights.safetensors"
+        store.get_file(blob_key(champion.sha256), weights, champion.sha256)
+        load_weights(model, weights)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    gt = version.manifest["evaluation_settings"].get("bbox_source") == "ground truth"
+    result = evaluate(model.to(device), experiment, device=device, use_gt_bbox=gt)
+    if digest_of(result.settings) != version.manifest["evaluation_settings_digest"]:
+        differing = sorted(
+            key
+            for key in result.settings
+            if result.settings[key] != version.manifest["evaluation_settings"].get(key)
+        )
+        raise UserError(f"its evaluation settings differ in {', '.join(differing)}")
+    return float(result.metrics["AP"])

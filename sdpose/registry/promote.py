@@ -1,0 +1,71 @@
+"""A promotion from the request to MLflow's alias: for the command line and for the pipeline."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Callable
+
+from sdpose.errors import UserError
+from sdpose.registry import catalogue, channels
+from sdpose.registry.channels import Record
+from sdpose.registry.gates import gates_for
+from sdpose.registry.versions import read_version
+from sdpose.storage import Store
+
+
+def promote(
+    store: Store,
+    model_name: str,
+    version: int,
+    channel: str,
+    *,
+    approver: str,
+    comment: str = "",
+    data_root: str | None = None,
+    say: Callable[[str], None] = print,
+) -> Record:
+    """Points a channel at a version if the gates allow it, and MLflow's alias after it.
+
+    The record says what was decided and why (`allowed`, `gates`); a refusal is recorded too. If
+    MLflow does not answer, that is said, and `reconcile` mends it later.
+    """
+    chosen = read_version(store, model_name, version)
+    gates = gates_for(store, chosen, data_root=data_root)
+    record = channels.move(
+        store, chosen, channel, action="promote", approver=approver, comment=comment, gates=gates
+    )
+    if record["allowed"]:
+        follow_in_mlflow(store, model_name, channel, say)
+    return record
+
+
+def rollback(
+    store: Store,
+    model_name: str,
+    channel: str,
+    *,
+    approver: str,
+    comment: str = "",
+    say: Callable[[str], None] = print,
+) -> Record:
+    """Points a channel back at the version before, as a new generation; MLflow's alias after it."""
+    record = channels.rollback(store, model_name, channel, approver=approver, comment=comment)
+    follow_in_mlflow(store, model_name, channel, say)
+    return record
+
+
+def follow_in_mlflow(
+    store: Store, model_name: str, channel: str, say: Callable[[str], None]
+) -> None:
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        return
+    try:
+        catalogue.follow(store, model_name, channel)
+    except UserError as error:
+        say(f"MLflow's alias was not set; `sdpose registry reconcile` will: {error}")
+
+
+def default_approver() -> str:
+    """Who runs this: $SDPOSE_APPROVER, else the login name."""
+    return os.environ.get("SDPOSE_APPROVER") or getpass.getuser()

@@ -1,0 +1,62 @@
+"""From a registry to a file, with nothing but the store: for edge devices and for everyone else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdpose.errors import UserError
+from sdpose.registry.channels import current
+from sdpose.registry.layout import CHANNELS, blob_key, manifest_key
+from sdpose.registry.versions import ModelVersion, read_version
+from sdpose.storage import DamagedObjectError, Store, sha256_of_file
+
+
+@dataclass(frozen=True)
+class Pulled:
+    version: ModelVersion
+    weights: Path
+    manifest: Path
+
+
+def resolve(store: Store, reference: str) -> ModelVersion:
+    """The version that `MODEL@CHANNEL` or `MODEL@VERSION` names.
+
+    Through a channel the manifest is compared with the digest that was promoted. Raises UserError
+    for an empty channel or an unknown version, DamagedObjectError for another manifest.
+    """
+    name, at, which = reference.partition("@")
+    if not at or not which:
+        raise UserError(
+            f"'{reference}' names no version: expected MODEL@CHANNEL "
+            f"({', '.join(CHANNELS)}) or MODEL@VERSION, as in sdpose_s_v1@production"
+        )
+    if which.isdigit():
+        return read_version(store, name, int(which))
+    record = current(store, name, which)
+    if record is None:
+        raise UserError(f"{name}: the channel {which} is empty; nothing was promoted to it yet")
+    version = read_version(store, name, record["version"])
+    if version.manifest_sha256 != record["manifest_sha256"]:
+        raise DamagedObjectError(
+            f"{version.manifest_uri} is not the manifest that was promoted to {which}: it has "
+            f"SHA-256 {version.manifest_sha256}, expected {record['manifest_sha256']}"
+        )
+    return version
+
+
+def pull(store: Store, reference: str, out: Path) -> Pulled:
+    """Brings the weights of `MODEL@CHANNEL` or `MODEL@VERSION` to the file `out` (in a folder: to
+    MODEL.safetensors there), and their manifest to `out`.json.
+
+    A broken transfer is resumed by the next call; `out` is replaced when every byte has been
+    checked, and left alone if it has these bytes already.
+    """
+    version = resolve(store, reference)
+    weights = out / f"{version.model_name}.safetensors" if out.is_dir() else out
+    if not (weights.is_file() and sha256_of_file(weights) == version.sha256):
+        store.get_file(blob_key(version.sha256), weights, version.sha256)
+    manifest = weights.with_name(weights.name + ".json")
+    key = manifest_key(version.model_name, version.version)
+    store.get_file(key, manifest, version.manifest_sha256)
+    return Pulled(version, weights, manifest)

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sdpose.config import Experiment, dump_experiment, parse_experiment
+from sdpose.models import build_model
+from sdpose.registry.register import register_checkpoint
+from sdpose.registry.versions import ModelVersion
+from sdpose.storage import Store, open_store
+
+Register = Callable[..., ModelVersion]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "registry")
+
+
+@pytest.fixture(scope="session")
+def experiment() -> Experiment:
+    """A model of 5 MB, most of it the heatmap head."""
+    small = {"depth": 1, "dim": 8, "heads": 2, "patch_size": [16, 12]}
+    return parse_experiment(
+        {
+            "exp_name": "tiny",
+            "model": {
+                "backbone": {"width": 4, "num_blocks": 1},
+                "keypoint_head": {"tokenpose_cfg": small},
+            },
+        }
+    )
+
+
+def write_checkpoint(path: Path, experiment: Experiment, seed: int) -> Path:
+    torch.manual_seed(seed)
+    model = build_model(experiment.model)
+    for module in model.modules():  # the official initial weights see almost nothing
+        if isinstance(module, torch.nn.Conv2d):
+            module.reset_parameters()
+    meta = {"format": "sdpose/1", "epoch": seed, "experiment": dump_experiment(experiment)}
+    torch.save({"state_dict": model.state_dict(), "meta": meta}, path)
+    return path
+
+
+@pytest.fixture
+def register(store: Store, experiment: Experiment, tmp_path: Path) -> Register:
+    """register(seed, ap=..., ...): a version of `tiny` with the weights of that seed."""
+
+    def call(seed: int, ap: float | None = 0.5, **changes: Any) -> ModelVersion:
+        path = tmp_path / f"epoch_{seed}.pth"
+        chosen = changes.get("experiment", experiment)
+        if not path.exists():
+            write_checkpoint(path, chosen, seed)
+        arguments: dict[str, Any] = {
+            "experiment": chosen,
+            "dataset_digest": "d" * 64,
+            "metrics": {} if ap is None else {"AP": ap},
+            "evaluation_settings": {"bbox_source": "ground truth"},
+            "git_commit": "abc-dirty",
+            "root": store,
+        }
+        return register_checkpoint("tiny", path, **arguments | changes)
+
+    return call
+
+
+def with_promotion(experiment: Experiment, **rules: Any) -> Experiment:
+    return parse_experiment(experiment.model_dump(mode="json") | {"promotion": rules})

@@ -1,0 +1,197 @@
+"""A channel moves through its gates, one generation at a time, and every attempt is on record."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import Register, with_promotion, write_checkpoint
+
+from sdpose.cli import cli
+from sdpose.config import Experiment
+from sdpose.errors import UserError
+from sdpose.registry import channels, pull, read_version, resolve
+from sdpose.registry.channels import current, history, refusals
+from sdpose.registry.layout import blob_key, history_key
+from sdpose.registry.promote import promote, rollback
+from sdpose.registry.upkeep import gc, verify
+from sdpose.storage import Store, open_store
+
+
+def test_promote_refuse_and_roll_back(
+    store: Store, register: Register, experiment: Experiment, tmp_path: Path
+) -> None:
+    strict = with_promotion(experiment, min_ap=0.5, margin=0.01, max_size_mb=5)
+    for seed, ap in ((1, 0.6), (2, 0.605), (3, 0.62), (4, 0.4)):
+        register(seed, ap=ap, experiment=strict)
+    first = promote(store, "tiny", 1, "production", approver="kim", comment="go")
+    assert (first["allowed"], first["generation"], first["previous_version"]) == (True, 1, None)
+    assert promote(store, "tiny", 1, "production", approver="lee") == first  # it is there
+
+    refused = promote(store, "tiny", 2, "production", approver="kim")
+    assert not refused["allowed"]
+    assert [v["gate"] for v in refused["gates"] if not v["passed"]] == ["better"]
+    assert "0.6050" in refused["gates"][-1]["reason"]
+    low = promote(store, "tiny", 4, "staging", approver="kim")
+    assert [v["gate"] for v in low["gates"] if not v["passed"]] == ["min_ap"]
+    assert current(store, "tiny", "staging") is None
+
+    third = promote(store, "tiny", 3, "production", approver="kim")
+    assert (third["generation"], third["previous_version"]) == (2, 1)
+    back = rollback(store, "tiny", "production", approver="lee", comment="worse at night")
+    assert (back["generation"], back["version"], back["action"]) == (3, 1, "rollback")
+    with pytest.raises(UserError, match="no version before 1"):
+        rollback(store, "tiny", "production", approver="lee")
+
+    records = history(store, "tiny", "production")
+    assert [(r["generation"], r["version"]) for r in records] == [(1, 1), (2, 3), (3, 1)]
+    assert records[-1] == current(store, "tiny", "production")
+    assert [r["version"] for r in refusals(store, "tiny", "production")] == [2]
+    assert resolve(store, "tiny@production").version == 1
+    assert pull(store, "tiny@production", tmp_path).weights == tmp_path / "tiny.safetensors"
+    assert verify(store) == []
+
+
+def test_a_model_that_does_not_work_is_refused(
+    store: Store, register: Register, experiment: Experiment, tmp_path: Path
+) -> None:
+    path = write_checkpoint(tmp_path / "epoch_1.pth", experiment, 1)
+    content = torch.load(path, weights_only=True)
+    content["state_dict"]["patch_embedding.weight"][0, 0] = float("nan")
+    torch.save(content, path)
+    blind = torch.load(write_checkpoint(tmp_path / "epoch_2.pth", experiment, 2), weights_only=True)
+    blind["state_dict"]["patch_embedding.weight"].zero_()
+    torch.save(blind, tmp_path / "epoch_2.pth")
+    for seed, gate in ((1, "finite"), (2, "sees")):
+        register(seed)
+        record = promote(store, "tiny", seed, "candidate", approver="kim")
+        assert [v["gate"] for v in record["gates"] if not v["passed"]] == [gate]
+
+
+def test_other_data_is_not_compared(store: Store, register: Register) -> None:
+    register(1, ap=0.5)
+    register(2, ap=0.6, dataset_digest="e" * 64)
+    promote(store, "tiny", 1, "production", approver="kim")
+    record = promote(store, "tiny", 2, "production", approver="kim", data_root="/nowhere")
+    (verdict,) = [v for v in record["gates"] if not v["passed"]]
+    assert "could not be evaluated again" in verdict["reason"]
+    assert "/nowhere" in verdict["reason"]
+
+
+def test_a_promoter_that_dies_after_the_move_leaves_a_whole_history(
+    store: Store, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in (1, 2, 3):
+        register(seed, ap=seed / 10)
+    promote(store, "tiny", 1, "staging", approver="kim")
+    with monkeypatch.context() as patch:
+        patch.setattr(channels, "_write_down", lambda *_: None)  # killed before it
+        promote(store, "tiny", 2, "staging", approver="kim")
+    assert not store.exists(history_key("tiny", "staging", 2))
+    assert [r["version"] for r in history(store, "tiny", "staging")] == [1, 2]
+    assert verify(store) == []
+    promote(store, "tiny", 3, "staging", approver="kim")
+    assert [r["version"] for r in history(store, "tiny", "staging")] == [1, 2, 3]
+    assert len(list(store.list("models/tiny/channels/staging/history"))) == 3
+
+
+def _fight(root: Path, numbers: list[int], start: Any, won: Any) -> None:
+    store = open_store(root)
+    versions = {number: read_version(store, "tiny", number) for number in set(numbers)}
+    start.wait()
+    for number in numbers:
+        record = channels.move(store, versions[number], "candidate", action="promote", approver="p")
+        won.put((record["generation"], record["version"]))
+
+
+def test_promoters_at_once(store: Store, register: Register, tmp_path: Path) -> None:
+    """4 processes fight 100 promotions over one channel."""
+    for seed in (1, 2, 3):
+        register(seed)
+    context = multiprocessing.get_context("spawn")
+    start, won = context.Barrier(4), context.Queue()
+    turns = [[(turn + i) % 3 + 1 for turn in range(25)] for i in range(4)]
+    processes = [
+        context.Process(target=_fight, args=(tmp_path / "registry", turn, start, won))
+        for turn in turns
+    ]
+    for process in processes:
+        process.start()
+    answers = [won.get(timeout=120) for _ in range(100)]
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    records = history(store, "tiny", "candidate")
+    assert [r["generation"] for r in records] == list(range(1, len(records) + 1))
+    assert all(a["version"] == b["previous_version"] for a, b in pairwise(records))
+    assert records[-1] == current(store, "tiny", "candidate")
+    assert {(r["generation"], r["version"]) for r in records} == set(answers)
+    assert verify(store) == []
+
+
+def test_gc_keeps_what_a_version_names(store: Store, register: Register, tmp_path: Path) -> None:
+    version = register(1)
+    orphan = tmp_path / "orphan"
+    orphan.write_bytes(b"of a registration that was killed")
+    from sdpose.storage import sha256_of_file
+
+    sha256 = sha256_of_file(orphan)
+    store.put_file(orphan, blob_key(sha256), sha256)
+    assert gc(store).marked == (sha256,)
+    assert not list(store.list("gc"))  # a dry run
+    assert gc(store, dry_run=False).marked == (sha256,)
+    assert gc(store, dry_run=False).waiting == (sha256,)
+    done = gc(store, dry_run=False, grace=timedelta(0))
+    assert done.deleted == (sha256,)
+    assert [key.rsplit("/")[-1] for key in store.list("blobs")] == [version.sha256]
+    assert not list(store.list("gc"))
+
+
+def test_registering_takes_a_mark_back(store: Store, register: Register, tmp_path: Path) -> None:
+    version = register(1)
+    key = f"models/tiny/versions/{version.version}.json"
+    store.delete(key)
+    store.delete("models/tiny/index.json")
+    assert gc(store, dry_run=False).marked == (version.sha256,)
+    register(1)
+    assert gc(store, dry_run=False, grace=timedelta(0)).deleted == ()
+    assert verify(store) == []
+
+
+def test_the_command_line(tmp_path: Path, experiment: Experiment) -> None:
+    checkpoint = write_checkpoint(tmp_path / "best.pth", experiment, 1)
+    metrics = tmp_path / "r.metrics.json"
+    metrics.write_text(json.dumps({"AP": 0.61, "settings": {"bbox_source": "ground truth"}}))
+    root = ["--registry", str(tmp_path / "r")]
+
+    def run(*words: str, code: int = 0) -> Any:
+        result = CliRunner().invoke(cli, ["registry", *words, *root, "--json"])
+        assert result.exit_code == code, (result.output, result.exception)
+        return json.loads(result.stdout)
+
+    registered = run("register", "tiny", str(checkpoint), "--metrics", str(metrics))
+    assert (registered["version"], registered["created"]) == (1, True)
+    assert run("promote", "tiny", "1", "--channel", "production")["allowed"]
+    assert run("list")["tiny"] == {"production": 1}
+    (row,) = run("list", "tiny")
+    assert (row["AP"], row["channels"]) == (0.61, ["production"])
+    assert run("show", "tiny@production")["metrics"] == {"AP": 0.61}
+    write_checkpoint(tmp_path / "best.pth", experiment, 2)
+    metrics.write_text(json.dumps({"AP": 0.5, "settings": {"bbox_source": "ground truth"}}))
+    run("register", "tiny", str(checkpoint), "--metrics", str(metrics))
+    assert run("diff", "tiny@1", "tiny@2")["metrics.AP"] == [0.61, 0.5]
+    assert not run("promote", "tiny", "2", "--channel", "production", code=1)["allowed"]
+    assert [r["allowed"] for r in run("history", "tiny")] == [True, False]
+    assert run("pull", "tiny@production", str(tmp_path / "out.safetensors"))["version"] == 1
+    assert run("verify") == []
+    assert run("gc")["dry_run"]
+    for words in (["list"], ["list", "tiny"], ["show", "tiny@1"], ["history", "tiny"], ["verify"]):
+        result = CliRunner().invoke(cli, ["registry", *words, *root])
+        assert result.exit_code == 0, result.output

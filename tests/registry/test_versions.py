@@ -1,0 +1,191 @@
+"""Versions are immutable, numbered once, and never hold other bytes than they say."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Register, write_checkpoint
+from safetensors.torch import load_file
+
+from sdpose.config import Experiment, experiment_digest
+from sdpose.errors import UserError
+from sdpose.registry import pull, read_version, resolve, summarize
+from sdpose.registry.register import register_checkpoint
+from sdpose.registry.upkeep import verify
+from sdpose.storage import DamagedObjectError, Store, sha256_of_file
+
+
+def test_same_content_is_the_same_version(store: Store, register: Register) -> None:
+    first = register(1)
+    again = register(1, ap=0.5000001, git_commit="def")
+    assert (first.version, first.created) == (1, True)
+    assert (again.version, again.created) == (1, False)
+    assert again.manifest == first.manifest
+    assert register(2).version == 2
+    assert register(1, evaluation_settings={"bbox_source": "detections"}).version == 3
+    assert register(1, dataset_digest="e" * 64).version == 4
+    assert [summary["version"] for summary in summarize(store, "tiny")] == [1, 2, 3, 4]
+    assert len(list(store.list("blobs"))) == 2
+
+
+def test_manifest_says_what_the_model_is(
+    store: Store, register: Register, experiment: Experiment, tmp_path: Path
+) -> None:
+    version = register(1)
+    manifest = json.loads(store.read("models/tiny/versions/1.json"))
+    assert manifest["experiment_digest"] == experiment_digest(experiment)
+    assert manifest["git"] == {"commit": "abc", "dirty": True}
+    assert manifest["checkpoint"] == {
+        "name": "epoch_1.pth",
+        "sha256": sha256_of_file(tmp_path / "epoch_1.pth"),
+        "epoch": 1,
+        "iteration": None,
+    }
+    model = manifest["model"]
+    assert model["input"]["shape"] == ["N", 3, 256, 192]
+    assert model["output"]["decoding"]["flip_test"] is True
+    assert model["keypoints"]["names"][0] == "nose"
+    assert read_version(store, "tiny", 1).manifest == manifest
+    with pytest.raises(UserError, match=r"version 7 is not in .*: there are versions 1"):
+        read_version(store, "tiny", 7)
+    weights = pull(store, "tiny@1", tmp_path / "w.safetensors").weights
+    stored = load_file(weights)
+    original = torch.load(tmp_path / "epoch_1.pth", weights_only=True)["state_dict"]
+    assert stored.keys() == original.keys()
+    assert all(torch.equal(stored[name], original[name]) for name in stored)
+    assert sha256_of_file(weights) == version.sha256
+
+
+def test_what_the_description_repeats_is_what_the_code_does() -> None:
+    from sdpose.data.images import MEAN, STD
+    from sdpose.registry import description
+
+    assert (tuple(MEAN), tuple(STD)) == (description.MEAN, description.STD)
+
+
+def test_weights_of_another_model_are_refused(
+    store: Store, register: Register, experiment: Experiment, tmp_path: Path
+) -> None:
+    other = experiment.model_dump(mode="json")
+    other["model"]["keypoint_head"]["tokenpose_cfg"]["depth"] = 2
+    from sdpose.config import parse_experiment
+
+    with pytest.raises(UserError, match="does not fit the model"):
+        register(1) and register(1, experiment=parse_experiment(other))
+    assert len(summarize(store, "tiny")) == 1
+
+
+def test_damage_is_named_and_mended(store: Store, register: Register, tmp_path: Path) -> None:
+    version = register(1)
+    register(2)
+    assert verify(store) == []
+    blob = tmp_path / "registry/blobs/sha256" / version.sha256
+    damaged = bytearray(blob.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    blob.chmod(0o644)
+    blob.write_bytes(damaged)
+    (problem,) = verify(store)
+    assert problem.uri.endswith("versions/1.json")
+    assert version.sha256 in problem.what
+    target = tmp_path / "out.safetensors"
+    with pytest.raises(DamagedObjectError):
+        pull(store, "tiny@1", target)
+    assert not target.exists()
+    assert register(1).version == 1  # registering again puts the right bytes there
+    assert verify(store) == []
+    blob.unlink()
+    (problem,) = verify(store)
+    assert "missing" in problem.what
+
+    manifest = tmp_path / "registry/models/tiny/versions/2.json"
+    manifest.chmod(0o644)
+    manifest.write_text(
+        manifest.read_text().replace('"dataset_digest": "d', '"dataset_digest": "f')
+    )
+    assert {p.uri.rsplit("/", 1)[1] for p in verify(store)} == {"1.json", "2.json"}
+    with pytest.raises(DamagedObjectError, match="damaged"):
+        resolve(store, "tiny@2")
+
+
+def test_the_index_is_only_a_cache(store: Store, register: Register, tmp_path: Path) -> None:
+    for seed in range(1, 4):
+        register(seed)
+    before = summarize(store, "tiny")
+    for content in (b"", b"[]", b'{"versions": [{"version": 1}]}'[:-1]):
+        store.put("models/tiny/index.json", content)
+        assert summarize(store, "tiny") == before
+    assert register(2).created is False
+    assert register(4).version == 4
+
+
+def test_pull_replaces_whole_files_and_needs_only_the_store(
+    store: Store, register: Register, tmp_path: Path
+) -> None:
+    version = register(1)
+    out = tmp_path / "device" / "model.safetensors"
+    out.parent.mkdir()
+    out.write_bytes(b"the model before")
+    code = (
+        "import sys; from pathlib import Path; from sdpose.storage import open_store;"
+        "from sdpose.registry import pull;"
+        f"pull(open_store({str(tmp_path / 'registry')!r}), 'tiny@1', Path({str(out)!r}));"
+        "print(sorted({'torch', 'mlflow', 'boto3', 'cv2', 'numpy'} & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert result.stdout.strip() == "[]", result.stderr
+    assert sha256_of_file(out) == version.sha256
+    assert json.loads((out.parent / "model.safetensors.json").read_text()) == version.manifest
+    assert sorted(p.name for p in out.parent.iterdir()) == [
+        "model.safetensors",
+        "model.safetensors.json",
+    ]
+    for reference, message in {
+        "tiny": "names no version",
+        "tiny@production": "is empty",
+        "tiny@prod": "there is no channel",
+        "../x@1": "cannot name a model",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            pull(store, reference, out)
+
+
+def _register_all(root: Path, paths: list[Path], experiment: Experiment, start: Any, found: Any):
+    start.wait()
+    for path in paths:
+        version = register_checkpoint(
+            "tiny", path, experiment=experiment, metrics={"AP": 0.5}, git_commit="", root=root
+        )
+        found.put((path.name, version.version, version.created))
+
+
+def test_processes_at_once(tmp_path: Path, store: Store, experiment: Experiment) -> None:
+    """4 processes, each with the same 6 checkpoints: 6 versions, each made once."""
+    paths = [write_checkpoint(tmp_path / f"{i}.pth", experiment, i) for i in range(6)]
+    context = multiprocessing.get_context("spawn")
+    start, found = context.Barrier(4), context.Queue()
+    processes = [
+        context.Process(
+            target=_register_all,
+            args=(tmp_path / "registry", paths[i:] + paths[:i], experiment, start, found),
+        )
+        for i in range(4)
+    ]
+    for process in processes:
+        process.start()
+    answers = [found.get(timeout=120) for _ in range(4 * 6)]
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert [summary["version"] for summary in summarize(store, "tiny")] == [1, 2, 3, 4, 5, 6]
+    assert len({(name, version) for name, version, _ in answers}) == 6
+    assert sum(created for *_, created in answers) == 6
+    assert verify(store) == []
