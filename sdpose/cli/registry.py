@@ -241,7 +241,7 @@ def promote(
         data_root=data_root,
         say=_warn,
     )
-    return _decision(record), record, 0 if record["allowed"] else REFUSED
+    return promotion.explain(record), record, 0 if record["allowed"] else REFUSED
 
 
 @registry.command()
@@ -262,19 +262,7 @@ def rollback(store: Store, model: str, channel: str, approver: str | None, comme
         comment=comment,
         say=_warn,
     )
-    return _decision(record), record
-
-
-def _decision(record: dict[str, Any]) -> str:
-    lines = [
-        f"  {'ok' if v['passed'] else 'NO':<3} {v['gate']}: {v['reason']}" for v in record["gates"]
-    ]
-    what = f"{record['model_name']} version {record['version']}"
-    if record["allowed"]:
-        lines.append(f"{record['channel']} is {what} (generation {record['generation']})")
-    else:
-        lines.append(f"refused: {what} does not become {record['channel']}; recorded")
-    return "\n".join(lines)
+    return promotion.explain(record), record
 
 
 @registry.command("history")

@@ -6,12 +6,15 @@ import getpass
 import os
 from collections.abc import Callable
 
+from sdpose.config import Experiment
 from sdpose.errors import UserError
 from sdpose.registry import catalogue, channels
 from sdpose.registry.channels import Record
 from sdpose.registry.gates import gates_for
+from sdpose.registry.layout import registry_root
+from sdpose.registry.run import read_summary, work_dir_of, write_summary
 from sdpose.registry.versions import read_version
-from sdpose.storage import Store
+from sdpose.storage import Store, open_store
 
 
 def promote(
@@ -64,6 +67,36 @@ def follow_in_mlflow(
         catalogue.follow(store, model_name, channel)
     except UserError as error:
         say(f"MLflow's alias was not set; `sdpose registry reconcile` will: {error}")
+
+
+def promote_run(experiment: Experiment, version: int, channel: str) -> Record:
+    """The promotion at the end of a pipeline run; the summary in the work dir says its outcome."""
+    record = promote(
+        open_store(registry_root()),
+        experiment.exp_name,
+        version,
+        channel,
+        approver=default_approver(),
+        comment=f"pipeline run {os.environ.get('SDPOSE_RUN_ID', 'on this machine')}",
+        data_root=experiment.data_root,
+    )
+    work_dir = work_dir_of(experiment)
+    decision = {key: record[key] for key in ("channel", "version", "allowed", "gates")}
+    write_summary(work_dir, read_summary(work_dir) | {"promotion": decision})
+    return record
+
+
+def explain(record: Record) -> str:
+    """The verdict of every gate, a line each, and what became of the channel."""
+    lines = [
+        f"  {'ok' if v['passed'] else 'NO':<3} {v['gate']}: {v['reason']}" for v in record["gates"]
+    ]
+    what = f"{record['model_name']} version {record['version']}"
+    if record["allowed"]:
+        lines.append(f"{record['channel']} is {what} (generation {record['generation']})")
+    else:
+        lines.append(f"refused: {what} does not become {record['channel']}; recorded")
+    return "\n".join(lines)
 
 
 def default_approver() -> str:

@@ -14,8 +14,9 @@ import pytest
 
 from sdpose.config import experiment_digest, load_experiment
 from sdpose.evaluation import METRIC_NAMES
-from sdpose.registry import verify_version
-from sdpose.storage import sha256_of_file
+from sdpose.registry import read_version
+from sdpose.registry.upkeep import verify
+from sdpose.storage import open_store, sha256_of_file
 
 TINY = Path(__file__).with_name("tiny.yaml")
 
@@ -86,11 +87,14 @@ def test_summary(first: Finished, tiny_coco: Path) -> None:
 
 def test_registered_checkpoint_is_the_best_one(first: Finished) -> None:
     summary = first.json("work_dirs/tiny/summary.json")
-    version = verify_version("tiny", summary["model_version"], first.cwd / "work_dirs/registry")
-    assert version.sha256 == sha256_of_file(Path(summary["best_checkpoint"]))
+    store = open_store(first.cwd / "work_dirs/registry")
+    assert verify(store) == []
+    version = read_version(store, "tiny", summary["model_version"])
+    best = Path(summary["best_checkpoint"])
+    assert version.manifest["checkpoint"]["sha256"] == sha256_of_file(best)
     assert version.manifest["metrics"] == summary["metrics"]
     assert version.manifest["dataset_digest"] == summary["dataset_digest"]
-    assert version.checkpoint_uri == summary["registered_checkpoint"]
+    assert version.weights_uri == summary["registered_checkpoint"]
 
 
 def test_same_command_again_makes_nothing_new(first: Finished, again: Finished) -> None:
