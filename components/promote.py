@@ -1,4 +1,4 @@
-"""Step 5, on demand: a channel of the registry is pointed at the new version, if its gates agree."""
+"""Step 5, on demand: a channel of the registry gets the new version, if its gates agree."""
 
 from typing import NamedTuple
 
