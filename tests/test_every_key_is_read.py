@@ -17,6 +17,10 @@ from pydantic import BaseModel
 from sdpose.config import Experiment, load_experiment
 from sdpose.config.schema import Section
 from sdpose.data.synthetic import write_synthetic_coco
+from sdpose.registry.gates import gates_for
+from sdpose.registry.promote import promote
+from sdpose.registry.register import register_checkpoint
+from sdpose.storage import open_store
 from sdpose.training import train
 
 TINY = (
@@ -35,6 +39,7 @@ VARIANTS = {
         "lr_config={policy: cosine, warmup_iters: 1}",
         "optimizer_config.grad_clip={max_norm: 1.0}",
         "data_cfg.use_gt_bbox=true",
+        "promotion={min_ap: 0.1, max_latency_ms: 1000, max_size_mb: 100}",
     ),
     "SGD, step, skip, detections asked for": (
         "optimizer={type: SGD, lr: 1e-4}",
@@ -66,6 +71,7 @@ def test_every_key_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("SDPOSE_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
 
+    store = open_store(tmp_path / "registry")
     read: set[tuple[str, str]] = set()
 
     def record(self: Section, name: str) -> Any:
@@ -86,7 +92,16 @@ def test_every_key_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with monkeypatch.context() as patch:
         patch.setattr(Section, "__getattribute__", record, raising=False)
         for experiment in experiments:
-            train(experiment)
+            trained = train(experiment)
+            version = register_checkpoint(
+                experiment.exp_name,
+                trained.last_checkpoint,
+                experiment=experiment,
+                metrics=trained.best_metrics,
+                root=store,
+            )
+            promote(store, experiment.exp_name, version.version, "candidate", approver="test")
+            gates_for(store, version)({"version": version.version})  # against a present version
 
     unread = keys(Experiment) - read
     assert not unread, f"keys that no code reads: {sorted('.'.join(key) for key in unread)}"
