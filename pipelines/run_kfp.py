@@ -32,7 +32,7 @@ from sdpose.errors import UserError
 
 Say = Callable[..., None]
 
-# Retrying needs KFP to know how; before 2.1 it refused every pipeline of today's kind.
+# Older KFPs refuse to retry any pipeline of today's kind, or know no such request.
 CANNOT_RETRY = {400, 404, 405, 500, 501}
 
 
