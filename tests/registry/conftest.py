@@ -1,19 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from made import Register, write_checkpoint
 
-from sdpose.config import Experiment, dump_experiment, parse_experiment
-from sdpose.models import build_model
+from sdpose.config import Experiment, parse_experiment
 from sdpose.registry.register import register_checkpoint
 from sdpose.registry.versions import ModelVersion
 from sdpose.storage import Store, open_store
-
-Register = Callable[..., ModelVersion]
 
 
 @pytest.fixture
@@ -36,17 +32,6 @@ def experiment() -> Experiment:
     )
 
 
-def write_checkpoint(path: Path, experiment: Experiment, seed: int) -> Path:
-    torch.manual_seed(seed)
-    model = build_model(experiment.model)
-    for module in model.modules():  # the official initial weights see almost nothing
-        if isinstance(module, torch.nn.Conv2d):
-            module.reset_parameters()
-    meta = {"format": "sdpose/1", "epoch": seed, "experiment": dump_experiment(experiment)}
-    torch.save({"state_dict": model.state_dict(), "meta": meta}, path)
-    return path
-
-
 @pytest.fixture
 def register(store: Store, experiment: Experiment, tmp_path: Path) -> Register:
     """register(seed, ap=..., ...): a version of `tiny` with the weights of that seed."""
@@ -67,7 +52,3 @@ def register(store: Store, experiment: Experiment, tmp_path: Path) -> Register:
         return register_checkpoint("tiny", path, **arguments | changes)
 
     return call
-
-
-def with_promotion(experiment: Experiment, **rules: Any) -> Experiment:
-    return parse_experiment(experiment.model_dump(mode="json") | {"promotion": rules})

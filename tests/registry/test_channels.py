@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import Register, with_promotion, write_checkpoint
+from made import Register, with_promotion, write_checkpoint
 
 from sdpose.cli import cli
 from sdpose.config import Experiment

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Register, write_checkpoint
+from made import Register, write_checkpoint
 from safetensors.torch import load_file
 
 from sdpose.config import Experiment, experiment_digest

@@ -1,3 +1,0 @@
-"""The configurations are read as mmpose users write them, and never run."""
-
-collect_ignore = ["mmpose"]
