@@ -89,6 +89,7 @@ def build_train_loader(
     return TrainLoader(
         samples,
         batch_size=experiment.data.samples_per_gpu,
+        batches_per_step=experiment.optimizer_config.cumulative_iters,
         num_workers=experiment.data.workers_per_gpu,
         rank=rank,
         world_size=world_size,
@@ -106,10 +107,12 @@ class TrainLoader:
         num_workers: int,
         rank: int,
         world_size: int,
+        batches_per_step: int = 1,
     ) -> None:
         self.num_samples = len(samples)
         self._seed = samples.seed
         self._batch_size = batch_size
+        self._batches_per_step = batches_per_step
         self._rank = rank
         self._world_size = world_size
         self._requests: list[_Request] = []
@@ -125,20 +128,25 @@ class TrainLoader:
         )
 
     def __len__(self) -> int:
-        """Iterations per epoch."""
-        global_batch = self._batch_size * self._world_size
-        return math.ceil(self.num_samples / global_batch)
+        """Iterations (steps) per epoch."""
+        return math.ceil(self.num_samples / self.global_batch)
+
+    @property
+    def global_batch(self) -> int:
+        """Samples that make one step."""
+        return self._batch_size * self._batches_per_step * self._world_size
 
     def epoch(self, epoch: int, start_iteration: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch (counted from 1), from iteration `start_iteration` (from 0) on.
+        """The batches of an epoch (counted from 1), from iteration `start_iteration` (from 0) on,
+        `batches_per_step` for every iteration.
 
         Every sample comes once; the last global batch is completed with the epoch's first
         samples. Only one epoch can be under way. Raises UserError if an image cannot be read.
         """
         order = epoch_order(self.num_samples, self._seed, epoch)
-        shape = (len(self), self._world_size, self._batch_size)
-        rows = np.resize(order, shape)[start_iteration:, self._rank]
-        self._requests[:] = [(epoch, rows_N) for rows_N in rows]
+        shape = (len(self), self._batches_per_step, self._world_size, self._batch_size)
+        rows = np.resize(order, shape)[start_iteration:, :, self._rank]
+        self._requests[:] = [(epoch, rows_N) for rows_N in rows.reshape(-1, self._batch_size)]
         for batch in self._batches:
             if isinstance(batch, _Unreadable):
                 raise UserError(

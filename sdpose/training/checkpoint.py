@@ -2,8 +2,10 @@
 
 A file is PyTorch's zip format and loads with `torch.load(path, weights_only=True)`:
 
-    state_dict   the model's tensors under our names
+    state_dict   the model's tensors under our names; with `ema` their average
+    training_state_dict   with `ema`: the weights that are trained
     optimizer    the optimizer's state_dict
+    scaler       with fp16: the GradScaler's
     meta         format "sdpose/1", epoch (epochs completed), iteration (steps done, whole run),
                  and what `sdpose.training.loop` keeps to continue exactly
 
@@ -27,6 +29,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from torch import Tensor
 
 from sdpose.errors import UserError
 
@@ -120,6 +123,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"from its weights: --load-from {path}"
         )
     return checkpoint
+
+
+def training_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """What training goes on from; with `ema` not the weights that are evaluated."""
+    key = "training_state_dict" if "training_state_dict" in checkpoint else "state_dict"
+    weights: dict[str, Tensor] = checkpoint[key]
+    return weights
 
 
 def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> tuple[Path, Checkpoint] | None:

@@ -252,15 +252,26 @@ class AveragedGradients(nn.Module):
         super().__init__()
         self.module = module
         self._scheduled = False
+        self._averaging = True
         for parameter in module.parameters():
             parameter.register_post_accumulate_grad_hook(self._schedule)
 
     def forward(self, images_N3HW: Tensor) -> Any:
         return self.module(images_N3HW)
 
+    @contextlib.contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Gradients stay this process's own; those of the next backward outside are added and
+        averaged together."""
+        self._averaging = False
+        try:
+            yield
+        finally:
+            self._averaging = True
+
     def _schedule(self, _: Tensor) -> None:
         """After the first gradient: what is queued now runs when backward is through."""
-        if not self._scheduled:
+        if self._averaging and not self._scheduled:
             self._scheduled = True
             torch.autograd.Variable._execution_engine.queue_callback(self._average)
 

@@ -13,6 +13,8 @@ costs no training.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 import resource
 import time
 import traceback
@@ -119,30 +121,33 @@ def train(experiment: Experiment, *, overwrite: bool = False) -> TrainResult:
 def _train_epoch(run: Run, epoch: int) -> None:
     """Trains the rest of an epoch, or up to a request to stop, at the same step on all ranks."""
     progress, clip = run.progress, run.experiment.optimizer_config.grad_clip
+    cumulative_iters = run.experiment.optimizer_config.cumulative_iters
     window, shared_stop = Window(run.world), SharedStop(run.world)
     seconds_before = progress.seconds
     lr, requested, complete = 0.0, 0, False
     run.parallel_model.train()
     run.stopwatch.restart()
-    for batch in run.loader.epoch(epoch, start_iteration=progress.iteration_in_epoch):
+    loaded = run.loader.epoch(epoch, start_iteration=progress.iteration_in_epoch)
+    while batches := list(itertools.islice(loaded, cumulative_iters)):
         run.stopwatch.got_batch()
         lr = run.schedule(progress.iteration)
         values = train_step(
             run.parallel_model,
             run.loss,
             run.optimizer,
-            {
-                name: tensor.to(run.world.device, non_blocking=True)
-                for name, tensor in batch.items()
-            },
+            [run.options.to_device(batch) for batch in batches],
             lr=lr,
             max_norm=clip.max_norm if clip else None,
             norm_type=clip.norm_type if clip else 2.0,
+            autocast=run.options.autocast(),
+            scaler=run.scaler,
         )
+        if run.average is not None:
+            run.average.update(progress.iteration)
         run.stopwatch.finished_step()
         progress.iteration += 1
         progress.iteration_in_epoch += 1
-        window.add(lr, batch["sample_ids_N"], values)
+        window.add(lr, [batch["sample_ids_N"] for batch in batches], values)
         run.events.progress(progress.iteration)
         requested = shared_stop(run.stop.received)
         complete = progress.iteration_in_epoch == len(run.loader)
@@ -188,7 +193,7 @@ def _log_steps(run: Run, window: Window, epoch: int, lr: float) -> None:
     run.events.train(record)
     run.events.progress(
         progress.iteration,
-        f"epoch {epoch}/{run.experiment.total_epochs}  loss {values['loss']:.4g}  "
+        f"epoch {epoch}/{run.experiment.total_epochs}  loss {values.get('loss', math.nan):.4g}  "
         f"{record.samples_per_second:.0f} samples/s  {duration(record.eta)} left",
     )
 
@@ -236,7 +241,7 @@ def _evaluate(run: Run) -> None:
         run.events.progress(progress.iteration, f"epoch {epoch}  evaluating {done}/{total}")
 
     result = evaluate(
-        run.model,
+        run.evaluated_model,
         experiment,
         device=run.world.device,
         missing_detections="use_gt_bbox",
@@ -262,13 +267,19 @@ def _evaluate(run: Run) -> None:
 
 def _save(run: Run) -> None:
     """Writes `latest.pth`."""
-    average_buffers(run.model, run.world)
+    for model in dict.fromkeys([run.model, run.evaluated_model]):  # once if they are the same
+        average_buffers(model, run.world)
     on_main(run.world, lambda: checkpoints.save_checkpoint(run.folder / LATEST, _content(run)))
 
 
 def _content(run: Run) -> Checkpoint:
+    content: Checkpoint = {"state_dict": run.evaluated_model.state_dict()}
+    if run.average is not None:
+        content["training_state_dict"] = run.model.state_dict()
+    if run.scaler is not None:
+        content["scaler"] = run.scaler.state_dict()
     return {
-        "state_dict": run.model.state_dict(),
+        **content,
         "optimizer": run.optimizer.state_dict(),
         "meta": {
             "format": checkpoints.FORMAT,

@@ -75,41 +75,47 @@ class Window:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._steps: list[tuple[float, Tensor, dict[str, Tensor]]] = []
+        self._steps: list[tuple[float, list[Tensor], dict[str, Tensor]]] = []
 
     def __len__(self) -> int:
         return len(self._steps)
 
-    def add(self, lr: float, sample_ids_N: Tensor, values: dict[str, Tensor]) -> None:
-        # A clone: the tensor of a loader process holds one of our file descriptors.
-        self._steps.append((lr, sample_ids_N.clone(), values))
+    def add(self, lr: float, sample_ids: list[Tensor], values: dict[str, Tensor]) -> None:
+        """sample_ids: of every batch of the step."""
+        # Clones: the tensor of a loader process holds one of our file descriptors.
+        self._steps.append((lr, [ids_N.clone() for ids_N in sample_ids], values))
 
     def flush(self, progress: Progress) -> dict[str, float]:
         """Means over the window's steps and all ranks; the steps are added to the epoch's sums.
 
-        Raises UserError, on every rank, if a value of any step is not finite.
+        Steps that were skipped do not count, unless all were.
+        Raises UserError, on every rank, if a value of any other step is not finite.
         """
         names = list(self._steps[0][2])
         rows = torch.stack([torch.stack([v[name] for name in names]) for *_, v in self._steps])
         values_SV = mean_over_ranks(rows, self._world).double().tolist()
-        for index, row in enumerate(values_SV):
-            if not all(map(math.isfinite, row)):
-                raise self._diverged(progress, index, dict(zip(names, row, strict=True)))
-            for name, value in [*zip(names, row, strict=True), ("steps", 1.0)]:
+        steps = [dict(zip(names, row, strict=True)) for row in values_SV]
+        counted = []
+        for index, values in enumerate(steps):
+            if values.pop("skipped", 0.0):
+                continue
+            if not all(map(math.isfinite, values.values())):
+                raise self._diverged(progress, index, values)
+            counted.append(values)
+            for name, value in [*values.items(), ("steps", 1.0)]:
                 # One step after the other: the sum does not depend on where windows end.
                 progress.sums[name] = progress.sums.get(name, 0.0) + value
-        count = len(self._steps)
         self._steps.clear()
-        return {
-            name: sum(row[column] for row in values_SV) / count for column, name in enumerate(names)
-        }
+        counted = counted or steps
+        means = {name: sum(values[name] for values in counted) / len(counted) for name in steps[0]}
+        return {name: value for name, value in means.items() if math.isfinite(value)}
 
     def _diverged(self, progress: Progress, index: int, values: dict[str, float]) -> UserError:
-        lr, sample_ids_N, _ = self._steps[index]
-        ids = [sample_ids_N.tolist()]
+        lr, sample_ids, _ = self._steps[index]
+        ids = [torch.cat(sample_ids).tolist()]
         if self._world.size > 1:
             ids = [[]] * self._world.size
-            dist.all_gather_object(ids, sample_ids_N.tolist())
+            dist.all_gather_object(ids, torch.cat(sample_ids).tolist())
         back = len(self._steps) - 1 - index
         return UserError(
             f"training diverged in epoch {progress.epoch + 1}, iteration "

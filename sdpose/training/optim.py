@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,19 +20,33 @@ Schedule = Callable[[int], float]
 
 
 def build_optimizer(
-    parameters: Iterable[nn.Parameter], settings: OptimizerSettings
+    parameters: Iterable[nn.Parameter], settings: OptimizerSettings, *, fused: bool = False
 ) -> torch.optim.Optimizer:
     """Adam, AdamW or SGD over all parameters in one group, as mmcv builds it without paramwise_cfg.
 
     Adam's weight decay is the L2 term in the gradient; AdamW's is decoupled from it.
     """
-    lr, weight_decay = settings.lr, settings.weight_decay
+    common: dict[str, Any] = {
+        "lr": settings.lr,
+        "weight_decay": settings.weight_decay,
+        "fused": fused or None,
+    }
     if settings.type == "SGD":
-        return torch.optim.SGD(
-            parameters, lr=lr, momentum=settings.momentum, weight_decay=weight_decay
-        )
+        sgd = torch.optim.SGD(parameters, momentum=settings.momentum, **common)
+        if fused and settings.momentum:
+            # torch leaves the buffers as they were in memory if the first fused step is skipped.
+            for parameter in sgd.param_groups[0]["params"]:
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
     adam = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[settings.type]
-    return adam(parameters, lr=lr, betas=settings.betas, weight_decay=weight_decay)
+    return adam(parameters, betas=settings.betas, **common)
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """As load_state_dict, but `fused` stays what it is here, not where the state was saved."""
+    fused = optimizer.defaults["fused"]
+    groups = [{**group, "fused": fused} for group in state["param_groups"]]
+    optimizer.load_state_dict({**state, "param_groups": groups})
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -15,11 +15,19 @@ from sdpose.errors import UserError
 from sdpose.losses import build_loss
 from sdpose.models import SDPose, build_model
 from sdpose.models.weights import load_backbone_weights, load_weights
+from sdpose.training.checkpoint import training_weights
 from sdpose.training.distributed import World, distribute, on_main
+from sdpose.training.ema import AveragedModel
 from sdpose.training.events import Events
 from sdpose.training.interrupt import StopSignals
 from sdpose.training.meters import Progress, Stopwatch
-from sdpose.training.optim import Schedule, build_optimizer, build_schedule
+from sdpose.training.optim import (
+    Schedule,
+    build_optimizer,
+    build_schedule,
+    load_optimizer_state,
+)
+from sdpose.training.options import StepOptions, step_options
 from sdpose.training.workdir import EXPERIMENT_FILE, Start, checkpoint_folder
 
 
@@ -34,12 +42,20 @@ class Run:
     model: nn.Module
     parallel_model: nn.Module  # the same, as the step calls it
     loss: nn.Module
+    options: StepOptions
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler | None  # fp16 only
+    average: AveragedModel | None  # with `ema`
     schedule: Schedule
     progress: Progress
     mlflow_run_id: str | None = None
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
     evaluation_seconds: float = 0.0
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The one that checkpoints hold as `state_dict`: the average, where there is one."""
+        return self.model if self.average is None else self.average.model
 
     @property
     def total_iterations(self) -> int:
@@ -60,18 +76,26 @@ def build_run(
     # Read once and sent to all: only rank 0 needs the files.
     model.load_state_dict(on_main(world, lambda: _initial_weights(experiment, model, start)))
     model.to(world.device)
-    optimizer = build_optimizer(model.parameters(), experiment.optimizer)
+    options = step_options(experiment, world.device)
+    options.prepare(model)
+    optimizer = build_optimizer(model.parameters(), experiment.optimizer, fused=options.fused)
+    scaler = options.scaler()
+    average = AveragedModel(model, **experiment.ema.model_dump()) if experiment.ema else None
     progress = Progress()
     if start.checkpoint is not None:
-        optimizer.load_state_dict(start.checkpoint["optimizer"])
         progress = Progress.of(start.checkpoint["meta"])
+        load_optimizer_state(optimizer, start.checkpoint["optimizer"])
+        if scaler is not None and "scaler" in start.checkpoint:
+            scaler.load_state_dict(start.checkpoint["scaler"])
+        if average is not None:  # without one there, the average begins with the weights
+            average.model.load_state_dict(start.checkpoint["state_dict"])
     loader = build_train_loader(
         experiment,
         rank=world.rank,
         world_size=world.size,
         skip_images=on_main(world, lambda: unusable_images(experiment, "train")),
     )
-    note = progress.continue_with(experiment.data.samples_per_gpu * world.size, len(loader))
+    note = progress.continue_with(loader.global_batch, len(loader))
     if note:
         events.say(note)
     folder = checkpoint_folder(experiment)
@@ -88,7 +112,10 @@ def build_run(
         model=model,
         parallel_model=distribute(model, world, sync_bn=experiment.sync_bn),
         loss=build_loss(experiment.model.keypoint_head),
+        options=options,
         optimizer=optimizer,
+        scaler=scaler,
+        average=average,
         schedule=build_schedule(experiment, len(loader)),
         progress=progress,
     )
@@ -98,7 +125,7 @@ def _initial_weights(experiment: Experiment, model: SDPose, start: Start) -> dic
     """From the checkpoint, else `load_from`, else `pretrained` (the backbone), else random."""
     if start.checkpoint is not None:
         try:
-            model.load_state_dict(start.checkpoint["state_dict"])
+            model.load_state_dict(training_weights(start.checkpoint))
         except RuntimeError as error:
             raise UserError(
                 f"{start.path} is of another model and cannot be continued:\n  "
@@ -119,8 +146,14 @@ def opening_line(run: Run) -> str:
         threads = torch.get_num_threads()
         device = f"CPU ({threads} thread{'s' * (threads > 1)})"
     parameters = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
-    clip = experiment.optimizer_config.grad_clip
+    clip, ema = experiment.optimizer_config.grad_clip, experiment.ema
+    accumulated = experiment.optimizer_config.cumulative_iters
     switches = {
+        **dict(run.options.names()),
+        f"EMA {ema.decay:g}" if ema else "EMA": bool(ema),
+        f"accumulation of {accumulated} batches" if accumulated > 1 else "accumulation": (
+            accumulated > 1
+        ),
         "SyncBN": experiment.sync_bn and world.size > 1,
         f"gradient clipping at {clip.max_norm:g}" if clip else "gradient clipping": bool(clip),
         "warmup": bool(experiment.lr_config.warmup and experiment.lr_config.warmup_iters),

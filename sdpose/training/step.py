@@ -5,6 +5,9 @@ N samples, K joints, (H, W) image or heatmap size.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -16,43 +19,89 @@ def train_step(
     model: nn.Module,
     loss: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batch: dict[str, Tensor],
+    batches: Sequence[dict[str, Tensor]],
     *,
     lr: float,
     max_norm: float | None = None,
     norm_type: float = 2.0,
+    autocast: contextlib.AbstractContextManager[None] | None = None,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> dict[str, Tensor]:
-    """Forward, losses by name, backward, clip, step.
+    """Forward, losses by name, backward (for every batch), clip, step.
 
     model: returns one `CycleOutput` per cycle; may be wrapped in DistributedDataParallel, which
-        averages the gradients over the processes during backward.
-    batch: images_N3HW, targets_NKHW, target_weights_NK, sample_keys_N on the model's device.
+        averages the gradients over the processes during the last batch's backward.
+    batches: of equal size, each images_N3HW, targets_NKHW, target_weights_NK, sample_keys_N on the
+        model's device; their gradients are averaged (accumulation).
     max_norm: gradients are scaled down to this norm; None: they are left as they are.
+    autocast: a context in which the forward pass runs; the losses are computed outside of it.
+    scaler: scales the loss (fp16); a step whose gradients overflow is left out.
 
-    Returns detached scalars on the device: every loss, `acc_pose`, their total `loss`, and
-    `grad_norm` (before clipping). Nothing here waits for the device; reading a value does.
+    Returns detached scalars on the device, means over the batches: every loss, `acc_pose`, their
+    total `loss`, `grad_norm` (before clipping), and `skipped` (1: the weights did not move) where
+    that can happen. Nothing here waits for the device; reading a value does.
     """
     set_learning_rate(optimizer, lr)
-    outputs: list[CycleOutput] = model(batch["images_N3HW"])
-    losses: dict[str, Tensor] = loss(
-        outputs, batch["targets_NKHW"], batch["target_weights_NK"], batch["sample_keys_N"]
-    )
-    total = torch.stack(tuple(losses.values())).sum()
-
     optimizer.zero_grad(set_to_none=True)
-    total.backward()
+    rows: list[dict[str, Tensor]] = []
+    for batch in batches:
+        is_last = len(rows) == len(batches) - 1
+        with contextlib.nullcontext() if is_last else _without_averaging(model):
+            with autocast or contextlib.nullcontext():
+                outputs: list[CycleOutput] = model(batch["images_N3HW"])
+            losses: dict[str, Tensor] = loss(
+                outputs, batch["targets_NKHW"], batch["target_weights_NK"], batch["sample_keys_N"]
+            )
+            total = torch.stack(tuple(losses.values())).sum()
+            to_differentiate = total if len(batches) == 1 else total / len(batches)
+            if scaler is not None:
+                to_differentiate = scaler.scale(to_differentiate)
+            to_differentiate.backward()
+        with torch.no_grad():
+            accuracy = pose_accuracy(
+                outputs[0].heatmaps, batch["targets_NKHW"], batch["target_weights_NK"]
+            )
+        rows.append({**losses, "acc_pose": accuracy, "loss": total})
+
+    if scaler is not None:
+        scaler.unscale_(optimizer)
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     grad_norm = nn.utils.get_total_norm(gradients, norm_type=norm_type)
     if max_norm is not None:
         nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, grad_norm)
-    optimizer.step()
+    skip = None
+    if scaler is None:
+        optimizer.step()
+    else:
+        skip = ~grad_norm.isfinite()
+        step_unless(skip, optimizer)
+        scaler.update()
 
-    with torch.no_grad():
-        accuracy = pose_accuracy(
-            outputs[0].heatmaps, batch["targets_NKHW"], batch["target_weights_NK"]
-        )
-    values = {**losses, "acc_pose": accuracy, "loss": total, "grad_norm": grad_norm}
+    values = rows[0]
+    if len(rows) > 1:
+        values = {name: torch.stack([row[name] for row in rows]).mean() for name in values}
+    values = values | {"grad_norm": grad_norm} | ({} if skip is None else {"skipped": skip.float()})
     return {name: value.detach() for name, value in values.items()}
+
+
+def step_unless(skip: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """optimizer.step(), or nothing, moments and step count included, where `skip` (a bool scalar).
+
+    A fused optimizer decides it on the device (the way of torch's GradScaler); for the others the
+    host waits for the value.
+    """
+    if optimizer.defaults.get("fused"):
+        optimizer.grad_scale, optimizer.found_inf = None, skip.float()  # type: ignore[attr-defined]
+        optimizer.step()
+        del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
+    elif not skip.item():
+        optimizer.step()
+
+
+def _without_averaging(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Inside, a wrapped model's backward does not exchange gradients with the other processes."""
+    no_sync = getattr(model, "no_sync", contextlib.nullcontext)
+    return no_sync()
 
 
 def pose_accuracy(

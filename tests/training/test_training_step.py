@@ -34,7 +34,7 @@ def test_step_is_a_plain_gradient_step(make) -> None:
     model, loss, batch = tiny_step_parts(make)
     plain = copy.deepcopy(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    values = train_step(model, loss, optimizer, batch, lr=0.5, max_norm=0.01)
+    values = train_step(model, loss, optimizer, [batch], lr=0.5, max_norm=0.01)
 
     losses = loss(
         plain(batch["images_N3HW"]),
@@ -60,8 +60,8 @@ def test_without_max_norm_nothing_is_clipped(make) -> None:
     model, loss, batch = tiny_step_parts(make)
     clipped = copy.deepcopy(model)
     optimizers = [torch.optim.SGD(m.parameters(), lr=1.0) for m in (model, clipped)]
-    train_step(model, loss, optimizers[0], batch, lr=0.1)
-    train_step(clipped, loss, optimizers[1], batch, lr=0.1, max_norm=1e9)
+    train_step(model, loss, optimizers[0], [batch], lr=0.1)
+    train_step(clipped, loss, optimizers[1], [batch], lr=0.1, max_norm=1e9)
     for left, right in zip(model.parameters(), clipped.parameters(), strict=True):
         assert torch.equal(left, right)
 
@@ -70,7 +70,8 @@ def test_loss_falls_on_one_batch(make) -> None:
     model, loss, batch = tiny_step_parts(make)
     optimizer = torch.optim.Adam(model.parameters())
     curve = [
-        train_step(model, loss, optimizer, batch, lr=1e-2)["heatmap_loss"].item() for _ in range(15)
+        train_step(model, loss, optimizer, [batch], lr=1e-2)["heatmap_loss"].item()
+        for _ in range(15)
     ]
     assert curve[-1] < 0.6 * curve[0]
 

@@ -18,13 +18,14 @@ from sdpose.config.schema.model import (
 from sdpose.config.schema.outputs import CheckpointConfig, Evaluation, LogConfig, LogHook
 from sdpose.config.schema.promotion import Promotion
 from sdpose.config.schema.section import Section
-from sdpose.config.schema.training import GradClip, LrConfig, Optimizer, OptimizerConfig
+from sdpose.config.schema.training import Ema, GradClip, LrConfig, Optimizer, OptimizerConfig
 
 __all__ = [
     "Backbone",
     "CheckpointConfig",
     "Data",
     "DataCfg",
+    "Ema",
     "Evaluation",
     "Experiment",
     "GradClip",

@@ -66,7 +66,9 @@ class ValDataloader(Section):
 
 
 class Data(Section):
-    samples_per_gpu: PositiveInt = Field(64, description="training batch of one process")
+    samples_per_gpu: PositiveInt = Field(
+        64, description="samples that one process trains on at once"
+    )
     workers_per_gpu: Annotated[Int, Field(ge=0)] = Field(
         2, description="loader processes of one process; 0: load in the process itself"
     )

@@ -10,8 +10,8 @@ from sdpose.config.schema.data import Data, DataCfg, TrainPipeline
 from sdpose.config.schema.model import Model
 from sdpose.config.schema.outputs import CheckpointConfig, Evaluation, LogConfig
 from sdpose.config.schema.promotion import Promotion
-from sdpose.config.schema.section import Int, Name, PositiveInt, Section
-from sdpose.config.schema.training import LrConfig, Optimizer, OptimizerConfig
+from sdpose.config.schema.section import Int, Name, PositiveInt, Section, Switch
+from sdpose.config.schema.training import Amp, Ema, LrConfig, Optimizer, OptimizerConfig
 
 # The feature map of every backbone has a quarter of the image's resolution.
 BACKBONE_STRIDE = 4
@@ -36,6 +36,16 @@ class Experiment(Section):
     optimizer_config: OptimizerConfig = OptimizerConfig()
     lr_config: LrConfig = LrConfig()
     total_epochs: PositiveInt = 300
+    amp: Amp = Field(
+        "auto",
+        description="autocast type; auto: bf16 on GPUs that compute in it, off elsewhere; fp16 "
+        "scales the loss",
+    )
+    compile: Switch = Field("auto", description="torch.compile; auto: on GPUs")
+    channels_last: Switch = Field(
+        "auto", description="memory format of images and convolutions; auto: on GPUs"
+    )
+    ema: Ema | None = Field(None, description="average the weights; null: off")
     sync_bn: bool = Field(
         True,
         description="BatchNorm over the global batch, so that N processes train the model of one",

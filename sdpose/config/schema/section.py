@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
@@ -23,6 +23,15 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Size = tuple[PositiveInt, PositiveInt]
 # A folder under work_dirs, an MLflow experiment and a registered model are named after it.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}$")]
+
+
+def _yaml_switch(value: Any) -> Any:
+    """YAML 1.1 reads the bare words on and off as booleans."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+# auto: what is best on the device that the run finds.
+Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_yaml_switch)]
 
 
 class Section(BaseModel):

@@ -1,10 +1,10 @@
-"""`optimizer`, `optimizer_config` and `lr_config`: how the weights move."""
+"""`optimizer`, `optimizer_config`, `lr_config`, `amp` and `ema`: how the weights move."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from sdpose.config.schema.section import (
     Int,
@@ -13,6 +13,7 @@ from sdpose.config.schema.section import (
     PositiveInt,
     Probability,
     Section,
+    Switch,
 )
 
 
@@ -22,6 +23,7 @@ class Optimizer(Section):
     weight_decay: NonNegativeFloat = 0.0
     momentum: Probability = Field(0.9, description="SGD; the other types read betas")
     betas: tuple[Probability, Probability] = (0.9, 0.999)
+    fused: Switch = Field("auto", description="one kernel for all parameters; auto: on GPUs")
 
 
 class GradClip(Section):
@@ -31,6 +33,28 @@ class GradClip(Section):
 
 class OptimizerConfig(Section):
     grad_clip: GradClip | None = None
+    cumulative_iters: PositiveInt = Field(
+        1,
+        description="batches of samples_per_gpu whose gradients make one step: the global batch is "
+        "samples_per_gpu x this x processes, and iterations, schedule and logs count steps",
+    )
+
+
+Amp = Annotated[
+    Literal["auto", "bf16", "fp16", "off"],
+    BeforeValidator(lambda value: "off" if value is False else value),  # YAML 1.1's `off`
+]
+
+
+class Ema(Section):
+    """An average of the weights that is evaluated, saved as `state_dict` and kept as best."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.9998, description="share of the average that stays at each step"
+    )
+    warm_up: NonNegativeFloat = Field(
+        100, description="the share is at most (1 + steps) / (this + steps), as in mmcv's EMAHook"
+    )
 
 
 class LrConfig(Section):

@@ -1,0 +1,82 @@
+"""How a step is computed on the device at hand: what each `auto` of an experiment means there."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from sdpose.config import Experiment
+from sdpose.data.loader import Batch
+from sdpose.errors import UserError
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    device: torch.device
+    amp: torch.dtype | None  # autocast; None: everything in float32
+    compile: bool
+    channels_last: bool
+    fused: bool
+
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        if self.amp is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.amp)
+
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """fp16 gradients underflow unless the loss is scaled; bf16 has float32's exponent."""
+        return torch.amp.GradScaler(self.device.type) if self.amp is torch.float16 else None
+
+    def to_device(self, batch: Batch) -> Batch:
+        """The batch on the device, without waiting for it."""
+        on_device = {n: tensor.to(self.device, non_blocking=True) for n, tensor in batch.items()}
+        if self.channels_last:
+            images_N3HW = on_device["images_N3HW"]
+            on_device["images_N3HW"] = images_N3HW.to(memory_format=torch.channels_last)
+        return on_device
+
+    def prepare(self, model: nn.Module) -> None:
+        """Sets memory format and compilation, in place: parameters and their names stay."""
+        if self.channels_last:
+            model.to(memory_format=torch.channels_last)
+        if self.compile:
+            model.compile()  # at the first step
+
+    def names(self) -> Iterable[tuple[str, bool]]:
+        """For the opening line."""
+        amp = {None: "amp", torch.bfloat16: "amp bf16", torch.float16: "amp fp16"}[self.amp]
+        yield amp, self.amp is not None
+        yield "compile", self.compile
+        yield "channels_last", self.channels_last
+        yield "fused optimizer", self.fused
+
+
+def step_options(experiment: Experiment, device: torch.device) -> StepOptions:
+    """On a CPU every `auto` is off, so that results stay what they are, bit for bit.
+
+    Raises UserError if the GPU cannot do what is asked for.
+    """
+    on_gpu = device.type == "cuda"
+    # Without emulation: older GPUs compute bf16 in float32, slower than float32 itself.
+    has_bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    if experiment.amp == "bf16" and on_gpu and not has_bf16:
+        raise UserError(
+            f"amp: bf16, but {torch.cuda.get_device_name(device)} does not compute in bf16; "
+            "set amp to fp16, off or auto"
+        )
+    chosen = experiment.amp
+    if chosen == "auto":
+        chosen = "bf16" if has_bf16 else "off"
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
+    auto = {"auto": on_gpu, "on": True, "off": False}
+    return StepOptions(
+        device=device,
+        amp=dtypes[chosen],
+        compile=auto[experiment.compile],
+        channels_last=auto[experiment.channels_last],
+        fused=auto[experiment.optimizer.fused],
+    )
