@@ -40,6 +40,7 @@ VARIANTS = {
         "optimizer_config.grad_clip={max_norm: 1.0}",
         "data_cfg.use_gt_bbox=true",
         "promotion={min_ap: 0.1, max_latency_ms: 1000, max_size_mb: 100}",
+        "ema={decay: 0.9}",
     ),
     "SGD, step, skip, detections asked for": (
         "optimizer={type: SGD, lr: 1e-4}",

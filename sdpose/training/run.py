@@ -80,7 +80,8 @@ def build_run(
     options.prepare(model)
     optimizer = build_optimizer(model.parameters(), experiment.optimizer, fused=options.fused)
     scaler = options.scaler()
-    average = AveragedModel(model, **experiment.ema.model_dump()) if experiment.ema else None
+    ema = experiment.ema
+    average = AveragedModel(model, decay=ema.decay, warm_up=ema.warm_up) if ema else None
     progress = Progress()
     if start.checkpoint is not None:
         progress = Progress.of(start.checkpoint["meta"])

@@ -41,9 +41,10 @@ def train_until(step: int, experiment, monkeypatch: pytest.MonkeyPatch) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         return train_step(*arguments, **options)
 
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+    with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", counted)
-        train(experiment)
+        with pytest.raises(SystemExit):
+            train(experiment)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -87,11 +88,12 @@ def test_compiled_training_is_the_same(make, records, capsys) -> None:
     train(make(*short, work_dir="eager"))
     compiled = train(make(*short, "compile=on", work_dir="compiled"))
     assert "on: compile" in capsys.readouterr().out
+    folder = compiled.last_checkpoint.parents[1]
     eager, ours = (
-        [line["loss"] for line in records(compiled.last_checkpoint.parents[1] / name)]
+        [line["loss"] for line in records(folder / name) if line["mode"] == "train"]
         for name in ("eager", "compiled")
     )
-    assert ours[:-1] == pytest.approx(eager[:-1], rel=1e-4)  # the last line is the evaluation's
+    assert ours == pytest.approx(eager, rel=1e-4)
     names = torch.load(compiled.last_checkpoint, weights_only=True)["state_dict"]
     assert not any("_orig_mod" in name for name in names)
 
@@ -100,6 +102,7 @@ def test_fp16_leaves_out_a_step_that_overflows(make) -> None:
     model, loss, batch = tiny_step_parts(make)
     optimizer = torch.optim.Adam(model.parameters())
     before = copy.deepcopy(list(model.parameters()))
+    batch["targets_NKHW"] *= 1e3
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
     for fused in (False, True):
         optimizer.defaults["fused"] = fused
@@ -132,7 +135,7 @@ def test_ema_by_hand(make) -> None:
 def test_the_average_is_evaluated_and_kept_as_best(make) -> None:
     """With a decay of nearly 1 and no warm-up the average stays at the initial weights: an AP is
     what those have, and the best checkpoint loads as them."""
-    experiment = make("ema={decay: 0.999999, warm_up: 0}", "total_epochs=2", "optimizer.lr=0.01")
+    experiment = make("ema={decay: 0.999999, warm_up: 1}", "total_epochs=2", "optimizer.lr=0.01")
     result = train(experiment)
     best = torch.load(result.best_checkpoint, weights_only=True)
     torch.manual_seed(experiment.seed)

@@ -52,8 +52,10 @@ class Ema(Section):
     decay: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.9998, description="share of the average that stays at each step"
     )
-    warm_up: NonNegativeFloat = Field(
-        100, description="the share is at most (1 + steps) / (this + steps), as in mmcv's EMAHook"
+    warm_up: Annotated[float, Field(ge=1)] = Field(
+        100,
+        description="the share is at most (1 + steps) / (this + steps), as in mmcv's EMAHook; "
+        "1: no warm-up",
     )
 
 
