@@ -10,7 +10,7 @@ import sys
 import click
 
 from sdpose import __version__
-from sdpose.cli import config, models, registry, steps
+from sdpose.cli import config, models, predict, registry, steps
 from sdpose.errors import UserError, user_errors
 
 
@@ -34,6 +34,8 @@ for command in (
     steps.test,
     models.models,
     models.weights,
+    predict.predict,
+    predict.export,
     registry.registry,
 ):
     cli.add_command(command)

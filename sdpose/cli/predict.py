@@ -1,0 +1,134 @@
+"""`sdpose predict | export`: a model in use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+
+@click.command()
+@click.argument("model")
+@click.argument("source", metavar="IMAGE|FOLDER|VIDEO", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), default="predictions", show_default=True)
+@click.option(
+    "--boxes",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="COCO annotations or detections that say where persons are.",
+)
+@click.option(
+    "--detector", type=click.Choice(["torchvision"]), help="Find persons by Faster R-CNN."
+)
+@click.option(
+    "--detector-weights", type=click.Path(path_type=Path), metavar="FILE", help="Of the detector."
+)
+@click.option("--exp", help="The experiment, for weights that do not name theirs.")
+@click.option("--device", help="cpu, cuda, cuda:1; default: the GPU if there is one.")
+@click.option("--no-draw", is_flag=True, help="Write the results alone.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+def predict(
+    model: str,
+    source: Path,
+    out: Path,
+    boxes: Path | None,
+    detector: str | None,
+    detector_weights: Path | None,
+    exp: str | None,
+    device: str | None,
+    no_draw: bool,
+    as_json: bool,
+) -> None:
+    """Find the joints of the persons on pictures, draw them, and write COCO results.
+
+    \b
+    MODEL is a checkpoint, an exported file (.onnx, .ts, .pt2) or registry://NAME/CHANNEL.
+    Without --boxes or --detector the whole picture is taken for one person.
+    """
+    from sdpose.data.images import ImageError
+    from sdpose.data.progress import ConsoleProgress
+    from sdpose.errors import UserError
+    from sdpose.inference import load
+    from sdpose.inference.pictures import (
+        BoxFile,
+        Detector,
+        Source,
+        TorchvisionDetector,
+        whole_picture,
+    )
+    from sdpose.inference.predict import predict as run
+
+    if boxes and detector:
+        raise UserError("--boxes and --detector say the same in two ways: leave one out")
+    pictures = Source(source)
+    find: Detector = whole_picture
+    if boxes:
+        find = BoxFile(boxes)
+    estimator = load(model, exp=exp, device=device)
+    if detector:
+        find = TorchvisionDetector(str(estimator.device), detector_weights)
+    elif not boxes:
+        click.echo("no boxes: each picture is taken for one person (--boxes, --detector)", err=True)
+    try:
+        with ConsoleProgress("predicting", "pictures") as progress:
+            done = run(estimator, pictures, find, out, draw=not no_draw, progress=progress)
+    except ImageError as error:
+        raise UserError(str(error)) from None
+    if as_json:
+        value: dict[str, Any] = {
+            "out": str(done.out),
+            "pictures": done.pictures,
+            "persons": done.persons,
+            "drawn": [str(path) for path in done.drawn],
+        }
+        click.echo(json.dumps(value, indent=2))
+        return
+    click.echo(f"{done.persons} persons on {done.pictures} pictures: {done.out}")
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["onnx", "torchscript", "exported"]),
+    default="onnx",
+    show_default=True,
+    help="exported: a torch.export program (.pt2).",
+)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE")
+@click.option("--exp", help="The experiment, for weights that do not name theirs.")
+@click.option("--json", "as_json", is_flag=True)
+def export(
+    model: str,
+    format_: Literal["onnx", "torchscript", "exported"],
+    out: Path | None,
+    exp: str | None,
+    as_json: bool,
+) -> None:
+    """Write MODEL for another runtime, checked against PyTorch, and print its latency.
+
+    The file describes itself: preprocessing, decoding, joints. `sdpose predict FILE` runs it.
+    """
+    from sdpose.inference import load_network
+    from sdpose.inference.exported import SUFFIXES
+    from sdpose.inference.exported import export as write
+
+    network, experiment = load_network(model, exp=exp)
+    path = out or Path(experiment.exp_name + SUFFIXES[format_])
+    done = write(network, experiment, format_, path)
+    if as_json:
+        latency = {
+            batch: {"pytorch_ms": ours, "exported_ms": theirs}
+            for batch, (ours, theirs) in done.latency_ms.items()
+        }
+        value = {"path": str(done.path), "max_error": done.max_error, "latency": latency}
+        click.echo(json.dumps(value | {"threads": done.threads}, indent=2))
+        return
+    click.echo(f"{done.path}: heatmaps within {done.max_error:.1e} of PyTorch's")
+    click.echo(f"CPU, {done.threads} threads, milliseconds a batch (median of 5):")
+    click.echo(f"{'batch':>6}  {'PyTorch':>9}  {format_:>11}")
+    for batch, (ours, theirs) in done.latency_ms.items():
+        click.echo(f"{batch:>6}  {ours:>9.1f}  {theirs:>11.1f}")
