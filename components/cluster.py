@@ -152,7 +152,7 @@ class Pipelines(Section):
     )
     image: Image | None = Field(
         None,
-        description="of the steps without PyTorch (preflight, prepare, register); default: image",
+        description="of the steps without PyTorch (preflight, prepare); default: image",
     )
     root: str | None = Field(
         None, description="where steps hand artifacts on, as s3://BUCKET/PREFIX; default: KFP's"

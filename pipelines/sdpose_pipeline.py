@@ -100,7 +100,7 @@ def make_pipeline(
             place(prepared, cluster)
             place(trained, cluster, torch=True)  # it reads the checkpoint that the job has left
             place(evaluated, cluster, computes=True)
-            place(registered, cluster)
+            place(registered, cluster, torch=True)  # it converts the checkpoint to safetensors
 
     return sdpose
 

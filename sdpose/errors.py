@@ -34,13 +34,22 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if os.environ.get("LOCAL_RANK", "0") != "0":
-            raise SystemExit(USER_ERROR_EXIT_CODE) from None
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        message = str(error)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        message = (
+            "this needs PyTorch, which the pipeline image leaves out: training, evaluation and "
+            f"everything that runs a model use the trainer image (Python: {sys.executable})"
+        )
+    else:
+        return
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"error: {message}", file=sys.stderr, flush=True)
         failure_file = os.environ.get(FAILURE_FILE_VARIABLE)
         if failure_file:
-            Path(failure_file).write_text(str(error), encoding="utf-8")
-        raise SystemExit(USER_ERROR_EXIT_CODE) from None
+            Path(failure_file).write_text(message, encoding="utf-8")
+    raise SystemExit(USER_ERROR_EXIT_CODE)
 
 
 def did_you_mean(word: str, allowed: Sequence[str]) -> str:

@@ -1,0 +1,189 @@
+"""Every object is one that the API servers of 1.30 to 1.36 take, and the objects fit together."""
+
+from __future__ import annotations
+
+import functools
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from components.cluster import load_cluster
+from tests.conftest import shared_path
+
+Object = dict[str, Any]
+Objects = Callable[[str], list[Object]]
+
+OVERLAYS = ("overlays/dev", "overlays/prod")  # the base alone has no image to run
+VERSIONS = [f"1.{minor}" for minor in range(30, 37)]
+# Kueue's schemas are on no package registry: queues.yaml is checked by nothing but a cluster.
+UNCHECKED_GROUP = "kueue.x-k8s.io/"
+VOLUMES = {"configMap", "downwardAPI", "emptyDir", "persistentVolumeClaim", "projected", "secret"}
+PINNED = re.compile(r".+@sha256:[0-9a-f]{64}|.+:(?!latest$)[\w.-]+")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def definitions_are_read_once() -> Iterator[None]:
+    """kubernetes_validate reads megabytes for every object."""
+    with pytest.MonkeyPatch.context() as patch:
+        utils = kubernetes_validate.utils
+        patch.setattr(utils, "schema_contents", functools.cache(utils.schema_contents))
+        yield
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_objects_match_the_schemas_of_kubernetes(
+    everything: Objects, overlay: str, version: str
+) -> None:
+    for each in everything(overlay):
+        if each["kind"] != "PyTorchJob" and not each["apiVersion"].startswith(UNCHECKED_GROUP):
+            kubernetes_validate.validate(each, version, strict=True)
+
+
+def test_a_misspelt_key_is_no_valid_object(render: Objects) -> None:
+    deployment = next(each for each in render("base") if each["kind"] == "Deployment")
+    wrong = deployment | {"spec": deployment["spec"] | {"replica": 1}}
+    with pytest.raises(kubernetes_validate.ValidationError, match="replica"):
+        kubernetes_validate.validate(wrong, "1.36", strict=True)
+
+
+def test_the_example_job_is_what_the_builder_makes(repository: Path) -> None:
+    render = [sys.executable, "-m", "components.pytorchjob", "render", "--exp", "sdpose_s_v1"]
+    made = subprocess.run(
+        [*render, "--cluster", "k8s/cluster.yaml"],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    kept = (repository / "k8s/pytorchjob.yaml").read_text(encoding="utf-8")
+    assert kept.endswith(made), "k8s/pytorchjob.yaml is old: run `make k8s/pytorchjob.yaml`"
+
+
+def test_the_example_job_matches_the_crd(repository: Path) -> None:
+    [job] = yaml.safe_load_all((repository / "k8s/pytorchjob.yaml").read_text(encoding="utf-8"))
+    crd = yaml.safe_load(shared_path("crds", "kubeflow.org_pytorchjobs.v1.yaml").read_text())
+    [version] = crd["spec"]["versions"]
+    schema = _strict(version["schema"]["openAPIV3Schema"])
+    jsonschema.Draft202012Validator(schema).validate(job)
+    job["spec"]["runPolicy"]["cleanPodPolicies"] = "Running"
+    with pytest.raises(jsonschema.ValidationError, match="cleanPodPolicies"):
+        jsonschema.Draft202012Validator(schema).validate(job)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_pod_is_allowed_where_pod_security_is_restricted(
+    everything: Objects, overlay: str
+) -> None:
+    namespace = next(each for each in everything(overlay) if each["kind"] == "Namespace")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    found = 0
+    for name, template in _pod_templates(everything(overlay)):
+        spec, found = template["spec"], found + 1
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec), name
+        assert {
+            kind for volume in spec.get("volumes", []) for kind in set(volume) - {"name"}
+        } <= VOLUMES
+        assert spec["securityContext"]["runAsNonRoot"] is True, name
+        assert spec["securityContext"]["runAsUser"] > 0, name
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        for container in [*spec.get("initContainers", []), *spec["containers"]]:
+            security = container["securityContext"]
+            assert security["allowPrivilegeEscalation"] is False, name
+            assert security["capabilities"] == {"drop": ["ALL"]}, name
+            # Beyond `restricted`, and what our images promise:
+            assert security["readOnlyRootFilesystem"] is True, name
+            assert container["resources"]["requests"], name
+            assert PINNED.fullmatch(container["image"]), container["image"]
+        # No pod of ours talks to the API server; variables of Services collide with MLflow's own.
+        assert spec["automountServiceAccountToken"] is False, name
+        assert spec["enableServiceLinks"] is False, name
+    assert found >= 4
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_whatever_an_object_names_is_there(everything: Objects, overlay: str) -> None:
+    objects = everything(overlay)
+    names: dict[str, set[str]] = {}
+    for each in objects:
+        names.setdefault(each["kind"], set()).add(each["metadata"]["name"])
+        namespaced = each["kind"] not in {"Namespace", "ResourceFlavor", "ClusterQueue"}
+        assert each["metadata"].get("namespace") == ("sdpose" if namespaced else None), each
+    for _, template in _pod_templates(objects):
+        spec = template["spec"]
+        assert spec["serviceAccountName"] in names["ServiceAccount"]
+        for kind, name in _named(spec):
+            assert name in names[kind], f"{kind} {name}"
+    labels = [template["metadata"]["labels"] for _, template in _pod_templates(objects)]
+    for each in objects:
+        if each["kind"] == "Service":
+            selector = each["spec"]["selector"].items()
+            assert sum(selector <= pod.items() for pod in labels) == 1, each["metadata"]["name"]
+        if each["kind"] == "RoleBinding":
+            assert each["roleRef"]["name"] in names["Role"]
+            for subject in each["subjects"]:
+                assert subject["name"] in names["ServiceAccount"]
+    if "LocalQueue" in names:
+        assert {"training"} == names["LocalQueue"]
+
+
+def test_the_example_profile_is_made_for_the_base(repository: Path, render: Objects) -> None:
+    cluster = load_cluster(repository / "k8s/cluster.yaml")
+    names = {(each["kind"], each["metadata"]["name"]) for each in render("base")}
+    names |= {(each["kind"], each["metadata"]["name"]) for each in render("secrets")}
+    assert ("Namespace", cluster.namespace) in names
+    assert ("ServiceAccount", cluster.service_account) in names
+    for volume in cluster.volumes:
+        assert ("PersistentVolumeClaim", volume.claim) in names
+    for secret in cluster.secrets.values():
+        assert ("Secret", secret.name) in names
+    mlflow = next(each for each in render("base") if each["kind"] == "Deployment")
+    [container] = mlflow["spec"]["template"]["spec"]["containers"]
+    variables = {variable["name"]: variable.get("value") for variable in container["env"]}
+    host = cluster.env["MLFLOW_TRACKING_URI"].removeprefix("http://")
+    assert host in variables["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
+
+
+def _pod_templates(objects: list[Object]) -> Iterator[tuple[str, Object]]:
+    for each in objects:
+        name = f"{each['kind']} {each['metadata']['name']}"
+        if each["kind"] == "PyTorchJob":
+            for replicas in each["spec"]["pytorchReplicaSpecs"].values():
+                yield name, replicas["template"]
+        elif "template" in each.get("spec", {}):
+            yield name, each["spec"]["template"]
+
+
+def _named(spec: Object) -> Iterator[tuple[str, str]]:
+    """The Secrets, ConfigMaps and claims that a pod needs before it can start."""
+    for volume in spec.get("volumes", []):
+        if "secret" in volume:
+            yield "Secret", volume["secret"]["secretName"]
+        if "persistentVolumeClaim" in volume:
+            yield "PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]
+    for container in [*spec.get("initContainers", []), *spec["containers"]]:
+        for source in container.get("envFrom", []):
+            for key, kind in (("secretRef", "Secret"), ("configMapRef", "ConfigMap")):
+                if key in source:
+                    yield kind, source[key]["name"]
+        for variable in container.get("env", []):
+            if secret := variable.get("valueFrom", {}).get("secretKeyRef"):
+                yield "Secret", secret["name"]
+
+
+def _strict(schema: Any) -> Any:
+    """As the API server's strict validation: no key that the schema does not know."""
+    if not isinstance(schema, dict):
+        return [_strict(each) for each in schema] if isinstance(schema, list) else schema
+    strict = {key: _strict(value) for key, value in schema.items()}
+    if "properties" in strict and isinstance(strict["properties"], dict):
+        strict.setdefault("additionalProperties", False)
+    return strict

@@ -1,0 +1,130 @@
+"""Who may open a connection to whom, by the rules of NetworkPolicy: both ends must agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+Object = dict[str, Any]
+Objects = Callable[[str], list[Object]]
+
+NAMESPACE_LABEL = "kubernetes.io/metadata.name"
+
+
+@dataclass(frozen=True)
+class Pod:
+    labels: dict[str, str]
+    namespace: str = "sdpose"
+
+
+@dataclass(frozen=True)
+class Outside:
+    """The internet, and the API server: addresses that no selector matches."""
+
+
+NAME = "app.kubernetes.io/name"
+TRAINER = Pod({NAME: "sdpose"})
+STEP = Pod({"workflows.argoproj.io/workflow": "sdpose-x"})
+MLFLOW = Pod({NAME: "mlflow"})
+POSTGRES = Pod({NAME: "postgres"})
+S3 = Pod({NAME: "s3"})
+STRANGER = Pod({"app": "notebook"})
+COREDNS = Pod({"k8s-app": "kube-dns"}, "kube-system")
+KFP = Pod({"app": "ml-pipeline"}, "kubeflow")
+OTHER_TEAM = Pod({NAME: "sdpose"}, "other-team")
+
+ALLOWED = [
+    (TRAINER, TRAINER, 23456),  # rendezvous
+    (TRAINER, TRAINER, 48123),  # NCCL, gloo
+    (TRAINER, MLFLOW, 5000),
+    (TRAINER, Outside(), 443),
+    (STEP, MLFLOW, 5000),
+    (STEP, KFP, 8887),
+    (STEP, KFP, 8888),
+    (STEP, Outside(), 443),
+    (STEP, Outside(), 6443),
+    (MLFLOW, POSTGRES, 5432),
+    (MLFLOW, Outside(), 443),
+    *((pod, COREDNS, 53) for pod in (TRAINER, STEP, MLFLOW, POSTGRES, STRANGER)),
+]
+REFUSED = [
+    (TRAINER, POSTGRES, 5432),
+    (STEP, POSTGRES, 5432),
+    (STRANGER, POSTGRES, 5432),
+    (TRAINER, Outside(), 6443),
+    (TRAINER, Outside(), 80),
+    (TRAINER, KFP, 8888),
+    (TRAINER, COREDNS, 8080),
+    (STEP, TRAINER, 23456),
+    (STRANGER, TRAINER, 23456),
+    (OTHER_TEAM, TRAINER, 23456),
+    (OTHER_TEAM, MLFLOW, 5000),
+    (POSTGRES, Outside(), 443),
+    (STRANGER, Outside(), 443),
+    (MLFLOW, Outside(), 80),
+]
+
+
+@pytest.mark.parametrize("overlay", ["base", "overlays/dev", "overlays/prod"])
+def test_exactly_what_is_needed_is_open(render: Objects, overlay: str) -> None:
+    policies = [each for each in render(overlay) if each["kind"] == "NetworkPolicy"]
+    for source, target, port in ALLOWED:
+        assert _may_connect(policies, source, target, port), (source, target, port)
+    for source, target, port in REFUSED:
+        assert not _may_connect(policies, source, target, port), (source, target, port)
+
+
+def test_the_s3_server_of_dev_is_reached_by_those_who_need_s3(render: Objects) -> None:
+    policies = [each for each in render("overlays/dev") if each["kind"] == "NetworkPolicy"]
+    maker = Pod({NAME: "make-bucket"})
+    for source in (TRAINER, STEP, MLFLOW, maker):
+        assert _may_connect(policies, source, S3, 8333)
+    for source in (POSTGRES, STRANGER, OTHER_TEAM):
+        assert not _may_connect(policies, source, S3, 8333)
+
+
+def _may_connect(policies: list[Object], source: Pod, target: Pod | Outside, port: int) -> bool:
+    return _open(policies, "Egress", source, target, port) and (
+        isinstance(target, Outside) or _open(policies, "Ingress", target, source, port)
+    )
+
+
+def _open(policies: list[Object], direction: str, pod: Pod, peer: Pod | Outside, port: int) -> bool:
+    if pod.namespace != "sdpose":
+        return True  # not ours to say
+    applying = [
+        policy["spec"]
+        for policy in policies
+        if direction in policy["spec"]["policyTypes"]
+        and _selects(policy["spec"]["podSelector"], pod.labels)
+    ]
+    assert applying, "default-deny applies to every pod"
+    rules = [rule for spec in applying for rule in spec.get(direction.lower(), [])]
+    peers = "to" if direction == "Egress" else "from"
+    return any(
+        ("ports" not in rule or port in [each["port"] for each in rule["ports"]])
+        and (peers not in rule or any(_is_peer(each, peer) for each in rule[peers]))
+        for rule in rules
+    )
+
+
+def _is_peer(rule: Object, peer: Pod | Outside) -> bool:
+    if isinstance(peer, Outside) or "ipBlock" in rule:
+        return False  # the only ipBlock is a DNS cache
+    if "namespaceSelector" in rule:
+        if not _selects(rule["namespaceSelector"], {NAMESPACE_LABEL: peer.namespace}):
+            return False
+    elif peer.namespace != "sdpose":
+        return False
+    return _selects(rule.get("podSelector", {}), peer.labels)
+
+
+def _selects(selector: Object, labels: dict[str, str]) -> bool:
+    for expression in selector.get("matchExpressions", []):
+        assert expression["operator"] == "Exists"
+        if expression["key"] not in labels:
+            return False
+    return selector.get("matchLabels", {}).items() <= labels.items()
