@@ -18,8 +18,9 @@ from pipelines.sdpose_pipeline import make_pipeline
 from sdpose.code_version import code_version
 from sdpose.config import parse_experiment
 from sdpose.errors import UserError
-from sdpose.registry.run import read_summary, work_dir_of, write_summary
+from sdpose.registry.run import read_summary, write_summary
 from sdpose.tracking import tracking_uri
+from sdpose.training.workdir import work_dir_of
 
 # Below the work dir: what the pipeline itself leaves.
 PIPELINE_FOLDER = "pipeline"

@@ -12,9 +12,10 @@ from sdpose.registry import catalogue, channels
 from sdpose.registry.channels import Record
 from sdpose.registry.gates import gates_for
 from sdpose.registry.layout import registry_root
-from sdpose.registry.run import read_summary, work_dir_of, write_summary
+from sdpose.registry.run import read_summary, write_summary
 from sdpose.registry.versions import read_version
 from sdpose.storage import Store, open_store
+from sdpose.training.workdir import work_dir_of
 
 
 def promote(

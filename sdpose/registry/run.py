@@ -10,6 +10,7 @@ from typing import Any
 from sdpose.config import Experiment, experiment_digest
 from sdpose.registry.register import register_checkpoint
 from sdpose.registry.versions import ModelVersion
+from sdpose.training.workdir import work_dir_of
 
 SUMMARY = "summary.json"
 
@@ -62,11 +63,6 @@ def register_run(
         },
     )
     return version
-
-
-def work_dir_of(experiment: Experiment) -> Path:
-    assert experiment.work_dir is not None  # the schema fills it in
-    return Path(experiment.work_dir)
 
 
 def write_summary(work_dir: Path, summary: dict[str, Any]) -> None:

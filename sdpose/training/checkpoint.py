@@ -24,7 +24,7 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,6 +35,7 @@ from sdpose.errors import UserError
 
 FORMAT = "sdpose/1"
 LATEST = "latest.pth"
+BEST = "best_AP_epoch_"
 
 Checkpoint = dict[str, Any]
 
@@ -66,8 +67,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
             free = shutil.disk_usage(path.parent).free / 1e6
             raise UserError(
                 f"cannot write {path}: {str(error).splitlines()[0]} ({free:.0f} MB are free "
-                "there); make room or set checkpoint_config.out_dir, then run the same command "
-                "again: it continues from the checkpoint before"
+                "there): make room"
             ) from error
         raise
 
@@ -133,42 +133,56 @@ def training_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> tuple[Path, Checkpoint] | None:
-    """The newest intact checkpoint of a folder, or None; `say` is told of every damaged one.
-
-    `latest.pth` is replaced at every save, so it is the newest; behind it come epoch_N.pth and
-    best_AP_epoch_N.pth by N.
-    """
-    numbered = [*folder.glob("epoch_*.pth"), *folder.glob("best_AP_epoch_*.pth")]
-    numbered = [path for path in numbered if epoch_of(path) is not None]
-    numbered.sort(key=lambda path: (epoch_of(path), path.name.startswith("epoch_")), reverse=True)
-    for path in [folder / LATEST, *numbered]:
-        if not path.is_file():
-            continue
+    """The newest intact checkpoint of a folder, or None; `say` is told of every damaged one."""
+    for path in [folder / name for name in newest_first(p.name for p in folder.glob("*.pth"))]:
         try:
             return path, load_checkpoint(path)
-        except (CorruptCheckpointError, UserError) as error:
+        except (CorruptCheckpointError, UserError, FileNotFoundError) as error:
             say(f"skipped a damaged checkpoint: {error}")
     return None
 
 
-def keep_newest(folder: Path, count: int, epoch: int) -> None:
-    """Removes all but the `count` newest epoch_N.pth up to `epoch`.
+def newest_first(names: Iterable[str]) -> list[str]:
+    """The names that checkpoints have, the newest first.
+
+    latest.pth is replaced at every save; behind it come epoch_N.pth and best_AP_epoch_N.pth by N.
+
+    >>> newest_first(["epoch_9.pth", "x.pth", "best_AP_epoch_10.pth", "epoch_10.pth", "latest.pth"])
+    ['latest.pth', 'epoch_10.pth', 'best_AP_epoch_10.pth', 'epoch_9.pth']
+    """
+    known = [name for name in names if name == LATEST or epoch_of(name) is not None]
+    order = {name: (name == LATEST, epoch_of(name) or 0, name) for name in known}
+    return sorted(known, key=order.__getitem__, reverse=True)
+
+
+def outdated(names: Iterable[str], new: str, keep: int) -> list[str]:
+    """Those of `names` that a new checkpoint replaces: a best one all other best ones, epoch_N.pth
+    all but the `keep` newest (-1: none) up to N.
 
     Later ones are of a run that was continued from an earlier epoch since; they stay.
+
+    >>> outdated([f"epoch_{n}.pth" for n in (1, 2, 3, 9)], "epoch_3.pth", keep=2)
+    ['epoch_1.pth']
+    >>> outdated(["best_AP_epoch_2.pth", "epoch_2.pth"], "best_AP_epoch_3.pth", keep=2)
+    ['best_AP_epoch_2.pth']
     """
-    numbers = {path: epoch_of(path) for path in folder.glob("epoch_*.pth")}
-    ours = [(number, path) for path, number in numbers.items() if number and number <= epoch]
-    for _, path in sorted(ours)[: max(len(ours) - count, 0)]:
-        path.unlink()
+    if new.startswith(BEST):
+        return [name for name in names if name.startswith(BEST) and name != new]
+    epoch = epoch_of(new)
+    if epoch is None or keep < 0:
+        return []
+    numbers = {name: epoch_of(name) or 0 for name in names if name.startswith("epoch_")}
+    ours = sorted((number, name) for name, number in numbers.items() if 0 < number <= epoch)
+    return [name for _, name in ours[: max(len(ours) - keep, 0)]]
 
 
-def epoch_of(path: Path) -> int | None:
+def epoch_of(name: str) -> int | None:
     """N of `epoch_N.pth` and `best_AP_epoch_N.pth`.
 
-    >>> epoch_of(Path("best_AP_epoch_10.pth")), epoch_of(Path("epoch_last.pth"))
+    >>> epoch_of("best_AP_epoch_10.pth"), epoch_of("epoch_last.pth")
     (10, None)
     """
-    match = re.fullmatch(r"(?:best_AP_)?epoch_(\d+)\.pth", path.name)
+    match = re.fullmatch(r"(?:best_AP_)?epoch_(\d+)\.pth", name)
     return int(match.group(1)) if match else None
 
 

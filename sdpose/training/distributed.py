@@ -160,20 +160,27 @@ def leave_cores_to_workers(num_workers: int) -> None:
 def on_main(world: World, function: Callable[[], T], timeout: timedelta | None = None) -> T:
     """Runs on rank 0 and returns its (picklable) result on every rank.
 
-    An exception is raised on rank 0 alone; the other ranks end silently, with exit code 2.
+    An exception is raised on rank 0 alone; the other ranks end silently: with exit code 2 if it is
+    a UserError, with its own code if it is a SystemExit, else with PEER_LOST_EXIT_CODE.
     timeout: how long the others wait; default COLLECTIVE_TIMEOUT.
     """
     if world.size == 1:
         return function()
     group: Any = None if timeout is None else dist.new_group(backend="gloo", timeout=timeout)
-    box: list[Any] = [None, False]
+    box: list[Any] = [None, 0]
     try:
         if world.is_main:
-            box = [function(), True]
+            box[0] = function()
+    except SystemExit as end:
+        box[1] = end.code
+        raise
+    except Exception as error:
+        box[1] = USER_ERROR_EXIT_CODE if isinstance(error, UserError) else PEER_LOST_EXIT_CODE
+        raise
     finally:
         dist.broadcast_object_list(box, src=0, group=group, device=torch.device("cpu"))
-    if not box[1]:
-        raise SystemExit(USER_ERROR_EXIT_CODE)
+    if box[1]:
+        raise SystemExit(box[1])
     return box[0]
 
 
@@ -293,12 +300,19 @@ def average_buffers(model: nn.Module, world: World) -> None:
     They are linear in the batches' statistics, so averaging now and then changes nothing but
     rounding. With SyncBatchNorm they are equal already.
     """
-    if world.size == 1:
-        return
     for buffer in model.buffers():
         if buffer.is_floating_point():
             dist.all_reduce(buffer)
             buffer /= world.size
+
+
+@contextlib.contextmanager
+def unchanged_buffers(model: nn.Module) -> Iterator[None]:
+    """Gives the buffers their values back at the end of the block."""
+    before = [buffer.clone() for buffer in model.buffers()]
+    yield
+    for buffer, value in zip(model.buffers(), before, strict=True):
+        buffer.copy_(value)
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from sdpose import __version__, tracking
 from sdpose.config import Experiment, dump_experiment, experiment_digest, flatten
 from sdpose.errors import UserError
-from sdpose.training.workdir import EXPERIMENT_FILE, MLFLOW_RUN_FILE
+from sdpose.training.workdir import EXPERIMENT_FILE, MLFLOW_RUN_FILE, work_dir_of
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -88,8 +88,7 @@ class Events(Sink):
 
         same_run: the work dir holds an earlier part of this run. What was said so far is passed on.
         """
-        assert experiment.work_dir is not None
-        work_dir = Path(experiment.work_dir)
+        work_dir = work_dir_of(experiment)
         timestamp = time.strftime("%Y%m%d_%H%M%S")
         chosen = {hook.type for hook in experiment.log_config.hooks}
         console, *_ = self._sinks

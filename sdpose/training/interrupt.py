@@ -15,6 +15,7 @@ wakes through a pipe (signal.set_wakeup_fd) whatever the main thread does.
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
@@ -25,6 +26,9 @@ from types import FrameType
 from typing import ClassVar
 
 from sdpose.grace import GRACE_SECONDS, REPEAT_SECONDS
+
+# What a process needs to end after its last wait.
+MARGIN_SECONDS = 3.0
 
 
 class Interrupted(SystemExit):
@@ -45,6 +49,7 @@ class StopSignals:
     def __init__(self, speak: bool) -> None:
         self._speak = speak
         self._received: int = 0
+        self._give_up_at = math.inf
         self._deferring = False
         self._raised = False
         self._active = threading.current_thread() is threading.main_thread()
@@ -54,9 +59,20 @@ class StopSignals:
         """The number of the first signal that came, else 0."""
         return self._received
 
+    @property
+    def seconds_left(self) -> float:
+        """Until this process, or the one whose request it adopted, is ended; less a margin."""
+        return max(0.0, self._give_up_at - time.monotonic() - MARGIN_SECONDS)
+
     def adopt(self, signum: int) -> None:
-        """Takes over the request that another process received."""
+        """Takes over the signal that another process received; other numbers are ignored."""
+        if signum in GRACE_SECONDS and not self._received:
+            self._note(signal.Signals(signum))
+
+    def _note(self, signum: signal.Signals) -> None:
         self._received = self._received or signum
+        if self._give_up_at == math.inf:
+            self._give_up_at = time.monotonic() + GRACE_SECONDS[signum]
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
@@ -93,7 +109,7 @@ class StopSignals:
         StopSignals.installed = None
 
     def _handle(self, signum: int, _frame: FrameType | None) -> None:
-        self._received = self._received or signum
+        self._note(signal.Signals(signum))
         if not self._deferring and not self._raised:
             self._raise()
 
@@ -106,7 +122,7 @@ class StopSignals:
             if signum[0] not in GRACE_SECONDS:
                 continue  # another signal's handler
             first = signal.Signals(signum[0])
-            self._received = self._received or first
+            self._note(first)
             threading.Timer(GRACE_SECONDS[first], self._give_up, (first, "time is up")).start()
             if self._deferring:
                 self._tell(

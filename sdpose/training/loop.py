@@ -4,10 +4,10 @@
       _train_epoch   the steps of one epoch, and what is said of them
         train_step   (step.py)
 
-One checkpoint is written at the end of every epoch (`latest.pth`), so a run that is killed loses
-one epoch at most; one that is asked to stop (interrupt.py) saves after the step in progress and
-loses nothing. An epoch that is evaluated is saved before and after: a kill during the evaluation
-costs no training.
+`latest.pth` is written at the end of every epoch and every checkpoint_config.interval_minutes
+inside of one (saving.py), so a run that is killed loses a few minutes; one that is asked to stop
+(interrupt.py) saves after the step in progress and loses nothing. An epoch that is evaluated is
+saved before and after: a kill during the evaluation costs no training.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import math
 import resource
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,7 @@ from sdpose.config import Experiment, dump_experiment, experiment_digest
 from sdpose.data.prepare import PreparedDataset, prepare_coco
 from sdpose.errors import UserError
 from sdpose.evaluation import evaluate
-from sdpose.training import checkpoint as checkpoints
-from sdpose.training.checkpoint import LATEST, Checkpoint, newest_checkpoint
+from sdpose.training.checkpoint import FORMAT, LATEST, Checkpoint
 from sdpose.training.distributed import (
     PREPARE_TIMEOUT,
     SharedStop,
@@ -42,6 +41,7 @@ from sdpose.training.distributed import (
     leave_cores_to_workers,
     on_main,
     process_group,
+    unchanged_buffers,
 )
 from sdpose.training.events import (
     ConsoleSink,
@@ -57,12 +57,26 @@ from sdpose.training.run import (
     Run,
     best_checkpoint,
     build_run,
+    build_saver,
     opening_line,
     position,
     resume_command,
 )
 from sdpose.training.step import train_step
-from sdpose.training.workdir import Start, checkpoint_folder, claim, locked
+from sdpose.training.workdir import (
+    Start,
+    checkpoint_folder,
+    claim,
+    locked,
+    mirror_uri,
+    newest,
+    work_dir_of,
+)
+
+# What SharedStop agrees on beside the numbers of signals, which are larger.
+SAVE = 1
+# How long the end of a run waits for the last uploads (of its logs, if all went well).
+UPLOAD_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -82,10 +96,9 @@ def train(experiment: Experiment, *, overwrite: bool = False) -> TrainResult:
     Continues by itself what the work dir holds of this experiment, see `workdir.claim`; overwrite
     removes it first. SIGTERM and SIGINT save and raise SystemExit (143, 130), see interrupt.py.
     Raises UserError for whatever a person can mend: data, a work dir of another experiment, a
-    checkpoint that does not fit, a loss that is not finite, a full disk.
+    checkpoint that does not fit, a loss that is not finite, a checkpoint that could not be kept.
     """
-    assert experiment.work_dir is not None
-    work_dir = Path(experiment.work_dir)
+    work_dir = work_dir_of(experiment)
     leave_cores_to_workers(experiment.data.workers_per_gpu)
     with (
         StopSignals(speak=is_main_process()) as stop,
@@ -95,13 +108,16 @@ def train(experiment: Experiment, *, overwrite: bool = False) -> TrainResult:
         events = Events([ConsoleSink()] if world.is_main else [])
         on_main(world, lambda: lock.enter_context(locked(work_dir)))
         overwrite = overwrite and not is_restart()
-        start = on_main(world, lambda: claim(experiment, overwrite=overwrite, say=events.say))
+        start = on_main(
+            world,
+            lambda: claim(experiment, overwrite=overwrite, say=events.say),
+            timeout=PREPARE_TIMEOUT,  # a mirror may be slow
+        )
         if _is_finished(start, experiment):
             assert start.checkpoint is not None
-            meta = start.checkpoint["meta"]
-            events.say(f"{work_dir} is finished: {meta['epoch']} epochs, nothing to train")
-            progress, folder = Progress.of(meta), checkpoint_folder(experiment)
-            return _result(experiment, progress, folder, meta["mlflow_run_id"])
+            events.say(f"{work_dir} is finished: nothing to train")
+            on_main(world, lambda: _complete(experiment, start, events.say), PREPARE_TIMEOUT)
+            return _result_of(experiment, start.checkpoint)
 
         dataset = on_main(world, lambda: prepare_coco(experiment), timeout=PREPARE_TIMEOUT)
         run = build_run(experiment, world, stop, events, start)
@@ -110,21 +126,27 @@ def train(experiment: Experiment, *, overwrite: bool = False) -> TrainResult:
                 _finish_epoch(run)  # it was killed between an epoch's end and its evaluation
             for epoch in range(run.progress.epoch + 1, experiment.total_epochs + 1):
                 with stop.deferred():
-                    _train_epoch(run, epoch)
+                    ends = _train_epoch(run, epoch)
                     _save(run)
+                    if ends:  # all ranks do, when it is on the disk
+                        on_main(world, run.saver.flush)
                 _finish_epoch(run)
-            result = _result(experiment, run.progress, run.folder, run.mlflow_run_id)
+            on_main(world, run.saver.finish, timeout=PREPARE_TIMEOUT)
+            result = _result(experiment, run.progress, run.mlflow_run_id)
             events.say(_closing_line(result, run.progress))
             return result
 
 
-def _train_epoch(run: Run, epoch: int) -> None:
-    """Trains the rest of an epoch, or up to a request to stop, at the same step on all ranks."""
+def _train_epoch(run: Run, epoch: int) -> bool:
+    """Trains the rest of an epoch, or up to a request to stop, at the same step on all ranks.
+
+    Returns whether there was one; the same on all ranks.
+    """
     progress, clip = run.progress, run.experiment.optimizer_config.grad_clip
     cumulative_iters = run.experiment.optimizer_config.cumulative_iters
     window, shared_stop = Window(run.world), SharedStop(run.world)
     seconds_before = progress.seconds
-    lr, requested, complete = 0.0, 0, False
+    lr, requested, save_due, complete = 0.0, 0, False, False
     run.parallel_model.train()
     run.stopwatch.restart()
     loaded = run.loader.epoch(epoch, start_iteration=progress.iteration_in_epoch)
@@ -149,13 +171,18 @@ def _train_epoch(run: Run, epoch: int) -> None:
         progress.iteration_in_epoch += 1
         window.add(lr, [batch["sample_ids_N"] for batch in batches], values)
         run.events.progress(progress.iteration)
-        requested = shared_stop(run.stop.received)
+        requested = shared_stop(run.stop.received or SAVE * run.saver.is_due)
         complete = progress.iteration_in_epoch == len(run.loader)
-        if requested or complete or len(window) == run.experiment.log_config.interval:
+        save_due = save_due or requested == SAVE
+        if requested > SAVE or complete or len(window) == run.experiment.log_config.interval:
             _log_steps(run, window, epoch, lr)
-        if requested:
+            if save_due and not complete:
+                save_due = False
+                _save(run, inside_epoch=True)
+        if requested > SAVE:
             break
-    run.stop.adopt(requested or shared_stop.settle())
+    requested = max(requested, shared_stop.settle())
+    run.stop.adopt(requested)
     if complete:
         run.events.epoch(
             EpochRecord(
@@ -169,6 +196,7 @@ def _train_epoch(run: Run, epoch: int) -> None:
             )
         )
         progress.complete_epoch()
+    return requested > SAVE
 
 
 def _log_steps(run: Run, window: Window, epoch: int, lr: float) -> None:
@@ -229,8 +257,7 @@ def _finish_epoch(run: Run) -> None:
         _evaluate(run)
         with run.stop.deferred():
             _save(run)
-    with run.stop.deferred():
-        on_main(run.world, lambda: _name_checkpoints(run))
+    run.saver.name(_names(experiment, progress))
 
 
 def _evaluate(run: Run) -> None:
@@ -265,11 +292,16 @@ def _evaluate(run: Run) -> None:
     )
 
 
-def _save(run: Run) -> None:
-    """Writes `latest.pth`."""
-    for model in dict.fromkeys([run.model, run.evaluated_model]):  # once if they are the same
-        average_buffers(model, run.world)
-    on_main(run.world, lambda: checkpoints.save_checkpoint(run.folder / LATEST, _content(run)))
+def _save(run: Run, *, inside_epoch: bool = False) -> None:
+    """Has `latest.pth` written; the same on all ranks."""
+    shares_statistics = run.world.size == 1 or run.experiment.sync_bn
+    with contextlib.ExitStack() as undo:
+        if not shares_statistics:
+            for model in dict.fromkeys([run.model, run.evaluated_model]):  # once if they are one
+                if inside_epoch:  # when this happens must not change what is trained
+                    undo.enter_context(unchanged_buffers(model))
+                average_buffers(model, run.world)
+        run.saver.save(_content(run))
 
 
 def _content(run: Run) -> Checkpoint:
@@ -282,7 +314,7 @@ def _content(run: Run) -> Checkpoint:
         **content,
         "optimizer": run.optimizer.state_dict(),
         "meta": {
-            "format": checkpoints.FORMAT,
+            "format": FORMAT,
             "sdpose_version": __version__,
             "experiment": dump_experiment(run.experiment),
             "experiment_digest": experiment_digest(run.experiment),
@@ -292,20 +324,14 @@ def _content(run: Run) -> Checkpoint:
     }
 
 
-def _name_checkpoints(run: Run) -> None:
-    """epoch_N.pth and best_AP_epoch_N.pth of the epoch just saved; removes those out of date."""
-    settings, epoch = run.experiment.checkpoint_config, run.progress.epoch
-    last = epoch == run.experiment.total_epochs and settings.save_last
-    if epoch % settings.interval == 0 or last:
-        checkpoints.same_file(run.folder / LATEST, run.folder / f"epoch_{epoch}.pth")
-        if settings.max_keep_ckpts >= 0:
-            checkpoints.keep_newest(run.folder, settings.max_keep_ckpts, epoch)
-    best = best_checkpoint(run.folder, run.progress)
-    if best is not None and run.progress.best_epoch == epoch:
-        checkpoints.same_file(run.folder / LATEST, best)
-        for path in run.folder.glob("best_AP_epoch_*.pth"):
-            if path != best:
-                path.unlink()
+def _names(experiment: Experiment, progress: Progress) -> list[str]:
+    """What the checkpoint of the epoch just saved is called beside latest.pth."""
+    settings = experiment.checkpoint_config
+    last = progress.epoch == experiment.total_epochs and settings.save_last
+    numbered = progress.epoch % settings.interval == 0 or last
+    names = [f"epoch_{progress.epoch}.pth"] * numbered
+    best = best_checkpoint(checkpoint_folder(experiment), progress)
+    return [*names, best.name] if best and progress.best_epoch == progress.epoch else names
 
 
 @contextlib.contextmanager
@@ -326,7 +352,8 @@ def _recorded(run: Run, start: Start, dataset: PreparedDataset) -> Iterator[None
         status = "FINISHED"
     except Interrupted:
         status = "KILLED"
-        events.say(f"stopped at {position(run)}; to go on:\n  {resume_command(run)}")
+        saved = "" if run.saver.flush() else " (NOT saved: the checkpoint before is the newest)"
+        events.say(f"stopped at {position(run)}{saved}; to go on:\n  {resume_command(run)}")
         raise
     except UserError as error:
         events.log(f"stopped: {error}")  # the command line shows it
@@ -336,8 +363,10 @@ def _recorded(run: Run, start: Start, dataset: PreparedDataset) -> Iterator[None
         events.log(f"stopped at {position(run)}\n{gone or traceback.format_exc()}")
         raise
     finally:
+        run.saver.flush()
         events.close(status, best_checkpoint(run.folder, run.progress))
         run.loader.close()
+        run.saver.close(min(run.stop.seconds_left, UPLOAD_SECONDS))
 
 
 # -------------------------------------------------------------------------------------- the end
@@ -348,16 +377,25 @@ def finished_training(experiment: Experiment) -> TrainResult:
 
     Raises UserError if they did not, or not in the folder that is seen from here.
     """
-    folder = checkpoint_folder(experiment)
-    found = newest_checkpoint(folder, print)
+    found = newest(experiment, print)
     start = Start() if found is None else Start(checkpoint=found[1], path=found[0])
     if start.checkpoint is None or not _is_finished(start, experiment):
         raise UserError(
-            f"{folder} holds no finished training of {experiment.exp_name}: is the volume that was "
-            "trained on mounted here, too?"
+            f"{mirror_uri(experiment) or checkpoint_folder(experiment)} holds no finished training "
+            f"of {experiment.exp_name}: is the volume that was trained on mounted here, too?"
         )
-    meta = start.checkpoint["meta"]
-    return _result(experiment, Progress.of(meta), folder, meta["mlflow_run_id"])
+    return _result_of(experiment, start.checkpoint)
+
+
+def _complete(experiment: Experiment, start: Start, say: Callable[[str], None]) -> None:
+    """Keeps what a finished run promised and could not keep; UserError if that fails again."""
+    assert start.checkpoint is not None
+    saver = build_saver(experiment, say, start)
+    try:
+        saver.name(_names(experiment, Progress.of(start.checkpoint["meta"])))
+        saver.finish()
+    finally:
+        saver.close(0)
 
 
 def _is_finished(start: Start, experiment: Experiment) -> bool:
@@ -367,9 +405,13 @@ def _is_finished(start: Start, experiment: Experiment) -> bool:
     return progress.epoch >= experiment.total_epochs and progress.evaluated_epoch == progress.epoch
 
 
-def _result(
-    experiment: Experiment, progress: Progress, folder: Path, mlflow_run_id: str | None
-) -> TrainResult:
+def _result_of(experiment: Experiment, checkpoint: Checkpoint) -> TrainResult:
+    meta = checkpoint["meta"]
+    return _result(experiment, Progress.of(meta), meta["mlflow_run_id"])
+
+
+def _result(experiment: Experiment, progress: Progress, mlflow_run_id: str | None) -> TrainResult:
+    folder = checkpoint_folder(experiment)
     last = folder / f"epoch_{progress.epoch}.pth"
     return TrainResult(
         best_checkpoint=best_checkpoint(folder, progress),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,12 +16,14 @@ from sdpose.errors import UserError
 from sdpose.losses import build_loss
 from sdpose.models import SDPose, build_model
 from sdpose.models.weights import load_backbone_weights, load_weights
+from sdpose.storage import open_store
 from sdpose.training.checkpoint import training_weights
 from sdpose.training.distributed import World, distribute, on_main
 from sdpose.training.ema import AveragedModel
 from sdpose.training.events import Events
 from sdpose.training.interrupt import StopSignals
 from sdpose.training.meters import Progress, Stopwatch
+from sdpose.training.mirror import Mirror
 from sdpose.training.optim import (
     Schedule,
     build_optimizer,
@@ -28,7 +31,15 @@ from sdpose.training.optim import (
     load_optimizer_state,
 )
 from sdpose.training.options import StepOptions, step_options
-from sdpose.training.workdir import EXPERIMENT_FILE, Start, checkpoint_folder
+from sdpose.training.saving import CheckpointSaver, NoSaver
+from sdpose.training.workdir import (
+    EXPERIMENT_FILE,
+    OWN_FILES,
+    Start,
+    checkpoint_folder,
+    mirror_uri,
+    work_dir_of,
+)
 
 
 @dataclass
@@ -48,6 +59,7 @@ class Run:
     average: AveragedModel | None  # with `ema`
     schedule: Schedule
     progress: Progress
+    saver: CheckpointSaver | NoSaver
     mlflow_run_id: str | None = None
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
     evaluation_seconds: float = 0.0
@@ -119,6 +131,32 @@ def build_run(
         average=average,
         schedule=build_schedule(experiment, len(loader)),
         progress=progress,
+        saver=build_saver(experiment, events.say, start) if world.is_main else NoSaver(),
+    )
+
+
+def build_saver(
+    experiment: Experiment, say: Callable[[str], None], start: Start
+) -> CheckpointSaver:
+    settings, folder = experiment.checkpoint_config, checkpoint_folder(experiment)
+    uri, mirror = mirror_uri(experiment), None
+    if uri is not None:
+        mirror = Mirror(
+            open_store(uri),
+            work_dir=work_dir_of(experiment),
+            folder=folder,
+            own_files=OWN_FILES,
+            keep=settings.max_keep_ckpts,
+            say=say,
+        )
+        if start.checkpoint is not None:
+            mirror.upload_all(start.checkpoint["meta"])
+    return CheckpointSaver(
+        folder,
+        say,
+        keep=settings.max_keep_ckpts,
+        interval_minutes=settings.interval_minutes,
+        mirror=mirror,
     )
 
 
@@ -184,7 +222,7 @@ def resume_command(run: Run) -> str:
     launcher = "sdpose"
     if run.world.size > 1:
         launcher = f"sdpose launch --nproc-per-node {run.world.size}"
-    return f"{launcher} train {run.experiment.work_dir}/{EXPERIMENT_FILE} --resume-from auto"
+    return f"{launcher} train {work_dir_of(run.experiment)}/{EXPERIMENT_FILE} --resume-from auto"
 
 
 def best_checkpoint(folder: Path, progress: Progress) -> Path | None:

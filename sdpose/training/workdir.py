@@ -16,6 +16,7 @@ import yaml
 
 from sdpose.config import Experiment, dump_experiment, flatten, parse_experiment
 from sdpose.errors import UserError
+from sdpose.storage import Store, StoreUnavailableError, open_store
 from sdpose.training.checkpoint import (
     LATEST,
     Checkpoint,
@@ -23,8 +24,10 @@ from sdpose.training.checkpoint import (
     atomic_file,
     load_checkpoint,
     newest_checkpoint,
+    newest_first,
     same_file,
 )
+from sdpose.training.mirror import newer_checkpoint, remove, restore_files
 
 EXPERIMENT_FILE = "experiment.yaml"
 MLFLOW_RUN_FILE = "mlflow_run_id"
@@ -40,8 +43,15 @@ OWN_FILES = (
 )
 OWN_CHECKPOINTS = (LATEST, "epoch_*.pth", "best_AP_epoch_*.pth", ".*.pth.tmp")
 
-# Keys that may differ between two starts of one run: where things lie, not what is computed.
-PLACES = ("work_dir", "data_root", "resume_from")
+# Keys that may differ between two starts of one run: where things lie and how often they are saved,
+# not what is computed.
+PLACES = (
+    "work_dir",
+    "data_root",
+    "resume_from",
+    "checkpoint_config.mirror",
+    "checkpoint_config.interval_minutes",
+)
 
 # How long a run waits for one in the same work dir: a killed run's loader processes hold on to the
 # folder until they notice, within 5 s.
@@ -62,12 +72,28 @@ class Start:
     """The work dir holds an earlier part of this very run."""
 
 
+def work_dir_of(experiment: Experiment) -> Path:
+    """The folder that is worked in; of `work_dir: s3://bucket/prefix` one of its own."""
+    assert experiment.work_dir is not None  # the schema fills it in
+    if "://" not in experiment.work_dir:
+        return Path(experiment.work_dir)
+    scheme, _, place = experiment.work_dir.partition("://")
+    return Path("work_dirs", scheme, *place.strip("/").split("/"))
+
+
+def mirror_uri(experiment: Experiment) -> str | None:
+    """The second place of the results: the work dir itself if it is a URI, else a folder of its
+    name in checkpoint_config.mirror (as out_dir), if there is one."""
+    if "://" in str(experiment.work_dir):
+        return experiment.work_dir
+    mirror = experiment.checkpoint_config.mirror
+    return mirror and f"{mirror.rstrip('/')}/{work_dir_of(experiment).absolute().name}"
+
+
 def checkpoint_folder(experiment: Experiment) -> Path:
     """Where the .pth files go: the work dir, or a folder of its name in checkpoint_config.out_dir
     (as mmcv does it: experiments that share an out_dir do not overwrite each other's)."""
-    assert experiment.work_dir is not None  # the schema fills it in
-    work_dir = Path(experiment.work_dir)
-    out_dir = experiment.checkpoint_config.out_dir
+    work_dir, out_dir = work_dir_of(experiment), experiment.checkpoint_config.out_dir
     return work_dir if out_dir is None else Path(out_dir) / work_dir.absolute().name
 
 
@@ -104,29 +130,32 @@ def claim(experiment: Experiment, *, overwrite: bool, say: Say) -> Start:
     """Makes the work dir this experiment's and finds what to continue from.
 
     A new folder starts at the beginning. The same experiment's continues by itself, from the newest
-    intact checkpoint. Another experiment's is refused (UserError), unless `resume_from` is set or
-    `overwrite` is. `say` is told what was chosen.
+    intact checkpoint of the folder or its mirror. Another experiment's is refused (UserError),
+    unless `resume_from` is set or `overwrite` is. `say` is told what was chosen.
     """
-    assert experiment.work_dir is not None
-    work_dir, folder = Path(experiment.work_dir), checkpoint_folder(experiment)
+    work_dir, folder = work_dir_of(experiment), checkpoint_folder(experiment)
     if overwrite:
         remove_results(experiment)
+    store, keys = _open_mirror(experiment, say)
     for leftover in folder.glob(".*.pth.tmp"):  # of a run that was killed while it saved
         leftover.unlink()
 
-    stored = _stored_experiment(work_dir)
-    differing = [] if stored is None else _differences(stored, experiment)
-    has_results = any(folder.glob("*.pth"))
-    if has_results and not experiment.resume_from and (differing or stored is None):
+    documents = [path.read_text("utf-8") for path in [work_dir / EXPERIMENT_FILE] if path.is_file()]
+    if store is not None and EXPERIMENT_FILE in keys:
+        documents.append(store.read(EXPERIMENT_FILE).decode())
+    known = [_stored_experiment(document) for document in documents]
+    differing = list(dict.fromkeys(d for stored in known for d in _differences(stored, experiment)))
+    has_results = any(folder.glob("*.pth")) or bool(newest_first(keys))
+    if has_results and not experiment.resume_from and (differing or not known):
         raise UserError(_refusal(work_dir, differing))
-    same_run = stored is not None and not differing
+    same_run = bool(known) and not differing
     for line in differing if has_results else []:
         say(f"differs from the experiment in {work_dir}: {line}")
 
     path = experiment.resume_from
-    if path in (None, "auto") or (same_run and stored and stored.get("resume_from") == path):
+    if path in (None, "auto") or (same_run and known[0].get("resume_from") == path):
         # The second case: this run was started from `path` and has gone on since.
-        found = newest_checkpoint(folder, say)
+        found = _newest(experiment, store, keys, say)
     else:
         found = Path(str(path)), _load_named(str(path))
     if found is not None:
@@ -145,6 +174,43 @@ def claim(experiment: Experiment, *, overwrite: bool, say: Say) -> Start:
     return Start(checkpoint=found[1], path=found[0], same_run=same_run)
 
 
+def newest(experiment: Experiment, say: Say) -> tuple[Path, Checkpoint] | None:
+    """The newest intact checkpoint of the work dir or its mirror, fetched from there."""
+    return _newest(experiment, *_open_mirror(experiment, say), say)
+
+
+def _newest(
+    experiment: Experiment, store: Store | None, keys: list[str], say: Say
+) -> tuple[Path, Checkpoint] | None:
+    folder = checkpoint_folder(experiment)
+    found = newest_checkpoint(folder, say)
+    if store is None:
+        return found
+    folder.mkdir(parents=True, exist_ok=True)
+    restore_files(store, keys, work_dir_of(experiment), OWN_FILES)
+    return newer_checkpoint(store, keys, folder, found, say)
+
+
+def _open_mirror(experiment: Experiment, say: Say) -> tuple[Store | None, list[str]]:
+    """The mirror, if there is one and it answers, and the keys that it holds."""
+    uri = mirror_uri(experiment)
+    if uri is None:
+        return None, []
+    folder = checkpoint_folder(experiment)
+    say(f"checkpoints and logs are in {folder}, and are uploaded to {uri}")
+    try:
+        store = open_store(uri)
+        return store, list(store.list(""))
+    except StoreUnavailableError as error:
+        if not any(folder.glob("*.pth")):
+            raise UserError(
+                f"{error}\n  It may hold a newer checkpoint than {folder}: nothing is started. "
+                "Mend it, or train without: a folder as work_dir, and no checkpoint_config.mirror."
+            ) from None
+        say(f"warning: {error}\n  Continuing from {folder} without looking there.")
+        return None, []
+
+
 def _load_named(path: str) -> Checkpoint:
     try:
         return load_checkpoint(Path(path))
@@ -160,17 +226,13 @@ def _load_named(path: str) -> Checkpoint:
         ) from None
 
 
-def _stored_experiment(work_dir: Path) -> dict[str, Any] | None:
-    """The experiment whose results the folder holds, with today's defaults where it can be read."""
-    path = work_dir / EXPERIMENT_FILE
-    if not path.is_file():
-        return None
-    text = path.read_text(encoding="utf-8")
+def _stored_experiment(document: str) -> dict[str, Any]:
+    """A work dir's experiment, with today's defaults where it can be read."""
     try:
-        return parse_experiment(text, source=str(path)).model_dump(mode="json")
+        return parse_experiment(document).model_dump(mode="json")
     except UserError:  # written under another schema, or edited
         with contextlib.suppress(yaml.YAMLError):
-            values = yaml.safe_load(text)
+            values = yaml.safe_load(document)
             if isinstance(values, dict):
                 return values
         return {}
@@ -200,9 +262,10 @@ def _refusal(work_dir: Path, differing: list[str]) -> str:
 
 
 def remove_results(experiment: Experiment) -> None:
-    """Removes what trainings left in the work dir, and nothing else."""
-    assert experiment.work_dir is not None
-    work_dir, folder = Path(experiment.work_dir), checkpoint_folder(experiment)
+    """Removes what trainings left in the work dir and its mirror, and nothing else."""
+    work_dir, folder = work_dir_of(experiment), checkpoint_folder(experiment)
+    if (uri := mirror_uri(experiment)) is not None:
+        remove(open_store(uri), OWN_FILES)
     for pattern in OWN_FILES:
         for path in work_dir.glob(pattern):
             path.unlink()

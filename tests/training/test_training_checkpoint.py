@@ -12,9 +12,9 @@ from sdpose.errors import UserError
 from sdpose.training.checkpoint import (
     FORMAT,
     CorruptCheckpointError,
-    keep_newest,
     load_checkpoint,
     newest_checkpoint,
+    outdated,
     same_file,
     save_checkpoint,
 )
@@ -80,12 +80,10 @@ def test_latest_survives_the_removal_of_its_source(tmp_path: Path) -> None:
         save_checkpoint(tmp_path / f"epoch_{epoch}.pth", content(epoch))
         same_file(tmp_path / f"epoch_{epoch}.pth", latest)
         same_file(tmp_path / f"epoch_{epoch}.pth", latest)  # again: rename(2) does nothing then
-    keep_newest(tmp_path, 1, epoch=2)  # gone back to 2: 3 is not ours to remove
-    assert (tmp_path / "epoch_3.pth").exists()
-    keep_newest(tmp_path, 1, epoch=3)
-    keep_newest(tmp_path, 1, epoch=3)
+        for old in outdated([p.name for p in tmp_path.iterdir()], f"epoch_{epoch}.pth", keep=1):
+            (tmp_path / old).unlink()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch_3.pth", "latest.pth"]
-    keep_newest(tmp_path, 0, epoch=3)
+    (tmp_path / "epoch_3.pth").unlink()
     assert value_of(latest) == 3
     save_checkpoint(latest, content(4))
     assert value_of(latest) == 4

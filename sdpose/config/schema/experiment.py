@@ -21,12 +21,18 @@ class Experiment(Section):
     """One experiment, resolved: what `sdpose config show` prints."""
 
     exp_name: Name
-    work_dir: str | None = Field(None, description="default: work_dirs/<exp_name>")
+    work_dir: str | None = Field(
+        None,
+        description="folder of the results; default: work_dirs/<exp_name>. s3://bucket/prefix: a "
+        "folder below work_dirs/s3 is worked in, and mirrored there",
+    )
     data_root: str = "data/coco"
     seed: Annotated[Int, Field(ge=0, lt=2**31)] = 0
     load_from: str | None = Field(None, description="start from the weights of this file")
     resume_from: str | None = Field(
-        None, description="continue this checkpoint; auto: the newest of the work dir, if any"
+        None,
+        description="continue this checkpoint; auto: the newest intact one of the work dir or its "
+        "mirror, if any",
     )
     model: Model = Model()
     data_cfg: DataCfg = DataCfg()
@@ -86,6 +92,15 @@ class Experiment(Section):
             if node.get(key) is None:
                 node[key] = size
         return value
+
+    @model_validator(mode="after")
+    def _one_mirror(self) -> Experiment:
+        if "://" in str(self.work_dir) and self.checkpoint_config.mirror is not None:
+            raise ValueError(
+                f"work_dir {self.work_dir} is a mirror already: leave checkpoint_config.mirror "
+                "out, or set work_dir to a folder"
+            )
+        return self
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> Experiment:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from sdpose.config.schema.section import Int, PositiveInt, Section
+from sdpose.config.schema.section import Int, PositiveFloat, PositiveInt, Section
 
 
 class CheckpointConfig(Section):
@@ -17,6 +17,16 @@ class CheckpointConfig(Section):
     save_last: bool = Field(True, description="save the last epoch even between intervals")
     out_dir: str | None = Field(
         None, description="checkpoints go to out_dir/<name of the work dir>; default: the work dir"
+    )
+    interval_minutes: PositiveFloat | None = Field(
+        10.0,
+        description="minutes after which latest.pth is saved inside an epoch, too (at the next log "
+        "line); null: only at the end of every epoch",
+    )
+    mirror: str | None = Field(
+        None,
+        description="s3://bucket/prefix or a folder; checkpoints and logs are also uploaded to "
+        "mirror/<name of the work dir>, and a fresh machine continues from there",
     )
 
 
