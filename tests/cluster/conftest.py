@@ -2,15 +2,22 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from components.cluster import Cluster, parse_cluster
+from components.pytorchjob.run import run_job
 from sdpose.config import Experiment, load_experiment
 from tests.cluster.kube import KubeCluster
 from tests.conftest import shared_path
+
+Launch = Callable[..., list[str]]
+Meanwhile = Callable[[Callable[[], Any]], None]
 
 IMAGE = "registry.test/sdpose@sha256:" + "1" * 64
 
@@ -49,3 +56,70 @@ def profile() -> Cluster:
 @pytest.fixture
 def experiment(profile: Cluster) -> Experiment:
     return load_experiment("quickstart", **profile.places("quickstart"))
+
+
+# What the image's `python` does instead of training: says who it is, ends as /results/exit-<rank>
+# says (once), or waits while there is /results/hold.
+PROGRAM = """#!/bin/sh
+trap 'echo terminated; exit 143' TERM
+echo "rank ${RANK:-$PET_NODE_RANK} of ${WORLD_SIZE:-$PET_NNODES}"
+for i in 1 2 3; do echo "line $i"; done
+code=/results/exit-${RANK:-$PET_NODE_RANK}
+if [ -e $code ]; then c=$(cat $code); rm -f $code; echo "failing with $c"; exit $c; fi
+while [ -e /results/hold ]; do sleep 0.05; done
+echo done
+"""
+
+
+@pytest.fixture
+def results(kube: KubeCluster) -> Path:
+    """The volume of the results; the image is one that only pretends to train."""
+    kube.images[IMAGE] = {"python": PROGRAM.encode()}
+    folder = kube.claims["results"]
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture
+def launch(kube: KubeCluster, experiment: Experiment, profile: Cluster, tmp_path: Path) -> Launch:
+    """Runs the job of a run to its end; returns what was said. Keywords change the profile."""
+
+    def run(run_id: str = "run-1", said: list[str] | None = None, **changes: Any) -> list[str]:
+        said = [] if said is None else said
+        cluster = parse_cluster(profile.model_dump_json(), **changes)
+        run_job(experiment, cluster, run_id=run_id, log=tmp_path / "log.txt", say=said.append)
+        return said
+
+    return run
+
+
+@pytest.fixture
+def meanwhile() -> Iterator[Meanwhile]:
+    """Runs something beside the test's own thread; it must have ended well when the test ends."""
+    threads: list[threading.Thread] = []
+    failures: list[BaseException] = []
+
+    def start(action: Callable[[], Any]) -> None:
+        def run() -> None:
+            try:
+                action()
+            except BaseException as error:
+                failures.append(error)
+
+        threads.append(threading.Thread(target=run, daemon=True))
+        threads[-1].start()
+
+    yield start
+    for thread in threads:
+        thread.join(60)
+    assert not failures, failures
+
+
+def until(condition: Callable[[], Any], timeout: float = 15) -> Any:
+    """Waits for something to be true, and returns it."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    raise AssertionError("it did not happen in time")

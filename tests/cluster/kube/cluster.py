@@ -37,7 +37,8 @@ class KubeCluster:
         self.claims: dict[str, Path] = {}
         self.container_env: dict[str, str] = {}
         self.host_paths = [Path(p).resolve() for p in (sys.prefix, sys.base_prefix, os.getcwd())]
-        self.reasons: dict[int, str] = {}
+        self.suspends = False  # new jobs, as Kueue's webhook does
+        self.reasons: dict[int, str] = {}  # of exit codes
         self.unschedulable: Callable[[Object], str | None] = lambda _pod: None
         self.quota: Callable[[str], str | None] = lambda _name: None
         self.calls: list[Call] = []
