@@ -40,6 +40,10 @@ class ApiUnavailableError(Exception):
     """The API did not answer for the whole retry budget. (The job goes on without us.)"""
 
 
+class UnauthorizedError(UserError):
+    """Our credentials are not accepted. (The job goes on without us.)"""
+
+
 @dataclass(frozen=True)
 class Resource:
     """One kind of object, as paths and RBAC name it."""
@@ -172,7 +176,7 @@ class Api:
     def _retried(self, call: Callable[[], T]) -> T:
         """Calls until it succeeds or the budget is spent. All calls may be repeated: a creation
         names its object, so a second one finds the first."""
-        first_failure: float | None = None
+        since: dict[float, float] = {}  # by budget; servers that come back answer 401 for a while
         delay = FIRST_DELAY_S
         while True:
             used = self._client
@@ -186,14 +190,13 @@ class Api:
             except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
                 status, why, asked = None, f"{type(error).__name__}: {error}", None
             now = time.monotonic()
-            first_failure = first_failure or now
             budget = UNAUTHORIZED_BUDGET_S if status == 401 else RETRY_BUDGET_S
             if status == 401:
                 self._reconnect(used)
             wait = asked if asked is not None else delay * random.uniform(0.5, 1.0)
-            if now + wait - first_failure > budget:
+            if now + wait - since.setdefault(budget, now) > budget:
                 if status == 401:
-                    raise UserError(
+                    raise UnauthorizedError(
                         "Kubernetes does not accept our credentials (HTTP 401); sign in again, or "
                         "look at the service account's token"
                     )

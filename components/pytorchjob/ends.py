@@ -63,6 +63,15 @@ def lost(pod: Object) -> End:
     return End(None, "Deleted", pod.get("status", {}).get("message", ""), "preemption")
 
 
+def has_started(pod: Object, container: str) -> bool:
+    """Whether the container has ever run in this pod."""
+    for status in pod.get("status", {}).get("containerStatuses") or []:
+        if status["name"] == container:
+            states = {**status.get("state", {}), **status.get("lastState", {})}
+            return "running" in states or "terminated" in states
+    return False
+
+
 def container_restarts(pod: Object, container: str) -> tuple[int, End | None]:
     """How often the kubelet started the container again in its pod, and how it ended last."""
     for status in pod.get("status", {}).get("containerStatuses") or []:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -20,8 +21,9 @@ import urllib3
 from kubernetes.client.exceptions import ApiException
 
 from components.pytorchjob.api import PODS, Api, ApiUnavailableError, Object, lines
-from components.pytorchjob.ends import container_restarts
+from components.pytorchjob.ends import container_restarts, has_started
 from components.pytorchjob.kinds import Kind
+from sdpose.errors import UserError
 
 SILENCE_S = 120.0  # a connection that says nothing for so long may be dead: opened again
 PAUSE_S = 1.0
@@ -49,7 +51,7 @@ class Logs:
         """Starts to follow a pod once its container has run; tells its follower of its end."""
         uid = pod["metadata"]["uid"]
         follower = self._followers.get(uid)
-        if follower is None and _has_started(pod, self._kind.container):
+        if follower is None and has_started(pod, self._kind.container):
             replica = self._kind.replica(pod)
             if replica in self._replicas:
                 self.note(replica, f"started again as pod {pod['metadata']['name']}")
@@ -79,8 +81,9 @@ class Logs:
         """Waits until what ended pods said is read, at most `timeout` seconds, and stops."""
         for follower in self._followers.values():
             follower.pod_ended()
+        end = time.monotonic() + timeout
         for follower in self._followers.values():
-            follower.join(timeout)
+            follower.join(max(0.0, end - time.monotonic()))
             follower.stop()
         with self._lock:
             self._file.close()
@@ -103,7 +106,8 @@ class _Follower(threading.Thread):
         self, api: Api, pod: str, uid: str, container: str, write: Callable[[str, str], None]
     ) -> None:
         super().__init__(name=f"log of {pod} {uid[:8]}", daemon=True)
-        self._api, self._pod, self._container, self._write = api, pod, container, write
+        self._api, self._pod, self._uid = api, pod, uid
+        self._container, self._write = container, write
         self._restarts = self._restarts_read = 0
         self._second, self._zone = "", ""  # of the last line
         self._seen: Counter[bytes] = Counter()  # lines of that second
@@ -124,6 +128,8 @@ class _Follower(threading.Thread):
         while not self._stopped.is_set():
             ended = self._ended.is_set()
             try:
+                if not self._exists():
+                    return
                 if self._restarts > self._restarts_read:
                     self._restarts_read = self._restarts
                     self._read(follow=False, previous=True)
@@ -138,9 +144,14 @@ class _Follower(threading.Thread):
                 # 400: the container waits to be started again.
                 if ended:
                     return
-            except ApiUnavailableError:
+            except (ApiUnavailableError, UserError):
                 return  # the watches have met it, too, and say so
             self._ended.wait(PAUSE_S)
+
+    def _exists(self) -> bool:
+        """Whether the name is still this pod's: the one that takes its place has the same."""
+        pod = self._api.get(PODS, self._pod)
+        return pod is not None and pod["metadata"]["uid"] == self._uid
 
     def _read(self, *, follow: bool, previous: bool) -> None:
         """Hands on what is new; with `follow`, until the container ends."""
@@ -172,11 +183,3 @@ class _Follower(threading.Thread):
             self._seen[line] += 1
         # A bar that redraws its line says something new after its last carriage return.
         self._write(stamp, text.rstrip("\r").rpartition("\r")[2])
-
-
-def _has_started(pod: Object, container: str) -> bool:
-    for status in pod.get("status", {}).get("containerStatuses") or []:
-        if status["name"] == container:
-            states = {**status.get("state", {}), **status.get("lastState", {})}
-            return "running" in states or "terminated" in states
-    return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from components.pytorchjob.api import EVENTS, WORKLOADS, Api, Object
+from components.pytorchjob.ends import has_started, pod_end
 from components.pytorchjob.kinds import Kind
 from sdpose.errors import UserError
 
@@ -22,10 +23,12 @@ RESTRICTED_HINT = (
 )
 
 
-def is_waiting(pod: Object) -> bool:
-    """Whether a pod has been created, but its containers have not all started."""
+def is_waiting(pod: Object, container: str) -> bool:
+    """Whether a pod has been created, but its containers have not all started, or never will."""
     status = pod.get("status", {})
     if status.get("phase", "Pending") == "Pending":
+        return True
+    if status.get("phase") == "Failed" and not has_started(pod, container):
         return True
     return status.get("phase") == "Running" and any(
         "waiting" in s.get("state", {}) for s in status.get("containerStatuses") or []
@@ -36,8 +39,8 @@ def explain_pods(api: Api, kind: Kind, pods: Iterable[Object]) -> list[str]:
     """A line for each pod that waits; those that wait for the same thing share one."""
     reasons: dict[str, list[str]] = {}
     for pod in pods:
-        if is_waiting(pod):
-            reasons.setdefault(_reason(api, pod), []).append(kind.replica(pod))
+        if is_waiting(pod, kind.container):
+            reasons.setdefault(_reason(api, kind, pod), []).append(kind.replica(pod))
     return [f"{', '.join(replicas)}: {reason}" for reason, replicas in sorted(reasons.items())]
 
 
@@ -67,8 +70,10 @@ def explain_suspension(api: Api, job: Object) -> str:
     return "suspended; it starts when it is resumed (Kueue does so when there is quota)"
 
 
-def _reason(api: Api, pod: Object) -> str:
+def _reason(api: Api, kind: Kind, pod: Object) -> str:
     status = pod.get("status", {})
+    if end := pod_end(pod, kind.container):
+        return f"it ended before it began: {end}"
     for condition in status.get("conditions") or []:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return f"{condition.get('reason', '')}: {condition.get('message', '')}".strip(": ")

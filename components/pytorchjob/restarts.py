@@ -37,7 +37,9 @@ class Restarted:
         if before is not None and before["metadata"]["uid"] != uid:
             if deleted or _created(pod) < _created(before):
                 return None  # news of the older one
-            end = ends.pod_end(before, self._kind.container) or ends.lost(before)
+            # One that never ran has cost nothing; how long that may go on is pending_timeout's.
+            if ends.has_started(before, self._kind.container):
+                end = ends.pod_end(before, self._kind.container) or ends.lost(before)
         elif not deleted:
             count, last = ends.container_restarts(pod, self._kind.container)
             if count > self._containers.get(uid, 0) and last is not None and before is not None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from components.cluster import Cluster
-from components.pytorchjob.api import Api, ApiUnavailableError
+from components.pytorchjob.api import Api, ApiUnavailableError, UnauthorizedError
 from components.pytorchjob.build import build_job, job_name
 from components.pytorchjob.kinds import kind_of
 from components.pytorchjob.outcome import JobError
@@ -83,6 +83,8 @@ def run_job(
             if created and not remove(api, kind, created, cluster.termination_grace_seconds):
                 say("the pods are not gone yet; Kubernetes goes on removing them")
             raise SystemExit(128 + interrupted.signum) from None
+        except UnauthorizedError:
+            raise
         except (JobError, UserError) as failure:
             if created and not getattr(failure, "ended_by_itself", False):
                 remove(api, kind, created, cluster.termination_grace_seconds)

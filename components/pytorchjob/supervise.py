@@ -69,8 +69,9 @@ class Supervisor:
                 self._take()
                 self._mind_waiting()
         finally:
+            # Whoever ended us before the job's end has no time to wait for living pods.
             self._stop.set()
-            self._logs.close(LAST_LINES_S)
+            self._logs.close(0)
 
     # ------------------------------------------------------------------------------ what happens
 
@@ -158,7 +159,7 @@ class Supervisor:
             return
         waited = now - min(self._waiting_since.values())
         limit = self._cluster.pending_timeout_seconds
-        timed_out = waited > limit and "queue" not in waiting
+        timed_out = waited > limit and "queue" not in waiting and not self._trains(waiting)
         if not timed_out and (waited < PATIENCE_S or now < self._next_explanation):
             return
         self._next_explanation = now + EXPLAIN_EVERY_S
@@ -173,20 +174,32 @@ class Supervisor:
             )
 
     def _waiting(self) -> set[str]:
-        """What is waited for: the queue, pods that are to be created, or pods by their uid."""
+        """What is waited for: the queue, pods that were never there, or replicas by their name.
+        (Pods that wait may be replaced by others that wait.)"""
         if self._kind.phase(self._job) == "suspended":
             return {"queue"}
-        if len(self._pods) < self._cluster.nodes:
-            return {"pods"}
-        return {uid for uid, pod in self._pods.items() if pending.is_waiting(pod)}
+        waiting = {
+            replica
+            for replica, pod in self._last.items()
+            if self._is_gone(pod) or pending.is_waiting(pod, self._kind.container)
+        }
+        return waiting | ({"pods"} if len(self._last) < self._cluster.nodes else set())
+
+    def _is_gone(self, pod: Object) -> bool:
+        return pod["metadata"]["uid"] not in self._pods
+
+    def _trains(self, waiting: set[str]) -> bool:
+        """Whether those that wait are not needed: elastic training goes on without them."""
+        elastic = self._cluster.elastic
+        return elastic is not None and len(set(self._last) - waiting) >= elastic.min_replicas
 
     def _explain(self, waiting: set[str]) -> str:
         try:
             if "queue" in waiting:
                 return pending.explain_suspension(self._api, self._job)
-            if "pods" in waiting:
+            if "pods" in waiting or any(map(self._is_gone, self._last.values())):
                 return pending.explain_missing_pods(self._api, self._kind, self._job)
-            return "; ".join(pending.explain_pods(self._api, self._kind, self._pods.values()))
+            return "; ".join(pending.explain_pods(self._api, self._kind, self._last.values()))
         except UserError as error:  # no reason to end a training
             return f"the reason cannot be read: {error}"
 

@@ -14,6 +14,7 @@ from components.cluster import Cluster, parse_cluster
 from components.pytorchjob.run import run_job
 from sdpose.config import Experiment, load_experiment
 from tests.cluster.kube import KubeCluster
+from tests.cluster.kube.store import Object
 from tests.conftest import shared_path
 
 Launch = Callable[..., list[str]]
@@ -94,8 +95,11 @@ def launch(kube: KubeCluster, experiment: Experiment, profile: Cluster, tmp_path
 
 
 @pytest.fixture
-def meanwhile() -> Iterator[Meanwhile]:
-    """Runs something beside the test's own thread; it must have ended well when the test ends."""
+def meanwhile(kube: KubeCluster) -> Iterator[Meanwhile]:
+    """Runs something beside the test's own thread; it must have ended well when the test ends.
+
+    If it fails, the jobs are deleted: nobody would end them.
+    """
     threads: list[threading.Thread] = []
     failures: list[BaseException] = []
 
@@ -105,17 +109,28 @@ def meanwhile() -> Iterator[Meanwhile]:
                 action()
             except BaseException as error:
                 failures.append(error)
+                for plural in ("pytorchjobs", "trainjobs"):
+                    for job in kube.jobs(plural):
+                        kube.delete(plural, job["metadata"]["name"])
 
         threads.append(threading.Thread(target=run, daemon=True))
         threads[-1].start()
 
     yield start
     for thread in threads:
-        thread.join(60)
+        thread.join(90)
     assert not failures, failures
 
 
-def until(condition: Callable[[], Any], timeout: float = 15) -> Any:
+def running(kube: KubeCluster, name: str) -> Object | None:
+    """The pod of that role, if its program runs."""
+    for pod_name, pod in kube.pods().items():
+        if name in pod_name and kube.kubelet.has_spoken(pod_name):
+            return pod
+    return None
+
+
+def until(condition: Callable[[], Any], timeout: float = 60) -> Any:
     """Waits for something to be true, and returns it."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 from pathlib import Path
 
 import pytest
@@ -11,17 +10,9 @@ import pytest
 from components.pytorchjob.outcome import JobError
 from components.pytorchjob.restarts import ANNOTATION
 from sdpose.errors import UserError
-from tests.cluster.conftest import Launch, Meanwhile, until
+from tests.cluster.conftest import Launch, Meanwhile, running, until
 from tests.cluster.kube import KubeCluster
 from tests.cluster.kube.store import Object
-
-
-def running(kube: KubeCluster, name: str) -> Object | None:
-    """The pod of that role, if it runs."""
-    for pod_name, pod in kube.pods().items():
-        if name in pod_name and pod["status"]["phase"] == "Running":
-            return pod
-    return None
 
 
 def uid(pod: Object) -> str:
@@ -70,7 +61,7 @@ def test_preempted_and_evicted_pods_start_again(
 
     def disturb() -> None:
         worker = until(lambda: running(kube, "worker-0"))
-        kube.kubelet.process(worker["metadata"]["name"]).send_signal(signal.SIGTERM)
+        kube.kubelet.terminate(worker["metadata"]["name"])
         until(lambda: (new := running(kube, "worker-0")) and uid(new) != uid(worker))
         master = until(lambda: running(kube, "master-0"))
         kube.kubelet.evict(master["metadata"]["name"], "The node was low on resource: memory.")
@@ -94,7 +85,7 @@ def test_restarts_are_bounded(
 ) -> None:
     kube.reasons[137] = "OOMKilled"
     kube.images[next(i for i in kube.images if "sdpose" in i)] = {
-        "python": f"#!/bin/sh\necho again\nexit {code}\n".encode()
+        "python": f"#!/bin/sh\necho again\nsleep 1\nexit {code}\n".encode()
     }
     with pytest.raises(JobError, match=f"had to start again 3 times after a {budget}") as failure:
         launch(restarts={"crash": 2, "preemption": 2})
@@ -110,7 +101,7 @@ def test_counts_of_restarts_outlive_the_launcher(
 
     def preempt() -> None:
         worker = until(lambda: running(kube, "worker-0"))
-        kube.kubelet.process(worker["metadata"]["name"]).send_signal(signal.SIGTERM)
+        kube.kubelet.terminate(worker["metadata"]["name"])
 
     said: list[str] = []
     kube.store.create("kubeflow.org", "pytorchjobs", _job_of(launch, kube, meanwhile))

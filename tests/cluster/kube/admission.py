@@ -24,9 +24,7 @@ DNS_1035 = r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?"
 class Admission:
     def __init__(self, crds: Path) -> None:
         """crds: the folder with the CustomResourceDefinitions."""
-        self._schemas = {
-            plural: yaml.safe_load((crds / name).read_text()) for plural, name in FILES.items()
-        }
+        self._schemas = {plural: _read(crds / name) for plural, name in FILES.items()}
 
     @cache  # noqa: B019 one for each cluster
     def _validator(self, plural: str, strict: bool) -> Draft202012Validator:
@@ -53,6 +51,12 @@ class Admission:
                 "Forbidden",
                 f'admission webhook "validator.{plural}" denied the request: {problems[0]}',
             )
+
+
+@cache
+def _read(path: Path) -> Object:
+    found: Object = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)
+    return found
 
 
 def _json_schema(node: Any, strict: bool) -> Any:

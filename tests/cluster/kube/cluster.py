@@ -20,6 +20,7 @@ from tests.cluster.kube.store import Object, StatusError, Store, now
 from tests.cluster.kube.trainer import Trainer
 
 NAMESPACE = "pose"
+GROUPS = {"pytorchjobs": "kubeflow.org", "trainjobs": "trainer.kubeflow.org"}
 NSLOOKUP = b'#!/bin/sh\nexec getent hosts "$1"\n'
 
 
@@ -91,8 +92,11 @@ class KubeCluster:
         return None
 
     def jobs(self, plural: str = "pytorchjobs") -> list[Object]:
-        group = {"pytorchjobs": "kubeflow.org", "trainjobs": "trainer.kubeflow.org"}[plural]
-        return [job for _, job in self.store.list(group, plural)]
+        return [job for _, job in self.store.list(GROUPS[plural], plural)]
+
+    def delete(self, plural: str, name: str) -> None:
+        """As somebody else would."""
+        self.store.delete((GROUPS[plural], plural, NAMESPACE, name))
 
     def pods(self) -> dict[str, Object]:
         return {pod["metadata"]["name"]: pod for _, pod in self.store.list("", "pods")}

@@ -164,19 +164,28 @@ class Kubelet:
             raise StatusError(400, "BadRequest", message)
         return container.log
 
-    def process(self, pod_name: str) -> psutil.Process:
-        """The first process of a running pod's container."""
-        return next(
-            container.first_process()
-            for container in self._containers.values()
-            if container.name == pod_name and container.running
-        )
+    def has_spoken(self, pod_name: str) -> bool:
+        """Whether the program of a running pod has begun: it has said something."""
+        return any(container.log.after(0, 0)[0] for container in self._running(pod_name))
+
+    def terminate(self, pod_name: str) -> None:
+        """SIGTERM for the container, as when its node shuts down."""
+        for container in self._running(pod_name):
+            container.signal(signal.SIGTERM)
+
+    def kill(self, pod_name: str) -> None:
+        """SIGKILL for all of the container's processes, as the OOM killer does."""
+        for container in self._running(pod_name):
+            container.kill()
 
     def evict(self, pod_name: str, message: str) -> None:
         """What the kubelet does when its node runs out of something."""
-        for container in self._containers.values():
-            if container.name == pod_name and container.running:
-                container.evict(message)
+        for container in self._running(pod_name):
+            container.evict(message)
+
+    def _running(self, pod_name: str) -> list[_Container]:
+        containers = list(self._containers.values())
+        return [each for each in containers if each.name == pod_name and each.running]
 
 
 class _Container:
@@ -212,10 +221,6 @@ class _Container:
     def running(self) -> bool:
         return not self._over.is_set()
 
-    def first_process(self) -> psutil.Process:
-        (child,) = psutil.Process(self._process.pid).children()
-        return child
-
     def end(self) -> bool:
         """Asks it to end, kills it after the grace period; whether it is over."""
         if self._over.is_set():
@@ -223,21 +228,24 @@ class _Container:
         grace = self._pod["spec"].get("terminationGracePeriodSeconds", 30)
         if self._ending is None:
             self._ending = time.monotonic()
-            self._signal(signal.SIGTERM)
+            self.signal(signal.SIGTERM)
         elif time.monotonic() - self._ending > grace:
             self.kill()
         return self._over.is_set()
 
     def kill(self) -> None:
-        self._signal(signal.SIGKILL)
+        # unshare takes its children along; theirs alone would be reported by it as exit code 1.
+        self._process.kill()
 
     def evict(self, message: str) -> None:
         self._killed_for_eviction = message
-        self._signal(signal.SIGKILL)
+        self.kill()
 
-    def _signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(psutil.NoSuchProcess, ValueError):
-            self.first_process().send_signal(number)
+    def signal(self, number: signal.Signals) -> None:
+        """To the first process, as the runtime does."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self._process.pid).children():
+                child.send_signal(number)
 
     def _make_mounts(
         self, home: Path, folder: Path, etc: Path, hosts: Path

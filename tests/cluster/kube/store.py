@@ -51,6 +51,7 @@ class Store:
         self.horizon = 0  # watches from before it are Gone
         self._objects: dict[Key, Object] = {}
         self._history: list[Event] = []
+        self._created: list[Key] = []
 
     def create(self, group: str, plural: str, item: Object) -> Object:
         item = copy.deepcopy(item)
@@ -62,6 +63,7 @@ class Store:
                     409, "AlreadyExists", f'{plural}.{group} "{meta["name"]}" already exists'
                 )
             meta |= {"uid": str(uuid.uuid4()), "creationTimestamp": now(), "generation": 1}
+            self._created.append(key)
             return self._put("ADDED", key, item)
 
     def get(self, key: Key) -> Object:
@@ -77,6 +79,10 @@ class Store:
                 for key, item in self._objects.items()
                 if key[:2] == (group, plural) and namespace in ("", key[2])
             ]
+
+    def created_of(self, plural: str) -> list[str]:
+        """The names of all that there have ever been."""
+        return [key[3] for key in self._created if key[1] == plural]
 
     def update(self, key: Key, change: Callable[[Object], None]) -> Object | None:
         """Changes an object in place if it (still) exists."""

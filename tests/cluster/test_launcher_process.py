@@ -1,0 +1,139 @@
+"""The launcher as a process of its own: killed, ended, and with a real training in its job."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from components.cluster import Cluster, dump_cluster, parse_cluster
+from sdpose.config import Experiment, dump_experiment, load_experiment
+from sdpose.data.synthetic import write_synthetic_coco
+from sdpose.registry import read_version
+from sdpose.registry.upkeep import verify
+from sdpose.storage import open_store, sha256_of_file
+from tests.cluster.conftest import IMAGE, running, until
+from tests.cluster.kube import KubeCluster
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(tmp_path: Path, repository: Path) -> Iterator[Start]:
+    """Starts a launcher; what it says is in the file stdout of tmp_path."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(
+        what: str, experiment: Experiment, cluster: Cluster, **environ: str
+    ) -> subprocess.Popen[str]:
+        (tmp_path / "experiment.yaml").write_text(dump_experiment(experiment))
+        (tmp_path / "cluster.yaml").write_text(dump_cluster(cluster))
+        with (tmp_path / "stdout").open("w") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tests.cluster.launcher", what, str(tmp_path)],
+                cwd=repository,
+                env=os.environ | {"SDPOSE_RUN_ID": "run-1", "OMP_NUM_THREADS": "1"} | environ,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def test_killed_and_restarted_then_cancelled(
+    start: Start,
+    results: Path,
+    kube: KubeCluster,
+    experiment: Experiment,
+    profile: Cluster,
+    tmp_path: Path,
+) -> None:
+    (results / "hold").touch()
+
+    def says(text: str) -> bool:
+        return text in (tmp_path / "stdout").read_text()
+
+    first = start("job", experiment, profile)
+    until(lambda: says("[worker-0] line 3") and says("[master-0] line 3"))
+    first.kill()
+    first.wait()
+    assert running(kube, "worker-0")
+
+    second = start("job", experiment, profile)
+    until(lambda: says("[worker-0] line 3") and says("[master-0] line 3"))
+    assert says("found, it is watched again")
+    assert len(kube.store.created_of("pytorchjobs")) == 1
+
+    second.terminate()
+    assert second.wait(60) == 128 + signal.SIGTERM
+    assert says("SIGTERM: removing PyTorchJob")
+    assert (kube.jobs(), kube.pods()) == ([], {})
+
+
+def test_training_survives_its_worker_and_the_model_is_registered(
+    start: Start, kube: KubeCluster, repository: Path, tmp_path: Path
+) -> None:
+    """Master and worker train through gloo; the worker is killed once there is a checkpoint."""
+    volume = kube.claims["results"]  # mounted in the pods at its own path: the steps run here
+    write_synthetic_coco(volume / "data", num_train=48, num_val=8, seed=0)
+    kube.images[IMAGE] = {"python": f'#!/bin/sh\nexec {sys.executable} "$@"\n'.encode()}
+    kube.container_env = {"PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
+    services = {
+        "MLFLOW_TRACKING_URI": f"sqlite:///{volume}/mlflow.db",
+        "SDPOSE_REGISTRY": f"{volume}/registry",
+    }
+    cluster = parse_cluster(
+        f"""
+        namespace: pose
+        image: {IMAGE}
+        nodes: 2
+        gpus_per_node: 0
+        volumes: [{{claim: results, path: "{volume}"}}]
+        data_root: {volume}/data
+        work_dirs: {volume}
+        env: {json.dumps(services)}
+        """
+    )
+    experiment = load_experiment(
+        "quickstart",
+        (
+            "total_epochs=6",
+            "checkpoint_config.interval=1",
+            "evaluation.interval=6",
+            "log_config.interval=1",
+            "data.samples_per_gpu=8",
+        ),
+        **cluster.places("quickstart"),
+    )
+    work_dir = Path(experiment.work_dir)
+    pipeline = start("pipeline", experiment, cluster, **services)
+
+    until(lambda: list(work_dir.glob("epoch_*.pth")) or pipeline.poll() is not None, timeout=300)
+    worker = running(kube, "worker-0")
+    assert worker is not None, (tmp_path / "stdout").read_text()
+    kube.kubelet.kill(worker["metadata"]["name"])
+
+    code = pipeline.wait(400)
+    said = (tmp_path / "stdout").read_text()
+    assert code == 0, said
+    assert "worker-0 starts again; before: exit code 137 (SIGKILL)" in said
+    assert len(kube.store.created_of("pytorchjobs")) == 1
+    summary = json.loads((work_dir / "summary.json").read_text())
+    store = open_store(volume / "registry")
+    assert verify(store) == []
+    version = read_version(store, "quickstart", summary["model_version"])
+    best = Path(summary["best_checkpoint"])
+    assert version.manifest["checkpoint"]["sha256"] == sha256_of_file(best)
