@@ -146,10 +146,10 @@ class Store:
     def events_after(self, version: int, timeout: float) -> list[Event] | None:
         """Waits for news; [] if there are none in time, None if that version is Gone."""
         with self.changed:
-            if version < self.horizon:
-                return None
             if self.version <= version:
                 self.changed.wait(timeout)
+            if version < self.horizon:
+                return None
             return [event for event in self._history if event.version > version]
 
     def compact(self) -> None:
