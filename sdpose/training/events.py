@@ -144,6 +144,7 @@ class Events(Sink):
     def close(self, status: Status, best_checkpoint: Path | None) -> None:
         for sink in reversed(self._sinks):  # files are complete before MLflow takes them
             sink.close(status, best_checkpoint)
+        del self._sinks[1:]  # the last uploads may have something to say
 
 
 # --------------------------------------------------------------------------------------- console

@@ -132,7 +132,10 @@ class Mirror:
                     files[key] = path
         with self._changed:
             self._requests += 1
-            self._wanted |= {key: (path, self._requests) for key, path in files.items()}
+            for key, path in files.items():
+                # At the end: what latest.pth names as the best so far goes before it.
+                self._wanted.pop(key, None)
+                self._wanted[key] = (path, self._requests)
             self._changed.notify_all()
 
     def _work(self) -> None:
@@ -154,7 +157,7 @@ class Mirror:
                 continue
             self._reminder.over(f"uploads work again: {self._store.uri(key)}")
             with self._changed:
-                if self._wanted[key] == request:  # else it has changed since
+                if self._wanted.get(key) == request:  # else it has changed since
                     del self._wanted[key]
                 self._changed.notify_all()
 

@@ -113,7 +113,8 @@ def build_run(
         events.say(note)
     folder = checkpoint_folder(experiment)
     best = best_checkpoint(folder, progress)
-    if best is not None and not best.exists():  # continued from another folder
+    is_this = progress.best_epoch == progress.epoch and not progress.iteration_in_epoch
+    if best is not None and not best.exists() and not is_this:  # continued from another folder
         progress.best_epoch, progress.best_metrics = 0, {}
     return Run(
         experiment=experiment,

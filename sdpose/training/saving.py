@@ -71,6 +71,7 @@ class CheckpointSaver:
         self._last: _Job | None = None
         self._lost: list[str] = []
         self._saved_at = time.monotonic()
+        self._gave_up = False
 
     @property
     def is_due(self) -> bool:
@@ -108,6 +109,7 @@ class CheckpointSaver:
         if self.mirror is not None:
             missing += self.mirror.wait(give_up - time.monotonic())
         if missing:
+            self._gave_up = True
             raise UserError(
                 "training is complete, but could not keep what it promised:\n  "
                 + "\n  ".join(missing)
@@ -120,7 +122,7 @@ class CheckpointSaver:
         self.flush()
         self._writer.shutdown()
         if self.mirror is not None:
-            self.mirror.close(seconds)
+            self.mirror.close(0.0 if self._gave_up else seconds)
 
     # ------------------------------------------------------------------------ the writer's thread
 

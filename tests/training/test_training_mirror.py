@@ -1,0 +1,165 @@
+"""Checkpoints that cannot be written or uploaded, and machines that begin with nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sdpose.errors import UserError
+from sdpose.training import mirror, saving, train
+from sdpose.training.loop import finished_training
+
+PRUNED = "checkpoint_config.max_keep_ckpts=1"
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saving, "PATIENCE_SECONDS", 2.0)
+    monkeypatch.setattr(saving, "RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(mirror, "RETRY_SECONDS", 0.2)
+
+
+def checkpoints(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.name.endswith(".pth")}
+
+
+def test_a_fresh_machine_continues_from_the_mirror(
+    make, launch, tmp_path: Path, capsys, assert_same_weights
+) -> None:
+    """SIGTERM, and the disk is gone; then SIGKILL, the disk is gone again, and the newest object is
+    damaged."""
+    undisturbed = train(make(work_dir="undisturbed"))
+    store = tmp_path / "mirror" / "run"
+    experiment = make(PRUNED, f"checkpoint_config.mirror=file://{store.parent}")
+    work_dir = Path(str(experiment.work_dir))
+
+    first = launch(experiment)
+    first.wait_for("Epoch [2][3/")
+    first.signal(signal.SIGTERM)
+    assert first.wait(30) == 128 + signal.SIGTERM, first.text()
+    shutil.rmtree(work_dir)
+    said_before = len(first.text())
+    assert {"latest.pth", "latest.json", "experiment.yaml", "epoch_1.pth"} <= {
+        path.name for path in store.iterdir()
+    }
+
+    second = launch(experiment)
+    second.wait_for("Epoch [3][1/")
+    end = time.monotonic() + 60
+    while not (store / "epoch_2.pth").exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    second.signal(signal.SIGKILL)
+    second.wait()
+    text = second.text()[said_before:]
+    assert f"fetched {(store / 'latest.pth').as_uri()}" in text
+    assert "continuing from" in text
+    assert ": epoch 2, iteration " in text
+    assert "epoch_1.pth" not in checkpoints(store)
+    shutil.rmtree(work_dir)
+    damaged = store / "latest.pth"
+    content = damaged.read_bytes()
+    damaged.chmod(0o644)
+    damaged.write_bytes(content[: len(content) // 2])
+
+    capsys.readouterr()
+    final = train(experiment)
+    output = capsys.readouterr().out
+    assert f"skipped a damaged checkpoint: {damaged.as_uri()}" in output
+    assert f"fetched {(store / 'epoch_2.pth').as_uri()}" in output
+    assert_same_weights(undisturbed.last_checkpoint, final.last_checkpoint)
+    assert final.best_metrics == undisturbed.best_metrics
+    assert final.best_checkpoint is not None
+
+    # All of it is there, and nothing that was replaced: another machine reads the result there.
+    assert checkpoints(store) == checkpoints(work_dir)
+    assert checkpoints(store) == {"latest.pth", "epoch_3.pth", final.best_checkpoint.name}
+    assert list(store.glob("*.log"))
+    assert [path.name for path in work_dir.iterdir() if "tmp" in path.name] == []
+    shutil.rmtree(work_dir)
+    found = finished_training(experiment)
+    assert found.best_metrics == final.best_metrics
+    assert found.best_checkpoint is not None
+    assert found.best_checkpoint.is_file()
+
+    # --overwrite removes the mirror's results, too.
+    again = make(PRUNED, f"checkpoint_config.mirror=file://{store.parent}", "total_epochs=1")
+    train(again, overwrite=True)
+    assert checkpoints(store) == {"latest.pth", "epoch_1.pth", "best_AP_epoch_1.pth"}
+
+
+def test_a_work_dir_that_is_a_uri(make, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = tmp_path / "store" / "tiny"
+    experiment = make("total_epochs=1").model_copy(update={"work_dir": store.as_uri()})
+    result = train(experiment)
+    local = Path("work_dirs/file", *store.parts[1:])
+    assert result.last_checkpoint == local / "epoch_1.pth"
+    assert checkpoints(store) == checkpoints(local)
+    shutil.rmtree("work_dirs")
+    assert train(experiment).best_metrics == result.best_metrics
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_dead_mirror_is_told_and_fails_the_run_at_its_end(make, tmp_path: Path, capsys) -> None:
+    """A file where its folder should be; then it is mended and the same command given again."""
+    place = tmp_path / "mirror"
+    place.write_text("")
+    experiment = make(f"checkpoint_config.mirror={place}", "total_epochs=2")
+    with pytest.raises(UserError, match="could not keep what it promised") as failure:
+        train(experiment)
+    assert "epoch_2.pth" in str(failure.value)
+    output = capsys.readouterr().out
+    assert output.index("warning: no upload to") < output.index("Epoch [2]")
+    assert "Training goes on" in output
+    assert "epoch_2.pth" in checkpoints(Path(str(experiment.work_dir)))
+
+    place.unlink()
+    assert train(experiment).epochs == 2
+    assert "nothing to train" in capsys.readouterr().out
+    assert checkpoints(place / "run") == checkpoints(Path(str(experiment.work_dir)))
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """The kernel refuses to write more than 50 kB into a file, as a full disk would."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_disk_that_stays_full_fails_the_run_at_its_end(make, capsys) -> None:
+    experiment = make("total_epochs=2")
+    with full_disk(), pytest.raises(UserError, match="could not keep what it promised"):
+        train(experiment)
+    output = capsys.readouterr().out
+    assert "warning: no checkpoint: cannot write" in output
+    assert "Epoch [2]" in output
+    assert list(Path(str(experiment.work_dir)).glob("*.pth*")) == []
+    assert train(experiment).epochs == 2
+
+
+def test_a_disk_that_was_full_for_a_while(make, launch, assert_same_weights) -> None:
+    undisturbed = train(make(work_dir="undisturbed"))
+    run = launch(make())
+    run.wait_for("Epoch [1][3/")
+    process = psutil.Process(run.processes[0].pid)
+    limits = process.rlimit(psutil.RLIMIT_FSIZE)
+    process.rlimit(psutil.RLIMIT_FSIZE, (50_000, limits[1]))
+    run.wait_for("warning: no checkpoint: cannot write")
+    process.rlimit(psutil.RLIMIT_FSIZE, limits)
+    assert run.wait() == 0, run.text()
+    assert "checkpoints can be written again" in run.text()
+    assert checkpoints(run.work_dir) == checkpoints(undisturbed.last_checkpoint.parent)
+    assert_same_weights(undisturbed.last_checkpoint, run.work_dir / "epoch_3.pth")
