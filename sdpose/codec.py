@@ -44,6 +44,23 @@ def encode(
     Zhang et al., Distribution-Aware Coordinate Representation (CVPR 2020), section 3.2; the 3
     sigma rule is that of mmpose's TopDownGenerateTarget.
     """
+    along_x_NKW, along_y_NKH, weights_NK = target_factors(
+        joints_xy_NK2, visible_NK, image_size_wh, heatmap_size_wh, sigma
+    )
+    return along_y_NKH[..., :, None] * along_x_NKW[..., None, :], weights_NK
+
+
+def target_factors(
+    joints_xy_NK2: NDArray,
+    visible_NK: NDArray,
+    image_size_wh: tuple[int, int],
+    heatmap_size_wh: tuple[int, int],
+    sigma: float,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """`encode`'s targets as factors: `along_x_NKW`, `along_y_NKH` and `weights_NK`.
+
+    targets = along_y_NKH[..., :, None] * along_x_NKW[..., None, :], a 27th of the bytes.
+    """
     size_wh = np.asarray(heatmap_size_wh)
     means_NK2 = joints_xy_NK2 * (size_wh / np.asarray(image_size_wh, dtype=np.float64))
     reach = 3 * sigma
@@ -51,7 +68,7 @@ def encode(
     weights_NK = (near_NK & (visible_NK > 0)).astype(np.float32)
     along_x_NKW = _gaussian(means_NK2[..., 0], heatmap_size_wh[0], sigma)
     along_y_NKH = _gaussian(means_NK2[..., 1], heatmap_size_wh[1], sigma) * weights_NK[..., None]
-    return along_y_NKH[..., :, None] * along_x_NKW[..., None, :], weights_NK
+    return along_x_NKW, along_y_NKH, weights_NK
 
 
 def _gaussian(means_NK: NDArray, length: int, sigma: float) -> NDArray[np.float32]:

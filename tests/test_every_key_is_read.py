@@ -39,6 +39,7 @@ VARIANTS = {
         "lr_config={policy: cosine, warmup_iters: 1}",
         "optimizer_config.grad_clip={max_norm: 1.0}",
         "data_cfg.use_gt_bbox=true",
+        "data={samples_per_gpu: 4, workers_per_gpu: 0, pipeline: fast}",
         "promotion={min_ap: 0.1, max_latency_ms: 1000, max_size_mb: 100}",
         "ema={decay: 0.9}",
     ),

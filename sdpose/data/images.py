@@ -64,10 +64,10 @@ def normalize(
     if out is None:
         out = np.empty((3, *crop_HW3.shape[:2]), dtype=np.float32)
     for channel, plane_HW in enumerate(cv2.split(crop_HW3)):
-        cv2.LUT(plane_HW, _NORMALIZED[channel], dst=out[channel])
+        cv2.LUT(plane_HW, NORMALIZED[channel], dst=out[channel])
     return out
 
 
-_NORMALIZED = np.stack(
+NORMALIZED = np.stack(
     [((np.arange(256) / 255 - mean) / std) for mean, std in zip(MEAN, STD, strict=True)]
 ).astype(np.float32)

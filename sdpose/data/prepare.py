@@ -1,4 +1,4 @@
-"""Checks a COCO dataset before hours are spent on it, and gives it a digest.
+"""Checks a COCO dataset before hours are spent on it, gives it a digest, and has it packed.
 
 The digest names the content: it is the sha256 of the digests of the annotation files, of every
 image that they list, and of the detection file if the experiment uses one. Any byte of these
@@ -17,6 +17,7 @@ from typing import Literal
 
 from sdpose.config import Experiment
 from sdpose.data.coco import CocoAnnotations, load_annotations, load_detections
+from sdpose.data.pack import Source, prepare_pack
 from sdpose.data.progress import ConsoleProgress
 from sdpose.data.verify import MISSING, CheckedFiles, FileCheck
 from sdpose.errors import UserError
@@ -47,6 +48,7 @@ class PreparedDataset:
     corrupt: tuple[str, ...]  # images left out (data.on_corrupt: skip), relative to data_root
     licenses: dict[str, int]  # number of images under each licence that the annotations name
     note: str  # what the user should know; may be empty
+    pack: str | None  # where the training pack is (data.pipeline: fast)
 
     def summary(self) -> str:
         lines = [
@@ -56,6 +58,7 @@ class PreparedDataset:
             f"{self.num_val_boxes} boxes ({self.bbox_source})",
             *(f"licence  {count} images: {name}" for name, count in self.licenses.items()),
             *([f"note     {self.note}"] if self.note else []),
+            *([f"pack     {self.pack}"] if self.pack else []),
             *([f"left out {len(self.corrupt)} unusable images"] if self.corrupt else []),
             f"digest   {self.digest}",
         ]
@@ -63,12 +66,16 @@ class PreparedDataset:
 
 
 def prepare_coco(
-    experiment: Experiment, *, progress: Callable[[int, int], None] | None = None
+    experiment: Experiment,
+    *,
+    with_pack: bool = True,
+    progress: Callable[[int, int], None] | None = None,
 ) -> PreparedDataset:
-    """Checks everything that the experiment reads from its data_root.
+    """Checks everything that the experiment reads from its data_root, and packs what it trains on.
 
     Annotation files are complete and consistent; every image that they list is there, decodes and
     has the size that they say; the detection file, if it is wanted and there, fits them.
+    with_pack: with data.pipeline `fast`, makes the pack if it is not there and whole.
     progress: is told (images looked at, images); default: shown on stderr.
     Raises UserError with all problems at once. With data.on_corrupt `skip`, images that are
     missing, do not decode or have another size are no problem but left out.
@@ -100,6 +107,9 @@ def prepare_coco(
         absent = not train or not val or MISSING in unusable.values()
         advice = [HOW_TO_GET_COCO] if absent else []
         raise UserError("\n  ".join([f"{root.absolute()}: not usable", *problems, *advice]))
+    pack = None
+    if with_pack and experiment.data.pipeline == "fast":
+        pack = _pack(experiment, train, unusable, checks, files)
     return PreparedDataset(
         data_root=root,
         digest=_digest([train, val], boxes.file, checks, files),
@@ -112,7 +122,25 @@ def prepare_coco(
         corrupt=tuple(unusable),
         licenses=_count_licenses(found),
         note=boxes.note,
+        pack=pack,
     )
+
+
+def _pack(
+    experiment: Experiment,
+    train: _Split,
+    unusable: dict[str, str],
+    checks: dict[str, FileCheck],
+    files: CheckedFiles,
+) -> str:
+    columns = zip(train.annotations.file_names, train.image_names, strict=True)
+    source = Source(
+        annotations=train.usable(unusable),
+        annotations_sha256=files.file(train.ann_file).sha256,
+        image_dir=files.root / train.img_prefix,
+        image_sha256={file: checks[name].sha256 for file, name in columns},
+    )
+    return prepare_pack(source, experiment.data.pack_dir or str(files.root / "packs"))
 
 
 def weights_digest(experiment: Experiment) -> str:

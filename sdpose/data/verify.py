@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sdpose.data.images import ImageError, decode_image
@@ -64,13 +65,22 @@ class CheckedFiles:
 
     def images(self, names: Sequence[str], progress: Progress) -> list[FileCheck]:
         """Digest, size and decodability of each image; on all cores, in any order, once."""
+        return self._check_all(names, progress, is_image=True)
+
+    def files(self, names: Sequence[str], progress: Progress) -> list[FileCheck]:
+        """Likewise the digests of any files."""
+        return self._check_all(names, progress, is_image=False)
+
+    def _check_all(
+        self, names: Sequence[str], progress: Progress, *, is_image: bool
+    ) -> list[FileCheck]:
         tasks = [names[i : i + _FILES_PER_TASK] for i in range(0, len(names), _FILES_PER_TASK)]
         checks: list[FileCheck] = []
         saved = time.monotonic()
         # Threads, not processes: reading, hashing and decoding all release the GIL.
         executor = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
         try:
-            for found in executor.map(self._check_images, tasks):
+            for found in executor.map(partial(self._check_some, is_image=is_image), tasks):
                 checks.extend(found)
                 progress(len(checks), len(names))
                 if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
@@ -105,8 +115,8 @@ class CheckedFiles:
         except (OSError, ValueError, TypeError, KeyError):
             return {}
 
-    def _check_images(self, names: Sequence[str]) -> list[FileCheck]:
-        return [self._check(name, is_image=True) for name in names]
+    def _check_some(self, names: Sequence[str], *, is_image: bool) -> list[FileCheck]:
+        return [self._check(name, is_image=is_image) for name in names]
 
     def _check(self, name: str, *, is_image: bool) -> FileCheck:
         path = self.root / name

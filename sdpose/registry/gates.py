@@ -180,7 +180,7 @@ def _evaluate_again(
     experiment = ours.model_copy(
         update={"data_root": data_root or ours.data_root, "model": model_section}
     )
-    digest = prepare_coco(experiment).digest
+    digest = prepare_coco(experiment, with_pack=False).digest
     if digest != version.manifest["dataset_digest"]:
         raise UserError(
             f"the dataset in {experiment.data_root} has the digest {digest[:12]}, version "

@@ -120,7 +120,7 @@ def train(experiment: Experiment, *, overwrite: bool = False) -> TrainResult:
             return _result_of(experiment, start.checkpoint)
 
         dataset = on_main(world, lambda: prepare_coco(experiment), timeout=PREPARE_TIMEOUT)
-        run = build_run(experiment, world, stop, events, start)
+        run = build_run(experiment, world, stop, events, start, pack=dataset.pack)
         with _recorded(run, start, dataset):
             if run.progress.epoch and not run.progress.iteration_in_epoch:
                 _finish_epoch(run)  # it was killed between an epoch's end and its evaluation
@@ -149,7 +149,7 @@ def _train_epoch(run: Run, epoch: int) -> bool:
     lr, requested, save_due, complete = 0.0, 0, False, False
     run.parallel_model.train()
     run.stopwatch.restart()
-    loaded = run.loader.epoch(epoch, start_iteration=progress.iteration_in_epoch)
+    loaded = run.options.on_device(run.loader.epoch(epoch, progress.iteration_in_epoch))
     while batches := list(itertools.islice(loaded, cumulative_iters)):
         run.stopwatch.got_batch()
         lr = run.schedule(progress.iteration)
@@ -157,7 +157,7 @@ def _train_epoch(run: Run, epoch: int) -> bool:
             run.parallel_model,
             run.loss,
             run.optimizer,
-            [run.options.to_device(batch) for batch in batches],
+            batches,
             lr=lr,
             max_norm=clip.max_norm if clip else None,
             norm_type=clip.norm_type if clip else 2.0,

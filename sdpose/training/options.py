@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from sdpose.config import Experiment
-from sdpose.data.loader import Batch
+from sdpose.data.device import on_device
+from sdpose.data.samples import Batch
 from sdpose.errors import UserError
 
 
 @dataclass(frozen=True)
 class StepOptions:
     device: torch.device
+    image_size_wh: tuple[int, int]
     amp: torch.dtype | None  # autocast; None: everything in float32
     compile: bool
     channels_last: bool
@@ -31,13 +33,10 @@ class StepOptions:
         """fp16 gradients underflow unless the loss is scaled; bf16 has float32's exponent."""
         return torch.amp.GradScaler(self.device.type) if self.amp is torch.float16 else None
 
-    def to_device(self, batch: Batch) -> Batch:
-        """The batch on the device, without waiting for it."""
-        on_device = {n: tensor.to(self.device, non_blocking=True) for n, tensor in batch.items()}
-        if self.channels_last:
-            images_N3HW = on_device["images_N3HW"]
-            on_device["images_N3HW"] = images_N3HW.to(memory_format=torch.channels_last)
-        return on_device
+    def on_device(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """A loader's batches as the step takes them, see `device.on_device`."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return on_device(batches, self.device, self.image_size_wh, layout)
 
     def prepare(self, model: nn.Module) -> None:
         """Sets memory format and compilation, in place: parameters and their names stay."""
@@ -75,6 +74,7 @@ def step_options(experiment: Experiment, device: torch.device) -> StepOptions:
     auto = {"auto": on_gpu, "on": True, "off": False}
     return StepOptions(
         device=device,
+        image_size_wh=experiment.data_cfg.image_size,
         amp=dtypes[chosen],
         compile=auto[experiment.compile],
         channels_last=auto[experiment.channels_last],

@@ -80,8 +80,9 @@ def build_run(
     stop: StopSignals,
     events: Events,
     start: Start,
+    pack: str | None = None,
 ) -> Run:
-    """All that a run works with, as the checkpoint left it."""
+    """All that a run works with, as the checkpoint left it. pack: see `build_train_loader`."""
     torch.manual_seed(experiment.seed)
     torch.backends.cudnn.benchmark = True  # all batches have one shape
     model = build_model(experiment.model)
@@ -107,6 +108,7 @@ def build_run(
         rank=world.rank,
         world_size=world.size,
         skip_images=on_main(world, lambda: unusable_images(experiment, "train")),
+        pack=pack,
     )
     note = progress.continue_with(loader.global_batch, len(loader))
     if note:

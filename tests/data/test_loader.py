@@ -15,7 +15,8 @@ import torch
 
 from sdpose.config import Experiment
 from sdpose.data.coco import load_annotations
-from sdpose.data.loader import build_train_loader, epoch_order, sample_keys
+from sdpose.data.loader import build_train_loader
+from sdpose.data.randomness import epoch_order, sample_keys
 from sdpose.errors import UserError
 
 

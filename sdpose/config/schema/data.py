@@ -78,6 +78,16 @@ class Data(Section):
         description="what to do with images that are missing, do not decode or have another size "
         "than annotated",
     )
+    pipeline: Literal["exact", "fast"] = Field(
+        "exact",
+        description="exact: loaders decode and warp photos; fast: they copy raw pixels from a pack "
+        "that prepare_coco makes once, and the GPU does the rest. The samples are the same",
+    )
+    pack_dir: str | None = Field(
+        None,
+        description="of the packs (fast): a folder, which is read in place, or a file:// or s3:// "
+        "URI, from which each machine copies shards to its $SDPOSE_CACHE; default: data_root/packs",
+    )
     train: Split = Split(
         ann_file="annotations/person_keypoints_train2017.json", img_prefix="train2017"
     )

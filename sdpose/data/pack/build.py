@@ -1,0 +1,298 @@
+"""Making a pack, once: every photo with a person to train on, decoded into shards.
+
+Which photos make which shard is known before the first one is decoded, so shards are made in
+parallel and whole, and what a killed run left is used by the next one. A pack that is there is
+verified instead (at once, while its files do not change), and damaged shards are made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdpose.data.coco import CocoAnnotations
+from sdpose.data.images import decode_image
+from sdpose.data.pack.layout import (
+    FORMAT,
+    IMAGE_ROW,
+    IMAGES,
+    MANIFEST,
+    PERSON_ROW,
+    PERSONS,
+    Manifest,
+    shard_name,
+)
+from sdpose.data.pack.remote import local_copy
+from sdpose.data.progress import ConsoleProgress
+from sdpose.data.verify import CheckedFiles
+from sdpose.errors import UserError
+from sdpose.storage import ObjectNotFoundError, open_store
+
+SHARD_BYTES = 16 << 20
+_JOURNAL = "building.jsonl"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is packed. `annotations` without the images that are left out."""
+
+    annotations: CocoAnnotations
+    annotations_sha256: str
+    image_dir: Path
+    image_sha256: dict[str, str]  # by file name: what prepare_coco looked at
+
+    def key(self) -> str:
+        """Names the pack: it changes with any byte that goes into it."""
+        digest = hashlib.sha256(f"{FORMAT} {SHARD_BYTES}\n{self.annotations_sha256}\n".encode())
+        for name in self.annotations.file_names:
+            digest.update(f"{self.image_sha256[name]}\n".encode())
+        return digest.hexdigest()[:32]
+
+
+def prepare_pack(source: Source, packs: str) -> str:
+    """Makes sure that the pack is in `packs`, a folder or the URI of a store; returns where.
+
+    Raises UserError if the disk is too small or cannot be written.
+    """
+    key = source.key()
+    if "://" not in packs:
+        folder = Path(packs) / key
+        _Builder(source, folder).complete()
+        return str(folder)
+    location = f"{packs.rstrip('/')}/{key}"
+    store = open_store(location)
+    with contextlib.suppress(ObjectNotFoundError):
+        Manifest.parse(store.read(MANIFEST), location)
+        return location
+    folder = local_copy(key)
+    manifest = _Builder(source, folder).complete()
+    _say(f"storing {manifest.num_bytes / 1e9:.2f} GB in {location}")
+    with (
+        ConsoleProgress("storing the pack", "files") as progress,
+        ThreadPoolExecutor(8) as threads,
+    ):
+        tasks = [
+            threads.submit(store.put_file, folder / name, name, sha256)
+            for name, sha256 in manifest.sha256.items()
+        ]
+        for done, task in enumerate(as_completed(tasks), start=1):
+            task.result()
+            progress(done, len(tasks))
+    store.put(MANIFEST, manifest.dump())
+    return location
+
+
+class _Builder:
+    def __init__(self, source: Source, folder: Path) -> None:
+        self.source = source
+        self.folder = folder
+        self.persons = source.annotations.persons()
+        # Photos without a person to train on are not read.
+        self.image_index = np.unique(self.persons.image_index)
+        self.images = _layout(source.annotations.image_sizes_wh[self.image_index])
+        self.num_shards = int(self.images["shard"][-1]) + 1
+        self.num_bytes = _bytes(self.images)
+
+    def complete(self) -> Manifest:
+        intact = self._intact()
+        if intact is not None:
+            return intact
+        with self._alone():
+            intact = self._intact()  # another process may have made it meanwhile
+            if intact is not None:
+                return intact
+            return self._build()
+
+    def _intact(self) -> Manifest | None:
+        """The manifest, if every file is there and as it says."""
+        path = self.folder / MANIFEST
+        if not path.is_file():
+            return None
+        manifest = Manifest.parse(path.read_bytes(), str(path))
+        found = self._digests(list(manifest.sha256))
+        if found == manifest.sha256:
+            return manifest
+        damaged = [name for name, sha256 in manifest.sha256.items() if found[name] != sha256]
+        _say(f"{len(damaged)} files of {self.folder} are damaged ({damaged[0]}), made again")
+        with self._alone():
+            good = {name: found[name] for name in manifest.sha256 if name not in damaged}
+            self._write_journal(good)
+            path.unlink(missing_ok=True)
+        return None
+
+    def _build(self) -> Manifest:
+        done = self._journal()
+        missing = [n for n in range(self.num_shards) if shard_name(n) not in done]
+        todo = sum(self._shard_bytes(n) for n in missing)
+        _say(
+            f"packing {len(self.images)} photos into {self.folder}: {self.num_bytes / 1e9:.2f} GB, "
+            f"{self.num_shards} shards" + (f", {len(done)} are there" if done else "")
+        )
+        self._require_space(todo)
+        packed, started = 0, time.monotonic()
+        threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)))  # decoding releases the GIL
+        try:
+            with (
+                ConsoleProgress("packing", "bytes") as progress,
+                (self.folder / _JOURNAL).open("a", encoding="utf-8") as journal,
+            ):
+                tasks = {threads.submit(self._write_shard, n): n for n in missing}
+                for task in as_completed(tasks):
+                    name = shard_name(tasks[task])
+                    done[name] = task.result()
+                    journal.write(json.dumps([name, done[name]]) + "\n")
+                    journal.flush()
+                    packed += self._shard_bytes(tasks[task])
+                    progress(packed, todo)
+        finally:
+            threads.shutdown(cancel_futures=True)
+        done[IMAGES] = self._write(IMAGES, _npy(self.images))
+        done[PERSONS] = self._write(PERSONS, _npy(self._person_rows()))
+        names = [*map(shard_name, range(self.num_shards)), IMAGES, PERSONS]
+        manifest = Manifest(
+            key=self.folder.name,
+            num_images=len(self.images),
+            num_persons=len(self.persons),
+            num_bytes=self.num_bytes,
+            sha256={name: done[name] for name in names},
+        )
+        if self._digests(names) != manifest.sha256:  # reads everything back
+            raise UserError(f"{self.folder}: what was written cannot be read back: a faulty disk?")
+        self._write(MANIFEST, manifest.dump())
+        (self.folder / _JOURNAL).unlink()
+        _say(f"packed {len(self.persons)} persons in {time.monotonic() - started:.1f} s")
+        return manifest
+
+    # ---------------------------------------------------------------------------------- content
+
+    def _write_shard(self, number: int) -> str:
+        photos = self._photos(number)
+        pixels = np.empty(self._shard_bytes(number), dtype=np.uint8)
+        for image, row in zip(self.image_index[photos], self.images[photos], strict=True):
+            _, width, height, offset = row.tolist()
+            name = self.source.annotations.file_names[image]
+            path = self.source.image_dir / name
+            try:
+                data = path.read_bytes()
+            except OSError as error:
+                raise UserError(f"{path}: {error.strerror}") from None
+            if hashlib.sha256(data).hexdigest() != self.source.image_sha256[name]:
+                raise UserError(f"{path} changed while the dataset was prepared: start again")
+            size = 3 * width * height
+            pixels[offset : offset + size] = decode_image(data, str(path)).reshape(-1)
+        return self._write(shard_name(number), pixels.data)
+
+    def _person_rows(self) -> NDArray:
+        rows = np.zeros(len(self.persons), dtype=PERSON_ROW)
+        rows["image"] = np.searchsorted(self.image_index, self.persons.image_index)
+        rows["ann_id"] = self.persons.ann_id
+        rows["image_id"] = self.persons.image_id
+        rows["box_xywh"] = self.persons.boxes_xywh
+        rows["joints"] = self.persons.joints
+        rows["visible"] = self.persons.visible
+        return rows
+
+    def _shard_bytes(self, number: int) -> int:
+        return _bytes(self.images[self._photos(number)])
+
+    def _photos(self, number: int) -> slice:
+        return slice(*np.searchsorted(self.images["shard"], [number, number + 1]))
+
+    # ------------------------------------------------------------------------------------ files
+
+    def _write(self, name: str, data: bytes | memoryview) -> str:
+        """A file, whole or not at all; its SHA-256."""
+        temporary = self.folder / f".{name}.tmp"
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.folder / name)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise UserError(f"cannot write {self.folder / name}: {error.strerror}") from None
+        return hashlib.sha256(data).hexdigest()
+
+    def _digests(self, names: list[str]) -> dict[str, str]:
+        files = CheckedFiles(self.folder)
+        with ConsoleProgress("verifying the pack", "files") as progress:
+            return dict(zip(names, (f.sha256 for f in files.files(names, progress)), strict=True))
+
+    def _journal(self) -> dict[str, str]:
+        """SHA-256 of the shards that are complete."""
+        done: dict[str, str] = {}
+        with contextlib.suppress(OSError, ValueError):  # ValueError: the last line is torn
+            for line in (self.folder / _JOURNAL).read_text(encoding="utf-8").splitlines():
+                name, sha256 = json.loads(line)
+                if (self.folder / name).is_file():
+                    done[name] = sha256
+        return done
+
+    def _write_journal(self, done: dict[str, str]) -> None:
+        lines = [json.dumps([name, sha256]) + "\n" for name, sha256 in done.items()]
+        self._write(_JOURNAL, "".join(lines).encode())
+
+    def _require_space(self, needed: int) -> None:
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise UserError(
+                f"the pack needs {needed / 1e9:.1f} GB, {self.folder} has {free / 1e9:.1f} GB "
+                "left: free some, set data.pack_dir to a folder on another disk, or "
+                "data.pipeline=exact"
+            )
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One process at a time; others wait, and find what it made."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / ".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {self.folder} ({error.strerror}): set data.pack_dir to a folder "
+                "for packs, or data.pipeline=exact"
+            ) from None
+
+
+def _layout(sizes_wh: NDArray[np.int64]) -> NDArray:
+    """Rows of images.npy: photos in order, a new shard where SHARD_BYTES would be exceeded."""
+    rows = np.zeros(len(sizes_wh), dtype=IMAGE_ROW)
+    rows["width"], rows["height"] = sizes_wh.T
+    shard, offset = 0, 0
+    for row, size in zip(rows, (3 * sizes_wh.prod(axis=1)).tolist(), strict=True):
+        if offset and offset + size > SHARD_BYTES:
+            shard, offset = shard + 1, 0
+        row["shard"], row["offset"] = shard, offset
+        offset += size
+    return rows
+
+
+def _bytes(images: NDArray) -> int:
+    return int((3 * images["width"].astype(np.int64) * images["height"]).sum())
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _npy(array: NDArray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()

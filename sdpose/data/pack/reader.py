@@ -1,0 +1,134 @@
+"""Reading a pack: the index, and the pixels of any region of any photo."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdpose.data.coco import Persons
+from sdpose.data.pack.layout import IMAGES, MANIFEST, PERSONS, Manifest, shard_name
+from sdpose.data.pack.remote import RemotePack
+from sdpose.errors import UserError
+
+# At a time, far below the usual limit of 1024.
+_OPEN_FILES = 64
+
+
+class Pack:
+    """An open pack. It can be used after a fork, and is pickled as its location alone."""
+
+    def __init__(self, location: str) -> None:
+        self.location = location
+        self.remote = RemotePack(location) if "://" in location else None
+        self.folder = self.remote.folder if self.remote else Path(location)
+
+    def __reduce__(self) -> tuple:
+        return Pack, (self.location,)
+
+    @cached_property
+    def images(self) -> NDArray:
+        """Rows as `layout.IMAGE_ROW`; mapped."""
+        return np.load(self.folder / IMAGES, mmap_mode="r")
+
+    @cached_property
+    def persons(self) -> Persons:
+        """As `CocoAnnotations.persons` gives them, but views of the mapped file, and `image_index`
+        counts rows of `images`."""
+        rows = np.load(self.folder / PERSONS, mmap_mode="r")
+        return Persons(
+            image_index=rows["image"],
+            image_id=rows["image_id"],
+            key=rows["ann_id"],
+            boxes_xywh=rows["box_xywh"],
+            box_score=np.broadcast_to(1.0, len(rows)),
+            joints=rows["joints"],
+            visible=rows["visible"],
+        )
+
+    def read(
+        self, images_N: NDArray[np.int64], regions_N4: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """The pixels of regions (left, top, width, height) of photos (rows of `images`), (height,
+        width, RGB) one behind the other, and the byte where each begins.
+
+        The system is told of all of them before the first is waited for, so that a disk has many
+        requests to serve. Raises UserError if a shard is missing or cut off.
+        """
+        sizes_N = 3 * regions_N4[:, 2] * regions_N4[:, 3]
+        offsets_N = np.cumsum(sizes_N) - sizes_N
+        pixels_B = np.empty(int(sizes_N.sum()), dtype=np.uint8)
+        rows_N = self.images[images_N]
+        # Whole rows of the photo: one request, which costs less than many small ones.
+        row_bytes_N = 3 * rows_N["width"].astype(np.int64)
+        starts_N = rows_N["offset"] + regions_N4[:, 1] * row_bytes_N
+        lengths_N = regions_N4[:, 3] * row_bytes_N
+        columns = (rows_N["shard"], starts_N, lengths_N, offsets_N, regions_N4)
+        requests = list(zip(*(column.tolist() for column in columns), strict=True))
+        for first in range(0, len(requests), _OPEN_FILES):
+            group = requests[first : first + _OPEN_FILES]
+            with self._open({shard for shard, *_ in group}) as files:
+                for shard, start, length, *_ in group:
+                    os.posix_fadvise(files[shard], start, length, os.POSIX_FADV_WILLNEED)
+                for shard, start, length, offset, (left, _, width, height) in group:
+                    data = os.pread(files[shard], length, start)
+                    if len(data) < length:
+                        path = self.folder / shard_name(shard)
+                        raise UserError(f"{path} is cut off: run prepare_coco again")
+                    rows = np.frombuffer(data, dtype=np.uint8).reshape(height, -1, 3)
+                    target = pixels_B[offset : offset + 3 * width * height]
+                    target.reshape(height, width, 3)[:] = rows[:, left : left + width]
+        return pixels_B, offsets_N
+
+    @contextlib.contextmanager
+    def _open(self, shards: set[int]) -> Iterator[dict[int, int]]:
+        files: dict[int, int] = {}
+        try:
+            for shard in shards:
+                path = self.folder / shard_name(shard)
+                if self.remote:
+                    self.remote.fetch(path.name)
+                try:
+                    files[shard] = os.open(path, os.O_RDONLY)
+                except OSError as error:
+                    raise UserError(f"{path}: {error.strerror}: run prepare_coco again") from None
+            yield files
+        finally:
+            for file in files.values():
+                os.close(file)
+
+    def prefetch(self, images_N: NDArray[np.int64]) -> None:
+        """Starts to fetch what is not here yet, in the order in which photos will be needed."""
+        if self.remote is None:
+            return
+        shards_N = self.images["shard"][images_N]
+        _, first = np.unique(shards_N, return_index=True)
+        names = [shard_name(int(shard)) for shard in shards_N[np.sort(first)]]
+        self.remote.prefetch(name for name in names if not (self.folder / name).exists())
+
+    def close(self) -> None:
+        if self.remote:
+            self.remote.close()
+
+
+def open_pack(location: str) -> Pack:
+    """The pack in a folder, or at the URI of a store: shards are then fetched as they are needed.
+
+    Raises UserError if there is none.
+    """
+    pack = Pack(location)
+    if pack.remote:
+        pack.remote.fetch_index()
+        return pack
+    try:
+        Manifest.parse((pack.folder / MANIFEST).read_bytes(), location)
+    except OSError as error:
+        raise UserError(
+            f"no pack in {location} ({error.strerror}): run prepare_coco, or `sdpose prepare`"
+        ) from None
+    return pack

@@ -1,0 +1,88 @@
+"""A pack in an object store: this machine's copy of it grows while training reads it.
+
+The copy lies below $SDPOSE_CACHE (on a cluster: put it on local NVMe) and is shared by all
+processes of the machine. A process that needs a shard fetches it if nobody has yet; `prefetch` runs
+ahead in the order in which samples will be needed, which stays the exact shuffled one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+
+from sdpose.data.pack.layout import IMAGES, MANIFEST, PERSONS, Manifest
+from sdpose.data.verify import cache_dir
+from sdpose.errors import UserError
+from sdpose.storage import Store, open_store
+
+# Requests under way at a time: an object store serves each at some 50 to 100 MB/s.
+_FETCHERS = 16
+
+
+def local_copy(key: str) -> Path:
+    """Where this machine keeps its copy of the pack."""
+    return cache_dir() / "packs" / key
+
+
+class RemotePack:
+    """The store's side of a pack, and `folder`, the copy."""
+
+    def __init__(self, location: str) -> None:
+        self.location = location
+        self.folder = local_copy(location.rstrip("/").rsplit("/", 1)[-1])
+        self._threads: ThreadPoolExecutor | None = None
+        self._store: tuple[int, Store] | None = None
+
+    @property
+    def store(self) -> Store:
+        process = os.getpid()
+        if self._store is None or self._store[0] != process:  # a client does not survive a fork
+            self._store = process, open_store(self.location)
+        return self._store[1]
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        path = self.folder / MANIFEST
+        if not path.is_file():
+            self.store.get_file(MANIFEST, path)
+        return Manifest.parse(path.read_bytes(), str(path))
+
+    def fetch_index(self) -> None:
+        for name in (IMAGES, PERSONS):
+            self.fetch(name)
+
+    def fetch(self, name: str) -> None:
+        """Makes sure that a file is here, verified; waits for another process that fetches it."""
+        target = self.folder / name
+        if target.exists():
+            return
+        locks = self.folder / "locks"
+        try:
+            locks.mkdir(parents=True, exist_ok=True)
+            with (locks / name).open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not target.exists():
+                    self.store.get_file(name, target, self.manifest.sha256[name])
+        except OSError as error:
+            raise UserError(f"cannot write to {self.folder}: {error.strerror}") from None
+
+    def prefetch(self, names: Iterable[str]) -> None:
+        """Fetches in the background. What fails is left to whoever needs it, who reports it."""
+        self.close()
+        self._threads = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="pack")
+        for name in names:
+            self._threads.submit(self._try_to_fetch, name)
+
+    def _try_to_fetch(self, name: str) -> None:
+        with contextlib.suppress(UserError):
+            self.fetch(name)
+
+    def close(self) -> None:
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=True)
+            self._threads = None

@@ -1,0 +1,33 @@
+"""What is random in training, as pure functions of (seed, epoch, sample): order and sample keys."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def epoch_order(num_samples: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The permutation of all samples in which an epoch (counted from 1) visits them."""
+    key = sample_keys(seed, epoch, np.array([_ORDER_STREAM]))[0]
+    return np.random.Generator(np.random.Philox(key=int(key))).permutation(num_samples)
+
+
+_ORDER_STREAM = 2**32 - 1  # no sample has this index
+
+
+def sample_keys(seed: int, epoch: int, rows_N: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """A 64-bit random key for each sample of an epoch; all that is random in it derives from it.
+
+    Epoch and index (below 2^32 each) are mixed by a bijection that the seed selects: within a run
+    no two keys are equal.
+    """
+    start = _mix(np.array([seed], dtype=np.uint64))
+    return _mix(start ^ (np.uint64(epoch << 32) | rows_N.astype(np.uint64)))
+
+
+def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64 (Steele et al., Fast Splittable Pseudorandom Number Generators, 2014)."""
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

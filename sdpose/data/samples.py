@@ -1,0 +1,216 @@
+"""Training samples, loaded a batch at a time: from photos, or from a pack.
+
+Both draw the same crops, and in the end give the same tensors. They differ in who warps and
+normalises the pixels and multiplies the targets out: `PhotoSamples` itself, on the CPU;
+`PackedSamples` leaves it to `device.finish`, where the batch goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sdpose.codec import encode, target_factors
+from sdpose.data.augment import Augmentation, joints_in_crop
+from sdpose.data.coco import Persons
+from sdpose.data.images import ImageError, normalize, read_image, warp_crop
+from sdpose.data.pack import Pack
+from sdpose.data.randomness import sample_keys
+from sdpose.data.warp import invert_affines, source_regions
+from sdpose.errors import UserError
+from sdpose.geometry import box_to_center_size, crop_affine
+
+Batch = dict[str, Tensor]
+Request = tuple[int, NDArray[np.int64]]  # epoch and sample indices of one batch
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A loader process's answer instead of a batch: exceptions reach the parent as text."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """What makes a sample of a person, see the schema's data_cfg and train_pipeline."""
+
+    image_size_wh: tuple[int, int]
+    heatmap_size_wh: tuple[int, int]
+    sigma: float
+    padding: float
+    augment: Callable[..., Augmentation]
+    seed: int
+
+
+class _Crops(NamedTuple):
+    matrices: NDArray[np.float64]  # [N,2,3], image to crop pixels
+    joints: NDArray[np.float64]  # [N,K,2], crop pixels
+    visible: NDArray[np.float64]  # [N,K]
+
+
+class TrainSamples(Dataset):
+    """The persons to train on. Indexed by (epoch, sample indices), it loads a batch."""
+
+    def __init__(self, settings: SampleSettings) -> None:
+        self.settings = settings
+
+    @property
+    def persons(self) -> Persons:
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.persons)
+
+    def __getitem__(self, request: Request) -> Batch | Unreadable:
+        epoch, rows_N = request
+        keys_N = sample_keys(self.settings.seed, epoch, rows_N)
+        try:
+            batch = self._load(rows_N, self._draw(rows_N, keys_N))
+        except UserError as error:
+            return Unreadable(str(error))
+        batch["sample_keys_N"] = torch.from_numpy(keys_N.view(np.int64))
+        batch["sample_ids_N"] = torch.from_numpy(self.persons.ann_id[rows_N])
+        return batch
+
+    def prefetch(self, rows_N: NDArray[np.int64]) -> None:
+        """Told the samples of an epoch in the order in which they will be needed."""
+
+    def close(self) -> None:
+        """Ends what `prefetch` began."""
+
+    def _load(self, rows_N: NDArray[np.int64], crops: _Crops) -> Batch:
+        raise NotImplementedError
+
+    def _draw(self, rows_N: NDArray[np.int64], keys_N: NDArray[np.uint64]) -> _Crops:
+        settings, persons = self.settings, self.persons
+        width, height = settings.image_size_wh
+        joints_NK2, visible_NK = persons.joints[rows_N], persons.visible[rows_N]
+        centers_N2, sizes_N2 = box_to_center_size(
+            persons.boxes_xywh[rows_N], width / height, settings.padding
+        )
+        crops = _Crops(
+            np.empty((len(rows_N), 2, 3)), np.empty(joints_NK2.shape), np.empty(visible_NK.shape)
+        )
+        for i, key in enumerate(keys_N.tolist()):
+            rng = np.random.Generator(np.random.Philox(key=key))
+            crop = settings.augment(rng, centers_N2[i], sizes_N2[i], joints_NK2[i], visible_NK[i])
+            matrix = crop_affine(
+                crop.center, crop.size, crop.rotation_deg, settings.image_size_wh, crop.flip
+            )
+            crops.matrices[i] = matrix
+            crops.joints[i], crops.visible[i] = joints_in_crop(
+                joints_NK2[i], visible_NK[i], matrix, crop.flip
+            )
+        return crops
+
+
+class PhotoSamples(TrainSamples):
+    """data.pipeline exact: decodes a person's photo every time.
+
+    Gives images_N3HW float32, normalised RGB; targets_NKHW float32; target_weights_NK float32 (0 or
+    1); sample_keys_N int64, see `sample_keys`; sample_ids_N int64, annotation ids.
+    """
+
+    def __init__(
+        self,
+        persons: Persons,
+        file_names: NDArray[np.str_],
+        image_dir: Path,
+        settings: SampleSettings,
+    ) -> None:
+        super().__init__(settings)
+        self._persons = persons
+        self.file_names = file_names
+        self.image_dir = image_dir
+
+    @property
+    def persons(self) -> Persons:
+        return self._persons
+
+    def _load(self, rows_N: NDArray[np.int64], crops: _Crops) -> Batch:
+        settings = self.settings
+        width, height = settings.image_size_wh
+        # np.empty, not torch.empty: numpy asks for huge pages, and touching 36 MiB of ordinary ones
+        # costs as much as filling them.
+        images_N3HW = np.empty((len(rows_N), 3, height, width), dtype=np.float32)
+        for i, row in enumerate(rows_N):
+            name = str(self.file_names[self.persons.image_index[row]])
+            try:
+                image_HW3 = read_image(self.image_dir / name)
+            except ImageError as error:
+                raise UserError(
+                    f"{error}\nRestore the file, or leave such images out with "
+                    "--set data.on_corrupt=skip after another prepare_coco."
+                ) from None
+            crop_HW3 = warp_crop(image_HW3, crops.matrices[i], settings.image_size_wh)
+            normalize(crop_HW3, out=images_N3HW[i])
+        targets_NKHW, weights_NK = encode(
+            crops.joints,
+            crops.visible,
+            settings.image_size_wh,
+            settings.heatmap_size_wh,
+            settings.sigma,
+        )
+        return {
+            "images_N3HW": torch.from_numpy(images_N3HW),
+            "targets_NKHW": torch.from_numpy(targets_NKHW),
+            "target_weights_NK": torch.from_numpy(weights_NK),
+        }
+
+
+class PackedSamples(TrainSamples):
+    """data.pipeline fast: copies the part of a photo that the crop reads, and no more.
+
+    Gives what `device.finish` turns into `PhotoSamples`' tensors: pixels_B uint8, the regions one
+    behind the other; offsets_N; regions_N4 (left, top, width, height in the photo); inverse_N23
+    float64 from crop to photo pixels; along_x_NKW and along_y_NKH, the factors of the targets.
+    """
+
+    def __init__(self, pack: Pack, settings: SampleSettings) -> None:
+        super().__init__(settings)
+        self.pack = pack
+
+    @property
+    def persons(self) -> Persons:
+        return self.pack.persons
+
+    def prefetch(self, rows_N: NDArray[np.int64]) -> None:
+        self.pack.prefetch(self.persons.image_index[rows_N])
+
+    def close(self) -> None:
+        self.pack.close()
+
+    def _load(self, rows_N: NDArray[np.int64], crops: _Crops) -> Batch:
+        settings = self.settings
+        images_N = self.persons.image_index[rows_N]
+        inverse_N23 = invert_affines(crops.matrices)
+        image_rows_N = self.pack.images[images_N]
+        image_sizes_N2 = np.stack([image_rows_N["width"], image_rows_N["height"]], axis=1)
+        regions_N4 = source_regions(inverse_N23, settings.image_size_wh, image_sizes_N2)
+        pixels_B, offsets_N = self.pack.read(images_N, regions_N4)
+        along_x_NKW, along_y_NKH, weights_NK = target_factors(
+            crops.joints,
+            crops.visible,
+            settings.image_size_wh,
+            settings.heatmap_size_wh,
+            settings.sigma,
+        )
+        arrays = {
+            "pixels_B": pixels_B,
+            "offsets_N": offsets_N,
+            "regions_N4": regions_N4,
+            "inverse_N23": inverse_N23,
+            "along_x_NKW": along_x_NKW,
+            "along_y_NKH": along_y_NKH,
+            "target_weights_NK": weights_NK,
+        }
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
