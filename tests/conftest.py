@@ -7,6 +7,7 @@ tests that need them are skipped, but in CI they must be there.
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,10 @@ from servers.s3 import moto, swift  # noqa: F401 (fixtures)
 # A shared machine may pause a test at any moment.
 settings.register_profile("shared-machine", deadline=None)
 settings.load_profile("shared-machine")
+
+# A shell's background jobs ignore Ctrl-C, and so would all processes that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("SDPOSE_SHARED", REPOSITORY.parent / "shared"))

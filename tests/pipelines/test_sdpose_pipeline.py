@@ -78,6 +78,7 @@ def test_pods_are_made_as_the_profile_says(tmp_path: Path) -> None:
     assert {name for name, image in images.items() if image == CLUSTER.image} == {
         "exec-train-on-cluster",
         "exec-evaluate",
+        "exec-register",
     }
     assert set(images.values()) == {CLUSTER.image, CLUSTER.pipelines.image}
     accelerators = {
