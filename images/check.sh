@@ -45,10 +45,11 @@ if [ -z "$postgres" ]; then
     exit 0
 fi
 folder=$(mktemp -d) port=15439 mlflow_port=15441
-chown postgres "$folder"
 as_postgres() { setpriv --reuid postgres --regid postgres --clear-groups "$@"; }
+echo 'p@ss:w/rd%' > "$folder/password"
+chown -R postgres "$folder"
 as_postgres "$postgres/initdb" -D "$folder/data" -U mlflow -A scram-sha-256 \
-    --pwfile=<(echo 'p@ss:w/rd%') > /dev/null
+    --pwfile="$folder/password" > /dev/null
 as_postgres "$postgres/pg_ctl" -D "$folder/data" -l "$folder/log" -w start \
     -o "-p $port -k $folder -c listen_addresses=127.0.0.1" > /dev/null
 server=("${hardened[@]}" --network host --env PGPASSWORD='p@ss:w/rd%'
