@@ -1,0 +1,113 @@
+"""The Role of the launcher grants what the launcher calls, and no more.
+
+It is run through everything that makes it call: its own pod is looked up, pods start, train, are
+replaced, do not start, wait in a queue, and the job is removed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.cluster import Cluster, parse_cluster
+from components.pytorchjob import supervise
+from components.pytorchjob.outcome import JobError
+from components.pytorchjob.restarts import ANNOTATION
+from pipelines.preflight.objects import Right, rights
+from tests.cluster.conftest import IMAGE, Launch, Meanwhile, until
+from tests.cluster.kube import KubeCluster
+
+
+@pytest.fixture(scope="module")
+def role(repository: Path) -> set[Right]:
+    """What the Role sdpose-launcher grants."""
+    [rules] = [
+        each["rules"]
+        for each in yaml.safe_load_all((repository / "k8s/base/rbac.yaml").read_text())
+        if each["kind"] == "Role" and each["metadata"]["name"] == "sdpose-launcher"
+    ]
+    granted = {
+        (group, resource, verb)
+        for rule in rules
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert not [each for each in granted if "*" in each]
+    return granted
+
+
+def test_the_launcher_needs_the_whole_role_and_nothing_else(
+    kube: KubeCluster,
+    results: Path,
+    launch: Launch,
+    meanwhile: Meanwhile,
+    role: set[Right],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(supervise, "PATIENCE_S", 0.5)
+    run_in_a_workflow(kube, monkeypatch)
+    for api in ("pytorchjob", "trainjob"):
+        (results / "exit-1").write_text("143")  # a preemption, which is noted on the job
+        (results / "hold").touch()
+
+        def let_go(plural: str = f"{api}s") -> None:
+            until(
+                lambda: any(ANNOTATION in j["metadata"]["annotations"] for j in kube.jobs(plural))
+            )
+            (results / "hold").unlink()
+
+        meanwhile(let_go)
+        assert "it ends with Workflow w" in launch(api, train_api=api)[0]
+        kube.unschedulable = lambda _pod: "0/1 nodes are available"  # the job is removed
+        with pytest.raises(JobError, match="0/1 nodes"):
+            launch(f"{api}-pending", train_api=api, pending_timeout_seconds=1)
+        kube.unschedulable = lambda _pod: None
+    kube.quota = lambda _name: "exceeded quota"  # events say why there are no pods
+    with pytest.raises(JobError, match="exceeded quota"):
+        launch("quota", pending_timeout_seconds=1)
+
+    kube.suspends = True  # as Kueue does; it is asked why
+
+    def delete() -> None:
+        until(lambda: any(call.resource == "workloads" for call in kube.calls))
+        [name] = [
+            job["metadata"]["name"]
+            for job in kube.jobs()
+            if job["spec"]["runPolicy"].get("suspend")
+        ]
+        kube.delete("pytorchjobs", name)
+
+    meanwhile(delete)
+    with pytest.raises(JobError, match="deleted"):
+        launch("queued")
+    assert {(call.group, call.resource, call.verb) for call in kube.calls} == role
+
+
+def test_the_preflight_looks_for_the_whole_role(profile: Cluster, role: set[Right]) -> None:
+    wanted: set[Right] = set()
+    for api in ("pytorchjob", "trainjob"):
+        cluster = parse_cluster(profile.model_dump_json(), train_api=api, queue="training")
+        wanted |= set(rights(cluster))
+    assert wanted == role
+
+
+def run_in_a_workflow(kube: KubeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is the pod `launcher`, which an Argo Workflow owns."""
+    kind = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow"}
+    workflow = kind | {"metadata": {"name": "w", "namespace": "pose"}}
+    uid = kube.store.create("argoproj.io", "workflows", workflow)["metadata"]["uid"]
+    owner = kind | {"name": "w", "uid": uid}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "launcher", "namespace": "pose", "ownerReferences": [owner]},
+        # Not started by the test's kubelet.
+        "spec": {"nodeName": "elsewhere", "containers": [{"name": "main", "image": IMAGE}]},
+        "status": {"phase": "Running"},
+    }
+    kube.store.create("", "pods", pod)
+    monkeypatch.setenv("KFP_POD_NAME", "launcher")
+    monkeypatch.setenv("POD_NAMESPACE", "pose")
