@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdpose.data.coco import load_annotations
-from sdpose.data.download import Checksum, Checksums, download, in_parallel, patiently
+from sdpose.data.download import Checksum, Checksums, download
 from sdpose.data.progress import ConsoleProgress
 from sdpose.data.sources import FolderSource, RemoteFile, Source, open_source
 from sdpose.data.unzip import UnusableArchiveError, unpack
 from sdpose.errors import UserError
 from sdpose.locking import only_one
+from sdpose.storage.patience import patiently
+from sdpose.storage.ranges import in_parallel
 
 STAGING = ".fetch"  # in data_root, while something is incomplete
 DETECTIONS = "person_detection_results/COCO_val2017_detections_AP_H_56_person.json"

@@ -17,12 +17,10 @@ from typing import Any, Protocol
 
 from sdpose.errors import UserError
 from sdpose.storage import s3_client
+from sdpose.storage.patience import InterruptionError
+from sdpose.storage.ranges import Stream
 
 _TIMEOUT_SECONDS = 30
-
-
-class InterruptionError(Exception):
-    """Worth another try."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +29,6 @@ class RemoteFile:
     size: int | None  # bytes; None if the server does not say
     tag: str  # changes with the content, as far as the server tells
     ranges: bool  # parts can be read
-
-
-class Stream(Protocol):
-    def read(self, amount: int, /) -> bytes: ...
 
 
 class Source(Protocol):

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from sdpose.cache import cache_dir
 from sdpose.data.images import ImageError, decode_image
 
-CACHE_VARIABLE = "SDPOSE_CACHE"
 MISSING = "file not found"
 
 _RECORD_VERSION = 1
@@ -38,15 +38,6 @@ class FileCheck:
     width: int  # pixels as decoded; 0 for what is not an image
     height: int
     error: str  # empty = fine; without the path
-
-
-def cache_dir() -> Path:
-    """$SDPOSE_CACHE, else `sdpose` in $XDG_CACHE_HOME or ~/.cache."""
-    configured = os.environ.get(CACHE_VARIABLE)
-    if configured:
-        return Path(configured)
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "sdpose"
 
 
 class CheckedFiles:

@@ -1,4 +1,4 @@
-"""The few object operations that the system needs, on a folder and (soon) on S3.
+"""The few object operations that the system needs, on a folder and on S3.
 
 Objects are written once, whole, and found under a key; what is read is checked. `Store` says what
 holds on every kind of store.
@@ -7,11 +7,12 @@ holds on every kind of store.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from sdpose.errors import UserError
 from sdpose.storage.files import FileStore
+from sdpose.storage.s3 import S3Store
+from sdpose.storage.s3_client import s3_client
 from sdpose.storage.store import (
     Capabilities,
     DamagedObjectError,
@@ -27,6 +28,7 @@ __all__ = [
     "DamagedObjectError",
     "FileStore",
     "ObjectNotFoundError",
+    "S3Store",
     "Store",
     "StoreUnavailableError",
     "Tag",
@@ -37,21 +39,12 @@ __all__ = [
 
 
 def open_store(uri: str | Path) -> Store:
-    """The store of a folder (a path or `file://`)."""
+    """The store of a folder (a path or `file://`) or of `s3://bucket/prefix`."""
     parts = urlsplit(str(uri))
     if parts.scheme == "file":
         return FileStore(Path(unquote(parts.path)))
+    if parts.scheme == "s3":
+        return S3Store(parts.netloc, parts.path)
     if "://" in str(uri):
-        raise UserError(
-            f"{parts.scheme}:// is not supported as a store yet; give a folder, "
-            "a mounted volume for instance"
-        )
+        raise UserError(f"{parts.scheme}:// is no store: give a folder, file:// or s3://")
     return FileStore(Path(uri))
-
-
-def s3_client() -> Any:
-    """boto3's client; endpoint, region and credentials come from where AWS's own tools take them
-    ($AWS_ENDPOINT_URL_S3, $AWS_ACCESS_KEY_ID, ~/.aws, the pod's or the machine's role)."""
-    import boto3
-
-    return boto3.client("s3")

@@ -21,6 +21,7 @@ from sdpose.data.fetch import DETECTIONS, fetch_coco
 from sdpose.data.prepare import prepare_coco
 from sdpose.data.sources import HttpSource
 from sdpose.errors import UserError
+from sdpose.storage import patience
 
 ZIPS = {
     "annotations/annotations_trainval2017.zip": "annotations",
@@ -33,7 +34,7 @@ SEGMENT = 1 << 18
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch, tmp_path):
     monkeypatch.setattr(download, "SEGMENT_BYTES", SEGMENT)
-    monkeypatch.setattr(download, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(patience, "FIRST_PAUSE_SECONDS", 0.001)
     monkeypatch.setenv("SDPOSE_CACHE", str(tmp_path / "cache"))
 
 
@@ -96,7 +97,8 @@ def _size(mirror, name):
 def test_a_killed_fetch_goes_on_where_it_was(mirror, coco_mini, tmp_path):
     program = (
         "import sys; from pathlib import Path; from sdpose.data import download, fetch; "
-        f"download.SEGMENT_BYTES = {SEGMENT}; download.CONNECTIONS = 2; "
+        "from sdpose.storage import ranges; "
+        f"download.SEGMENT_BYTES = {SEGMENT}; ranges.CONNECTIONS = 2; "
         "fetch.fetch_coco(sys.argv[1], Path(sys.argv[2]))"
     )
     name, root = "zips/train2017.zip", tmp_path / "coco"
@@ -120,7 +122,7 @@ def test_a_killed_fetch_goes_on_where_it_was(mirror, coco_mini, tmp_path):
 def test_a_file_that_changed_meanwhile_starts_anew(mirror, tmp_path, monkeypatch):
     name, part, target = "zips/train2017.zip", tmp_path / "part", tmp_path / "target"
     path = mirror.folder / name
-    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    monkeypatch.setattr(patience, "ATTEMPTS", 1)
     mirror.cut_every = 8
     with mirror.running() as url:
         source = HttpSource(url)

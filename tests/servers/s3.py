@@ -197,6 +197,8 @@ def running(commands: list[list[str]], folder: Path) -> Iterator[None]:
                     **os.environ,
                     "SWIFT_CONF": f"{folder}/swift.conf",
                     "PYTHONWARNINGS": "ignore",
+                    "S3_UPLOAD_PART_MIN_SIZE": "1",  # moto's
+                    "MOTO_S3_DEFAULT_KEY_BUFFER_SIZE": str(16 << 20),
                 },
             )
             for command in commands

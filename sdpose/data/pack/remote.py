@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
+from sdpose.cache import cache_dir
 from sdpose.data.pack.layout import IMAGES, MANIFEST, PERSONS, Manifest
-from sdpose.data.verify import cache_dir
 from sdpose.errors import UserError
 from sdpose.storage import Store, open_store
 

@@ -1,0 +1,126 @@
+"""A large object in parallel ranges, into a file, resumable."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from sdpose.storage.patience import InterruptionError, pause_or_give_up
+from sdpose.storage.store import CHUNK_BYTES
+
+CONNECTIONS = 8
+
+Progress = Callable[[int, int], None]
+Item = TypeVar("Item")
+
+
+class Stream(Protocol):
+    def read(self, amount: int, /) -> bytes: ...
+
+
+class Digest(Protocol):
+    def update(self, data: bytes, /) -> None: ...
+
+
+OpenRange = Callable[[int, int], AbstractContextManager[Stream]]
+"""Bytes start..stop-1 of the object; raises InterruptionError for what may go away by itself."""
+
+
+def fetch_ranges(
+    open_range: OpenRange,
+    size: int,
+    tag: str,
+    part: Path,
+    state: Path,
+    *,
+    segment_bytes: int,
+    attempts: int | None = None,
+    digest: Digest | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Fills `part` with the object's `size` bytes; `state` says which segments are there.
+
+    What an earlier call has fetched is kept if `size` and `tag` are the same. segment_bytes: what a
+    kill can cost, per connection. digest: is fed all bytes in order, as they lie in `part`.
+    """
+    identity = {"size": size, "tag": tag, "segment": segment_bytes}
+    done = _completed(state, identity) if part.is_file() and part.stat().st_size == size else set()
+    descriptor = os.open(part, os.O_RDWR | os.O_CREAT, 0o644)
+    stopping = threading.Event()
+    lock = threading.Lock()
+    starts = range(0, size, segment_bytes)
+    arrived = sum(min(segment_bytes, size - start) for start in starts if start in done)
+
+    def fetch(start: int) -> None:
+        nonlocal arrived
+        if start in done:
+            return
+        position, stop, attempt = start, min(start + segment_bytes, size), 0
+        while position < stop and not stopping.is_set():
+            before = position
+            try:
+                with open_range(position, stop) as stream:
+                    while position < stop and not stopping.is_set():
+                        chunk = stream.read(min(CHUNK_BYTES, stop - position))
+                        if not chunk:
+                            raise InterruptionError(f"{part.name}: connection closed early")
+                        os.pwrite(descriptor, chunk, position)
+                        position += len(chunk)
+                        with lock:
+                            arrived += len(chunk)
+                            if progress:
+                                progress(arrived, size)
+            except InterruptionError as error:
+                attempt = 1 if position > before else attempt + 1
+                pause_or_give_up(attempt, error, attempts)
+        if position < stop:
+            return
+        os.fsync(descriptor)
+        with lock:
+            done.add(start)
+            _write_atomically(state, json.dumps(identity | {"done": sorted(done)}))
+
+    try:
+        os.ftruncate(descriptor, size)
+        for start in in_parallel(fetch, starts, stopping):
+            if digest:
+                digest.update(os.pread(descriptor, min(segment_bytes, size - start), start))
+    finally:
+        os.close(descriptor)
+
+
+def in_parallel(
+    action: Callable[[Item], Any], items: Sequence[Item], stopping: threading.Event
+) -> Iterator[Item]:
+    """Yields the items, in order, as they are done. `stopping` is set when it ends early."""
+    executor = ThreadPoolExecutor(CONNECTIONS)
+    try:
+        for start in range(0, len(items), 1000):
+            some = items[start : start + 1000]
+            for item, _ in zip(some, executor.map(action, some), strict=True):
+                yield item
+    except BaseException:
+        stopping.set()
+        raise
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _completed(state: Path, identity: dict[str, object]) -> set[int]:
+    try:
+        known = json.loads(state.read_text())
+        return set(known["done"]) if known == known | identity else set()
+    except (OSError, ValueError, TypeError, KeyError):
+        return set()
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(text)
+    temporary.replace(path)
