@@ -136,9 +136,9 @@ class Security(Section):
     """Pods are always non-root, with a read-only root, no capabilities and RuntimeDefault seccomp
     (Pod Security `restricted`); these are the numbers."""
 
-    run_as_user: PositiveInt = 1000
-    run_as_group: PositiveInt = 1000
-    fs_group: PositiveInt = Field(1000, description="owns what the pod writes on volumes")
+    run_as_user: PositiveInt = 10001  # the images' own; a number that no account of a node has
+    run_as_group: PositiveInt = 10001
+    fs_group: PositiveInt = Field(10001, description="owns what the pod writes on volumes")
 
 
 class Pipelines(Section):

@@ -16,12 +16,14 @@ import pytest
 import yaml
 
 from components.cluster import load_cluster
+from components.pytorchjob.pod import pod_security
 from tests.conftest import shared_path
 
 Object = dict[str, Any]
 Objects = Callable[[str], list[Object]]
 
 OVERLAYS = ("overlays/dev", "overlays/prod")  # the base alone has no image to run
+SINGLE_USER = "overlays/single-user"
 VERSIONS = [f"1.{minor}" for minor in range(30, 37)]
 # Kueue's schemas are on no package registry: queues.yaml is checked by nothing but a cluster.
 UNCHECKED_GROUP = "kueue.x-k8s.io/"
@@ -39,7 +41,7 @@ def definitions_are_read_once() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", [*OVERLAYS, SINGLE_USER])
 def test_objects_match_the_schemas_of_kubernetes(
     everything: Objects, overlay: str, version: str
 ) -> None:
@@ -135,6 +137,15 @@ def test_whatever_an_object_names_is_there(everything: Objects, overlay: str) ->
         assert {"training"} == names["LocalQueue"]
 
 
+def test_beside_kubeflow_itself_nothing_restricts_its_namespace(render: Objects) -> None:
+    objects = render(SINGLE_USER)
+    assert {each["metadata"]["namespace"] for each in objects} == {"kubeflow"}
+    kinds = {each["kind"] for each in objects}
+    assert kinds == {each["kind"] for each in render("base")} - {
+        *("Namespace", "NetworkPolicy", "ResourceQuota", "LimitRange")
+    }
+
+
 def test_the_example_profile_is_made_for_the_base(repository: Path, render: Objects) -> None:
     cluster = load_cluster(repository / "k8s/cluster.yaml")
     names = {(each["kind"], each["metadata"]["name"]) for each in render("base")}
@@ -145,6 +156,16 @@ def test_the_example_profile_is_made_for_the_base(repository: Path, render: Obje
         assert ("PersistentVolumeClaim", volume.claim) in names
     for secret in cluster.secrets.values():
         assert ("Secret", secret.name) in names
+    # What makes the volumes ready mounts all of them, as the user that training is.
+    [fetch] = [
+        each["spec"]["template"]["spec"]
+        for each in yaml.safe_load_all((repository / "k8s/fetch-coco.yaml").read_text())
+        if each["kind"] == "Job"
+    ]
+    assert pod_security(cluster) == fetch["securityContext"]
+    assert {claim for kind, claim in _named(fetch) if kind == "PersistentVolumeClaim"} == {
+        volume.claim for volume in cluster.volumes
+    }
     mlflow = next(each for each in render("base") if each["kind"] == "Deployment")
     [container] = mlflow["spec"]["template"]["spec"]["containers"]
     variables = {variable["name"]: variable.get("value") for variable in container["env"]}
