@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from components.cluster import Cluster, dump_cluster, parse_cluster
@@ -38,6 +40,7 @@ class Wishes:
     run_name: str | None = None
     cache: bool = True
     overwrite: bool = False
+    promotion: Mapping[str, str] = MappingProxyType({})  # the pipeline's arguments
     any_code: bool = False
     check: bool = True
     schedule: str | None = None
@@ -147,7 +150,11 @@ def pinned(cluster: Cluster, wishes: Wishes, comment: str = "") -> tuple[Cluster
 
 def _submission(experiment: Experiment, cluster: Cluster, wishes: Wishes) -> Submission:
     pipeline = make_pipeline(
-        cluster, cache=wishes.cache, overwrite=wishes.overwrite, check=wishes.check
+        cluster,
+        cache=wishes.cache,
+        overwrite=wishes.overwrite,
+        check=wishes.check,
+        promotes=bool(wishes.promotion),
     )
     package = WORK_DIRS / experiment.exp_name / "pipeline" / "sdpose_pipeline.yaml"
     try:
@@ -159,6 +166,7 @@ def _submission(experiment: Experiment, cluster: Cluster, wishes: Wishes) -> Sub
         "code_version": "" if wishes.any_code else source_version(),
         "cluster_profile": dump_cluster(cluster),
         "runner": "kfp",
+        **wishes.promotion,
     }
     return Submission(package, arguments, experiment.exp_name, cluster, wishes.run_name)
 

@@ -18,6 +18,7 @@ from pipelines.sdpose_pipeline import make_pipeline
 from sdpose.code_version import code_version
 from sdpose.config import parse_experiment
 from sdpose.errors import UserError
+from sdpose.registry.promote import objections
 from sdpose.registry.run import read_summary, write_summary
 from sdpose.tracking import tracking_uri
 from sdpose.training.workdir import work_dir_of
@@ -54,10 +55,17 @@ def run_here(
         "checkpoint": summary["best_checkpoint"],
         "MLflow run": f"{run_id} in {tracking_uri()}" if run_id else "none (log_config.hooks)",
         "model version": f"{summary['exp_name']} version {summary['model_version']}",
+        **({"promotion": _promotion(promoted)} if (promoted := summary.get("promotion")) else {}),
         "summary": work_dir / "summary.json",
         "MLflow UI": "make ui",
     }.items():
         say(f"{name + ':':<15}{value}")
+
+
+def _promotion(record: dict[str, Any]) -> str:
+    if record["allowed"]:
+        return f"{record['channel']} has it now (generation {record['generation']})"
+    return f"{record['channel']} refuses it: {objections(record)}"
 
 
 def is_local_run(run: str) -> bool:
@@ -73,4 +81,5 @@ def resume_here(work_dir: str) -> None:
     experiment = parse_experiment(arguments["experiment"], source=str(path))
     os.chdir(last["cwd"])  # its relative paths begin there
     say(f"resuming {experiment.exp_name} in {work_dir_of(experiment)}")
-    run_here(make_pipeline(), arguments, work_dir_of(experiment), cache=True)
+    pipeline = make_pipeline(promotes=bool(arguments.get("promote_to")))
+    run_here(pipeline, arguments, work_dir_of(experiment), cache=True)

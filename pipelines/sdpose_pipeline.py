@@ -1,4 +1,4 @@
-"""The DAG: (preflight ->) prepare_coco -> train -> evaluate -> register.
+"""The DAG: (preflight ->) prepare_coco -> train -> evaluate -> register (-> promote).
 
 The same on this machine and on a cluster, where a launcher trains by a PyTorchJob (or TrainJob)
 and the cluster is looked at first.
@@ -12,6 +12,7 @@ from kfp.dsl.base_component import BaseComponent
 from components.cluster import Cluster, is_s3
 from components.evaluate import evaluate
 from components.prepare_coco import prepare_coco
+from components.promote import promote
 from components.register import register
 from components.train import train
 from components.train_on_cluster import train_on_cluster
@@ -27,14 +28,16 @@ def make_pipeline(
     cache: bool = True,
     overwrite: bool = False,
     check: bool = True,
+    promotes: bool = False,
 ) -> BaseComponent:
     """The pipeline for a cluster, or (None) for this machine.
 
     cache: on a cluster, a step whose parameters, image and code are those of an earlier one is not
     run again. The parameters are digests of all that its result depends on; steps that look at the
-    world (preflight, prepare_coco) or change it (register) always run. overwrite: train anew, and
-    remove what the work dir holds of another experiment first. check: on a cluster, the preflight
-    comes first.
+    world (preflight, prepare_coco) or change it (register, promote) always run. overwrite: train
+    anew, and remove what the work dir holds of another experiment first. check: on a cluster, the
+    preflight comes first. promotes: the version goes to the channel `promote_to`, if the gates
+    agree.
     """
 
     @dsl.pipeline(
@@ -42,7 +45,12 @@ def make_pipeline(
         description="Checks COCO, trains SDPose on it, evaluates the best checkpoint, registers it",
     )
     def sdpose(
-        experiment: str, code_version: str = "", cluster_profile: str = "", runner: str = "kfp"
+        experiment: str,
+        code_version: str = "",
+        cluster_profile: str = "",
+        runner: str = "kfp",
+        promote_to: str = "",
+        approver: str = "",
     ) -> None:
         """Runs one experiment.
 
@@ -52,6 +60,8 @@ def make_pipeline(
                 cluster that of the sources alone: the image says which libraries there are.
             cluster_profile: As JSON (components.cluster.dump_cluster); empty on this machine.
             runner: What runs the pipeline, for the summary.
+            promote_to: The channel of the registry; empty if nothing is promoted.
+            approver: Who wants it there.
         """
         source = cluster.data_root if cluster and is_s3(cluster.data_root) else ""
         prepared = prepare_coco(experiment=experiment, data_source=source)
@@ -89,6 +99,17 @@ def make_pipeline(
         registered.set_caching_options(False)
         trained.set_caching_options(cache and not overwrite)
         evaluated.set_caching_options(cache)
+        if promotes:
+            promoted = promote(
+                experiment=experiment,
+                data_source=source,
+                model_version=registered.outputs["model_version"],
+                channel=promote_to,
+                approver=approver,
+            )
+            promoted.set_caching_options(False)
+            if cluster is not None:  # the gates run the model, and may evaluate the present one
+                place(promoted, cluster, computes=True)
         if cluster is not None:
             if check:
                 checked = preflight(

@@ -30,6 +30,7 @@ from sdpose.config import (  # noqa: E402
     load_experiment,
 )
 from sdpose.errors import UserError, user_errors  # noqa: E402
+from sdpose.registry import CHANNELS  # noqa: E402
 
 if TYPE_CHECKING:
     from components.cluster import Cluster
@@ -89,6 +90,13 @@ interrupt_option = click.option(
 @click.option("--resume-from", metavar="PATH|auto", help="Continue this checkpoint, or the newest.")
 @click.option("--load-from", metavar="PATH", help="Start from the weights of this file.")
 @click.option("--overwrite", is_flag=True, help="Remove another experiment's results first.")
+@click.option(
+    "--promote",
+    type=click.Choice(CHANNELS),
+    metavar="CHANNEL",
+    help="Afterwards point this channel of the model registry at the version, if the experiment's "
+    f"`promotion` gates agree: {', '.join(CHANNELS)}. A refusal is recorded and fails nothing.",
+)
 @click.option("--no-cache", is_flag=True, help="Run every step, also those that have not changed.")
 @click.option("--dry-run", is_flag=True, help="Show what would run, manifests too; run nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -241,7 +249,9 @@ def _here(experiment: Experiment, dry_run: bool, options: dict[str, Any]) -> Non
 
     work_dir = Path(str(experiment.work_dir))
     package = work_dir / PIPELINE_FOLDER / "sdpose_pipeline.yaml"
-    pipeline = make_pipeline(overwrite=options["overwrite"])
+    pipeline = make_pipeline(
+        overwrite=options["overwrite"], promotes=options["promote"] is not None
+    )
     try:
         compile_pipeline(pipeline, package)
     except OSError as error:
@@ -256,6 +266,7 @@ def _here(experiment: Experiment, dry_run: bool, options: dict[str, Any]) -> Non
         "experiment": dump_experiment(experiment),
         "code_version": code_version(),
         "runner": "local",
+        **_promotion(options),
     }
     run_here(pipeline, arguments, work_dir, cache=not options["no_cache"])
 
@@ -274,6 +285,7 @@ def _on_cluster(
         run_name=options["run_name"],
         cache=not options["no_cache"],
         overwrite=options["overwrite"],
+        promotion=_promotion(options),
         any_code=options["any_code"],
         check=not options["no_preflight"],
         schedule=options["schedule"],
@@ -289,6 +301,15 @@ def _on_cluster(
     if not configured:
         confirm(f"Submit {experiment.exp_name} to {endpoint.host}?", options["yes"])
     return submit_to_cluster(endpoint, experiment, cluster, wishes)
+
+
+def _promotion(options: dict[str, Any]) -> dict[str, str]:
+    """The pipeline's arguments of a promotion: whoever submits it is who approves it."""
+    if options["promote"] is None:
+        return {}
+    from sdpose.registry.promote import default_approver
+
+    return {"promote_to": options["promote"], "approver": default_approver()}
 
 
 class _Target:

@@ -213,6 +213,7 @@ def diff(store: Store, first: str, second: str) -> Any:
 @channel_option
 @approver_option
 @comment_option
+@click.option("--exp", help="Take the gates of this experiment, as its file is now.")
 @click.option("--data-root", metavar="DIR", help="Validation set, if it is evaluated again.")
 @on_store
 def promote(
@@ -222,13 +223,15 @@ def promote(
     channel: str,
     approver: str | None,
     comment: str,
+    exp: str | None,
     data_root: str | None,
 ) -> Any:
     """Point a channel at VERSION of MODEL, if the gates allow it.
 
-    The gates are the `promotion` section of the version's experiment. Every attempt is recorded.
-    Exit code 1: refused.
+    The gates are the `promotion` section of the experiment that the version was registered with.
+    Every attempt is recorded. Exit code 1: refused.
     """
+    from sdpose.config import load_experiment
     from sdpose.registry import promote as promotion
 
     record = promotion.promote(
@@ -238,6 +241,7 @@ def promote(
         channel,
         approver=approver or promotion.default_approver(),
         comment=comment,
+        rules=load_experiment(exp).promotion if exp else None,
         data_root=data_root,
         say=_warn,
     )

@@ -1,8 +1,9 @@
 """What is asked of a version before a channel takes it. The thresholds are the experiment's
-(`promotion`), as it was registered."""
+(`promotion`), as it was registered or as it is now."""
 
 from __future__ import annotations
 
+import functools
 import tempfile
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from sdpose.config import Experiment, parse_experiment
+from sdpose.config.schema import Promotion
 from sdpose.errors import UserError
 from sdpose.registry.channels import Record
 from sdpose.registry.layout import blob_key, digest_of
@@ -29,14 +31,20 @@ def experiment_of(version: ModelVersion) -> Experiment:
 
 
 def gates_for(
-    store: Store, version: ModelVersion, *, data_root: str | None = None
+    store: Store,
+    version: ModelVersion,
+    *,
+    rules: Promotion | None = None,
+    data_root: str | None = None,
+    data_source: str = "",
 ) -> Callable[[Record | None], list[Verdict]]:
     """The gates of `channels.move`. What depends on the version alone is measured once.
 
-    data_root: where the validation set is, if the present version has to be evaluated on it again;
-    default: the experiment's.
+    rules: default: those of the experiment that it was registered with. data_root: where the
+    validation set is, if the present version has to be evaluated on it again; default: the
+    experiment's. data_source: where it is brought from first (`sdpose.data.fetch`).
     """
-    rules = experiment_of(version).promotion
+    rules = rules or experiment_of(version).promotion
     with tempfile.TemporaryDirectory(prefix="sdpose-gates-") as folder:
         weights = Path(folder) / "weights.safetensors"
         store.get_file(blob_key(version.sha256), weights, version.sha256)
@@ -53,11 +61,13 @@ def gates_for(
         reason = "no AP was registered" if ap is None else f"AP {ap:.4f}, at least {rules.min_ap}"
         verdicts.append(_verdict("min_ap", ap is not None and ap >= rules.min_ap, reason))
 
+    again = functools.partial(_evaluate_again, store, version, data_root, data_source)
+
     def gates(present: Record | None) -> list[Verdict]:
         if present is None:
             return verdicts
         champion = read_version(store, version.model_name, present["version"])
-        return [*verdicts, _better(store, version, champion, rules.margin, data_root)]
+        return [*verdicts, _better(version, champion, rules.margin, again)]
 
     return gates
 
@@ -128,11 +138,10 @@ def _latency(model: SDPose, version: ModelVersion, limit_ms: float) -> Verdict:
 
 
 def _better(
-    store: Store,
     version: ModelVersion,
     champion: ModelVersion,
     margin: float,
-    data_root: str | None,
+    evaluate_again: Callable[[ModelVersion], float],
 ) -> Verdict:
     """Is its AP better than the present version's, both on the same data in the same way?"""
     ap = version.manifest["metrics"].get("AP")
@@ -146,7 +155,7 @@ def _better(
         present, how = champion.manifest["metrics"]["AP"], "as registered"
     else:
         try:
-            present, how = _evaluate_again(store, version, champion, data_root), "evaluated again"
+            present, how = evaluate_again(champion), "evaluated again"
         except UserError as error:
             return _verdict(
                 "better",
@@ -163,12 +172,17 @@ def _better(
 
 
 def _evaluate_again(
-    store: Store, version: ModelVersion, champion: ModelVersion, data_root: str | None
+    store: Store,
+    version: ModelVersion,
+    data_root: str | None,
+    data_source: str,
+    champion: ModelVersion,
 ) -> float:
     """The present version's AP on the data and by the settings that the new one was evaluated on.
     UserError if that data is not here."""
     import torch
 
+    from sdpose.data.fetch import fetch_coco
     from sdpose.data.prepare import prepare_coco
     from sdpose.evaluation import evaluate
     from sdpose.models import build_model, load_weights
@@ -180,6 +194,8 @@ def _evaluate_again(
     experiment = ours.model_copy(
         update={"data_root": data_root or ours.data_root, "model": model_section}
     )
+    if data_source:
+        fetch_coco(data_source, Path(experiment.data_root))
     digest = prepare_coco(experiment, with_pack=False).digest
     if digest != version.manifest["dataset_digest"]:
         raise UserError(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 from collections.abc import Callable
 
 from sdpose.config import Experiment
+from sdpose.config.schema import Promotion
 from sdpose.errors import UserError
 from sdpose.registry import catalogue, channels
 from sdpose.registry.channels import Record
@@ -26,16 +28,21 @@ def promote(
     *,
     approver: str,
     comment: str = "",
+    rules: Promotion | None = None,
     data_root: str | None = None,
+    data_source: str = "",
     say: Callable[[str], None] = print,
 ) -> Record:
     """Points a channel at a version if the gates allow it, and MLflow's alias after it.
+
+    rules: the thresholds; default: those of the experiment that the version was registered with.
+    data_root, data_source: see `gates_for`.
 
     The record says what was decided and why (`allowed`, `gates`); a refusal is recorded too. If
     MLflow does not answer, that is said, and `reconcile` mends it later.
     """
     chosen = read_version(store, model_name, version)
-    gates = gates_for(store, chosen, data_root=data_root)
+    gates = gates_for(store, chosen, rules=rules, data_root=data_root, data_source=data_source)
     record = channels.move(
         store, chosen, channel, action="promote", approver=approver, comment=comment, gates=gates
     )
@@ -70,20 +77,24 @@ def follow_in_mlflow(
         say(f"MLflow's alias was not set; `sdpose registry reconcile` will: {error}")
 
 
-def promote_run(experiment: Experiment, version: int, channel: str) -> Record:
-    """The promotion at the end of a pipeline run; the summary in the work dir says its outcome."""
+def promote_run(
+    experiment: Experiment, version: int, channel: str, *, approver: str, data_source: str
+) -> Record:
+    """The promotion at the end of a pipeline run, by this run's rules (the version may have been
+    registered by an earlier one). The summary in the work dir says its outcome."""
     record = promote(
         open_store(registry_root()),
         experiment.exp_name,
         version,
         channel,
-        approver=default_approver(),
+        approver=approver,
         comment=f"pipeline run {os.environ.get('SDPOSE_RUN_ID', 'on this machine')}",
+        rules=experiment.promotion,
         data_root=experiment.data_root,
+        data_source=data_source,
     )
     work_dir = work_dir_of(experiment)
-    decision = {key: record[key] for key in ("channel", "version", "allowed", "gates")}
-    write_summary(work_dir, read_summary(work_dir) | {"promotion": decision})
+    write_summary(work_dir, read_summary(work_dir) | {"promotion": record})
     return record
 
 
@@ -100,6 +111,15 @@ def explain(record: Record) -> str:
     return "\n".join(lines)
 
 
+def objections(record: Record) -> str:
+    """The reasons of the gates that refused."""
+    return "; ".join(f"{v['gate']}: {v['reason']}" for v in record["gates"] if not v["passed"])
+
+
 def default_approver() -> str:
     """Who runs this: $SDPOSE_APPROVER, else the login name."""
-    return os.environ.get("SDPOSE_APPROVER") or getpass.getuser()
+    if configured := os.environ.get("SDPOSE_APPROVER"):
+        return configured
+    with contextlib.suppress(OSError, KeyError):  # a container's user may have no name
+        return getpass.getuser()
+    return f"uid {os.getuid()}"

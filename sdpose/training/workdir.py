@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from sdpose.config import Experiment, dump_experiment, flatten, parse_experiment
+from sdpose.config.schema import Promotion
 from sdpose.errors import UserError
 from sdpose.storage import Store, StoreUnavailableError, open_store
 from sdpose.training.checkpoint import (
@@ -43,14 +44,15 @@ OWN_FILES = (
 )
 OWN_CHECKPOINTS = (LATEST, "epoch_*.pth", "best_AP_epoch_*.pth", ".*.pth.tmp")
 
-# Keys that may differ between two starts of one run: where things lie and how often they are saved,
-# not what is computed.
+# Keys that may differ between two starts of one run: where things lie, how often they are saved and
+# what is asked of the result, not what is computed.
 PLACES = (
     "work_dir",
     "data_root",
     "resume_from",
     "checkpoint_config.mirror",
     "checkpoint_config.interval_minutes",
+    *(f"promotion.{key}" for key in Promotion.model_fields),
 )
 
 # How long a run waits for one in the same work dir: a killed run's loader processes hold on to the

@@ -30,8 +30,10 @@ def main(what: str, folder: Path) -> None:
             "code_version": code_version(),
             "cluster_profile": dump_cluster(cluster),
             "runner": "local",
+            "promote_to": "candidate",
+            "approver": "kim",
         }
-        pipeline = make_pipeline(cluster, check=False)
+        pipeline = make_pipeline(cluster, check=False, promotes=True)
         run_here(pipeline, arguments, Path(experiment.work_dir), cache=False)
 
 

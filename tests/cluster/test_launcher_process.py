@@ -16,6 +16,7 @@ from components.cluster import Cluster, dump_cluster, parse_cluster
 from sdpose.config import Experiment, dump_experiment, load_experiment
 from sdpose.data.synthetic import write_synthetic_coco
 from sdpose.registry import read_version
+from sdpose.registry.channels import current
 from sdpose.registry.upkeep import verify
 from sdpose.storage import open_store, sha256_of_file
 from tests.cluster.conftest import IMAGE, running, until
@@ -135,5 +136,7 @@ def test_training_survives_its_worker_and_the_model_is_registered(
     store = open_store(volume / "registry")
     assert verify(store) == []
     version = read_version(store, "quickstart", summary["model_version"])
+    assert current(store, "quickstart", "candidate") == summary["promotion"]
+    assert summary["promotion"]["approver"] == "kim"
     best = Path(summary["best_checkpoint"])
     assert version.manifest["checkpoint"]["sha256"] == sha256_of_file(best)

@@ -38,6 +38,21 @@ def test_four_steps_hand_on_what_the_next_ones_need(tmp_path: Path) -> None:
         assert checkpoint["producerTask"] == "train"
 
 
+def test_a_promotion_is_one_more_step_and_computes(tmp_path: Path) -> None:
+    package, platform = compiled(make_pipeline(CLUSTER, promotes=True), tmp_path)
+    task = package["root"]["dag"]["tasks"]["promote"]
+    assert task["dependentTasks"] == ["register"]
+    assert not task["cachingOptions"].get("enableCache")
+    parameters = task["inputs"]["parameters"]
+    assert parameters["channel"] == {"componentInputParameter": "promote_to"}
+    assert parameters["approver"] == {"componentInputParameter": "approver"}
+    container = package["deploymentSpec"]["executors"]["exec-promote"]["container"]
+    assert container["image"] == CLUSTER.image
+    assert container["resources"]["accelerator"]["count"] == "1"
+    pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert pods["exec-promote"]["nodeSelector"] == {"labels": {"gpu": "h100"}}
+
+
 def cached(tmp_path: Path, **options: Any) -> set[str]:
     tasks = compiled(make_pipeline(**options), tmp_path)[0]["root"]["dag"]["tasks"]
     return {name for name, task in tasks.items() if task["cachingOptions"].get("enableCache")}

@@ -14,11 +14,13 @@ import pytest
 
 from sdpose.config import experiment_digest, load_experiment
 from sdpose.evaluation import METRIC_NAMES
-from sdpose.registry import read_version
+from sdpose.registry import read_version, summarize
+from sdpose.registry.channels import current, refusals
 from sdpose.registry.upkeep import verify
 from sdpose.storage import open_store, sha256_of_file
 
 TINY = Path(__file__).with_name("tiny.yaml")
+PROMOTED = ("--exp", TINY, "--promote", "production", "--set", "promotion.min_ap=0.99")
 
 
 class Finished:
@@ -36,23 +38,25 @@ class Finished:
 @pytest.fixture(scope="module")
 def first(submit, tiny_coco: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     cwd = tmp_path_factory.mktemp("first")
-    return Finished(submit("--exp", TINY, "--data-root", tiny_coco, cwd=cwd), cwd)
+    return Finished(
+        submit(*PROMOTED, "--data-root", tiny_coco, cwd=cwd, SDPOSE_APPROVER="kim"), cwd
+    )
 
 
 @pytest.fixture(scope="module")
 def again(submit, tiny_coco: Path, first: Finished) -> Finished:
     """The same command, given once more."""
-    return Finished(submit("--exp", TINY, "--data-root", tiny_coco, cwd=first.cwd), first.cwd)
+    return Finished(submit(*PROMOTED, "--data-root", tiny_coco, cwd=first.cwd), first.cwd)
 
 
 def test_every_step_runs_and_is_told_of(first: Finished) -> None:
     assert (first.code, first.stderr) == (0, "")
-    steps = ["prepare_coco", "train", "evaluate", "register"]
+    steps = ["prepare_coco", "train", "evaluate", "register", "promote"]
     lines = first.stdout.splitlines()
     positions = []
     for number, name in enumerate(steps, start=1):
-        positions.append(lines.index(f"[{number}/4] {name}"))
-        assert any(line.startswith(f"[{number}/4] {name}: done in ") for line in lines)
+        positions.append(lines.index(f"[{number}/5] {name}"))
+        assert any(line.startswith(f"[{number}/5] {name}: done in ") for line in lines)
     assert positions == sorted(positions)
     assert "runner: local (no Kubeflow Pipelines endpoint is configured" in first.stdout
     assert "KFP Executor" not in first.stdout
@@ -62,7 +66,7 @@ def test_every_step_runs_and_is_told_of(first: Finished) -> None:
 
 def test_summary(first: Finished, tiny_coco: Path) -> None:
     summary = first.json("work_dirs/tiny/summary.json")
-    experiment = load_experiment(TINY, data_root=str(tiny_coco))
+    experiment = load_experiment(TINY, ["promotion.min_ap=0.99"], data_root=str(tiny_coco))
     assert summary["exp_name"] == "tiny"
     assert summary["runner"] == "local"
     assert summary["experiment_digest"] == experiment_digest(experiment)
@@ -71,7 +75,9 @@ def test_summary(first: Finished, tiny_coco: Path) -> None:
     assert summary["bbox_source"] == "ground truth"
     assert list(summary["metrics"]) == list(METRIC_NAMES)
     assert summary["ap"] == summary["metrics"]["AP"]
-    assert set(summary["seconds"]) == {"prepare_coco", "train", "evaluate", "register"}
+    assert set(summary["seconds"]) == {
+        *("prepare_coco", "train", "evaluate", "register", "promote")
+    }
     best = Path(summary["best_checkpoint"])
     assert best == first.cwd / "work_dirs/tiny/best_AP_epoch_2.pth"
     assert best.is_file()
@@ -95,6 +101,17 @@ def test_registered_checkpoint_is_the_best_one(first: Finished) -> None:
     assert version.manifest["metrics"] == summary["metrics"]
     assert version.manifest["dataset_digest"] == summary["dataset_digest"]
     assert version.weights_uri == summary["registered_checkpoint"]
+
+
+def test_a_refused_promotion_says_why_and_keeps_the_version(first: Finished) -> None:
+    store = open_store(first.cwd / "work_dirs/registry")
+    assert current(store, "tiny", "production") is None
+    (refused,) = refusals(store, "tiny", "production")
+    assert refused == first.json("work_dirs/tiny/summary.json")["promotion"]
+    assert (refused["version"], refused["approver"]) == (1, "kim")
+    (reason,) = [v["reason"] for v in refused["gates"] if not v["passed"]]
+    assert f"promotion:     production refuses it: min_ap: {reason}" in first.stdout
+    assert [summary["version"] for summary in summarize(store, "tiny")] == [1]
 
 
 def test_same_command_again_makes_nothing_new(first: Finished, again: Finished) -> None:
@@ -126,11 +143,11 @@ def test_only_what_has_changed_runs_again_and_a_failed_run_is_resumed(
     unchanged = "nothing that it depends on has changed; its result of"
     for step in ("train", "evaluate"):
         assert f"{step}: {unchanged}" in again.stdout
-    assert "[1/4] prepare_coco: done in" in again.stdout
+    assert "[1/5] prepare_coco: done in" in again.stdout
 
     work_dir = again.cwd / "work_dirs/tiny"
     (work_dir / "pipeline/steps/evaluate/results/results.json").write_text("[]")
-    command = ("--exp", TINY, "--data-root", tiny_coco)
+    command = (*PROMOTED, "--data-root", tiny_coco)
     failed = Finished(submit(*command, cwd=again.cwd, SDPOSE_REGISTRY="/proc/none"), again.cwd)
     assert failed.code == 2
     assert f"train: {unchanged}" in failed.stdout
@@ -141,7 +158,8 @@ def test_only_what_has_changed_runs_again_and_a_failed_run_is_resumed(
     assert (resumed.code, resumed.stderr) == (0, "")
     for step in ("train", "evaluate"):
         assert f"{step}: {unchanged}" in resumed.stdout
-    assert "[4/4] register: done in" in resumed.stdout
+    assert "[4/5] register: done in" in resumed.stdout
+    assert "[5/5] promote: done in" in resumed.stdout
 
     other = Finished(submit(*command, "--set", "seed=1", cwd=again.cwd), again.cwd)
     assert other.code == 2
