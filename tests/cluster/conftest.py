@@ -118,7 +118,7 @@ def meanwhile(kube: KubeCluster) -> Iterator[Meanwhile]:
 
     yield start
     for thread in threads:
-        thread.join(90)
+        thread.join(110)
     assert not failures, failures
 
 
@@ -130,7 +130,7 @@ def running(kube: KubeCluster, name: str) -> Object | None:
     return None
 
 
-def until(condition: Callable[[], Any], timeout: float = 60) -> Any:
+def until(condition: Callable[[], Any], timeout: float = 100) -> Any:
     """Waits for something to be true, and returns it."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from components.cluster import Cluster, dump_cluster, parse_cluster
@@ -49,9 +52,12 @@ def start(tmp_path: Path, repository: Path) -> Iterator[Start]:
 
     yield start
     for process in started:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for each in psutil.Process(process.pid).children(recursive=True):  # kfp's steps
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.kill()
+        process.kill()  # nothing happens if it has ended
+        process.wait(10)
 
 
 def test_killed_and_restarted_then_cancelled(
@@ -70,7 +76,7 @@ def test_killed_and_restarted_then_cancelled(
     first = start("job", experiment, profile)
     until(lambda: says("[worker-0] line 3") and says("[master-0] line 3"))
     first.kill()
-    first.wait()
+    first.wait(10)
     assert running(kube, "worker-0")
 
     second = start("job", experiment, profile)
@@ -84,6 +90,7 @@ def test_killed_and_restarted_then_cancelled(
     assert (kube.jobs(), kube.pods()) == ([], {})
 
 
+@pytest.mark.timeout(600)
 def test_training_survives_its_worker_and_the_model_is_registered(
     start: Start, kube: KubeCluster, repository: Path, tmp_path: Path
 ) -> None:
@@ -122,15 +129,17 @@ def test_training_survives_its_worker_and_the_model_is_registered(
     work_dir = Path(experiment.work_dir)
     pipeline = start("pipeline", experiment, cluster, **services)
 
-    until(lambda: list(work_dir.glob("epoch_*.pth")) or pipeline.poll() is not None, timeout=300)
+    until(lambda: list(work_dir.glob("epoch_*.pth")) or pipeline.poll() is not None, timeout=200)
     worker = running(kube, "worker-0")
     assert worker is not None, (tmp_path / "stdout").read_text()
     kube.kubelet.kill(worker["metadata"]["name"])
 
-    code = pipeline.wait(400)
+    code = pipeline.wait(300)
     said = (tmp_path / "stdout").read_text()
     assert code == 0, said
     assert "worker-0 starts again; before: exit code 137 (SIGKILL)" in said
+    assert "[master-0] continuing from" in said
+    assert re.search(r"^progress: epoch \d of 6, \d+ %, \d:\d\d:\d\d to go", said, re.M)
     assert len(kube.store.created_of("pytorchjobs")) == 1
     summary = json.loads((work_dir / "summary.json").read_text())
     store = open_store(volume / "registry")

@@ -61,6 +61,8 @@ class KubeCluster:
         self.closed = True
         with self.store.changed:
             self.store.changed.notify_all()
+        for part in (self.kubelet, self.operator, self.trainer):
+            part.join(15)
         self.server.shutdown()
         self.server.server_close()
 
