@@ -9,34 +9,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import yaml
 
 from components.cluster import Cluster, parse_cluster
 from components.pytorchjob import supervise
 from components.pytorchjob.outcome import JobError
 from components.pytorchjob.restarts import ANNOTATION
-from pipelines.preflight.objects import Right, rights
+from pipelines.preflight.objects import rights
 from tests.cluster.conftest import IMAGE, Launch, Meanwhile, until
 from tests.cluster.kube import KubeCluster
+from tests.roles import Right, granted
 
 
 @pytest.fixture(scope="module")
 def role(repository: Path) -> set[Right]:
-    """What the Role sdpose-launcher grants."""
-    [rules] = [
-        each["rules"]
-        for each in yaml.safe_load_all((repository / "k8s/base/rbac.yaml").read_text())
-        if each["kind"] == "Role" and each["metadata"]["name"] == "sdpose-launcher"
-    ]
-    granted = {
-        (group, resource, verb)
-        for rule in rules
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-        for verb in rule["verbs"]
-    }
-    assert not [each for each in granted if "*" in each]
-    return granted
+    return granted(repository, "sdpose-launcher")
 
 
 def test_the_launcher_needs_the_whole_role_and_nothing_else(

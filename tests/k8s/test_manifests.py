@@ -27,6 +27,9 @@ SINGLE_USER = "overlays/single-user"
 VERSIONS = [f"1.{minor}" for minor in range(30, 37)]
 # Kueue's schemas are on no package registry: queues.yaml is checked by nothing but a cluster.
 UNCHECKED_GROUP = "kueue.x-k8s.io/"
+CLUSTER_WIDE = {
+    *("Namespace", "ClusterRole", "ClusterRoleBinding", "ResourceFlavor", "ClusterQueue")
+}
 VOLUMES = {"configMap", "downwardAPI", "emptyDir", "persistentVolumeClaim", "projected", "secret"}
 PINNED = re.compile(r".+@sha256:[0-9a-f]{64}|.+:(?!latest$)[\w.-]+")
 
@@ -117,7 +120,7 @@ def test_whatever_an_object_names_is_there(everything: Objects, overlay: str) ->
     names: dict[str, set[str]] = {}
     for each in objects:
         names.setdefault(each["kind"], set()).add(each["metadata"]["name"])
-        namespaced = each["kind"] not in {"Namespace", "ResourceFlavor", "ClusterQueue"}
+        namespaced = each["kind"] not in CLUSTER_WIDE
         assert each["metadata"].get("namespace") == ("sdpose" if namespaced else None), each
     for _, template in _pod_templates(objects):
         spec = template["spec"]
@@ -129,17 +132,20 @@ def test_whatever_an_object_names_is_there(everything: Objects, overlay: str) ->
         if each["kind"] == "Service":
             selector = each["spec"]["selector"].items()
             assert sum(selector <= pod.items() for pod in labels) == 1, each["metadata"]["name"]
-        if each["kind"] == "RoleBinding":
-            assert each["roleRef"]["name"] in names["Role"]
+        if each["kind"] in {"RoleBinding", "ClusterRoleBinding"}:
+            assert each["roleRef"]["name"] in names[each["roleRef"]["kind"]]
             for subject in each["subjects"]:
                 assert subject["name"] in names["ServiceAccount"]
+                assert subject["namespace"] == "sdpose"
     if "LocalQueue" in names:
         assert {"training"} == names["LocalQueue"]
 
 
 def test_beside_kubeflow_itself_nothing_restricts_its_namespace(render: Objects) -> None:
     objects = render(SINGLE_USER)
-    assert {each["metadata"]["namespace"] for each in objects} == {"kubeflow"}
+    for each in objects:
+        expected = None if each["kind"] in CLUSTER_WIDE else "kubeflow"
+        assert each["metadata"].get("namespace") == expected
     kinds = {each["kind"] for each in objects}
     assert kinds == {each["kind"] for each in render("base")} - {
         *("Namespace", "NetworkPolicy", "ResourceQuota", "LimitRange")

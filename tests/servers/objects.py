@@ -27,6 +27,7 @@ class ObjectServer(ThreadingHTTPServer):
         self.unreadable: tuple[str, ...] = ()  # parts of paths that we may not look at
         self.denied: set[tuple[str, str]] = set()  # (resource, verb)
         self.asked_for: list[Object] = []
+        self.calls: list[tuple[str, str]] = []  # method and path
 
     def kubeconfig(self, path: Path) -> Path:
         entry = {"name": "test"}
@@ -60,6 +61,7 @@ class ObjectHandler(JsonHandler):
     server: ObjectServer
 
     def do_GET(self) -> None:
+        self.server.calls.append((self.command, self.path))
         if any(part in self.path for part in self.server.unreadable):
             self.answer({"message": f"cannot look at {self.path}"}, 403)
         elif self.path in self.server.objects:
@@ -68,10 +70,12 @@ class ObjectHandler(JsonHandler):
             self.answer({"message": "not found"}, 404)
 
     def do_DELETE(self) -> None:
+        self.server.calls.append((self.command, self.path))
         found = self.server.objects.pop(self.path, None)
         self.answer({} if found is not None else {"message": "not found"}, 200 if found else 404)
 
     def do_POST(self) -> None:
+        self.server.calls.append((self.command, self.path))
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if any(part in self.path for part in self.server.unreadable):
             self.answer({"message": "cannot create access reviews"}, 403)

@@ -1,0 +1,104 @@
+"""The roles of k8s/base grant what the preflight and submit.py ask of Kubernetes, and no more.
+
+(The launcher's: tests/cluster/test_rbac.py.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from servers.objects import ObjectServer
+
+from components.cluster import Cluster, dump_cluster, load_cluster
+from pipelines.preflight import check_from_here, check_in_cluster
+from pipelines.run_kfp import cancel
+from sdpose.config import dump_experiment, load_experiment
+from tests.roles import Right, granted
+
+# Every account may ask for its own rights and for the kinds that there are (system:basic-user,
+# system:discovery).
+EVERYBODYS = ("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",)
+
+
+@pytest.fixture
+def profiles(repository: Path, tmp_path: Path) -> list[Cluster]:
+    """The example, with all that the preflight looks for."""
+
+    def profile(**changes: object) -> Cluster:
+        return load_cluster(
+            repository / "k8s/cluster.yaml",
+            image="127.0.0.1:1/trainer:1",
+            volumes=[
+                {"claim": "datasets", "path": str(tmp_path / "data")},
+                {"claim": "work-dirs", "path": str(tmp_path / "results")},
+            ],
+            data_root=str(tmp_path / "data"),
+            work_dirs=str(tmp_path / "results"),
+            pipelines={"service_account": "sdpose-pipeline"},
+            queue="training",
+            **changes,
+        )
+
+    return [
+        profile(priority_class="high"),
+        profile(train_api="trainjob"),
+        profile(train_api="trainjob", runtime_kind="TrainingRuntime"),
+    ]
+
+
+@pytest.fixture
+def kubernetes(
+    object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> ObjectServer:
+    """Has nothing, so that all is looked for."""
+    monkeypatch.setenv("KUBECONFIG", str(object_server.kubeconfig(tmp_path / "kubeconfig")))
+    for name in ("SDPOSE_REGISTRY", "MLFLOW_TRACKING_URI", "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return object_server
+
+
+def test_the_first_step(
+    repository: Path, kubernetes: ObjectServer, profiles: list[Cluster]
+) -> None:
+    for cluster in profiles:
+        check_in_cluster(load_experiment("sdpose_t", **cluster.places("t")), cluster, "")
+    steps = granted(repository, "sdpose-preflight")
+    assert set(_rights(kubernetes)) == steps | granted(
+        repository, "sdpose-preflight", "ClusterRole"
+    )
+
+
+def test_check_and_cancel(
+    repository: Path, kubernetes: ObjectServer, profiles: list[Cluster]
+) -> None:
+    for cluster in profiles:
+        check_from_here(cluster)
+    experiment = dump_experiment(load_experiment("sdpose_t"))
+    for cluster in profiles:
+        parameters = {"experiment": experiment, "cluster_profile": dump_cluster(cluster)}
+        config = SimpleNamespace(parameters=parameters)
+        run = SimpleNamespace(run_id="1", state="FAILED", runtime_config=config)
+        kfp = SimpleNamespace(run=lambda _id, run=run: run)
+        cancel(kfp, "1", lambda _text: None)
+    people = granted(repository, "sdpose-preflight") | granted(repository, "sdpose-submit")
+    people |= granted(repository, "sdpose-preflight", "ClusterRole")
+    assert set(_rights(kubernetes)) == people
+
+
+def _rights(server: ObjectServer) -> Iterator[Right]:
+    """What the calls need."""
+    for method, path in server.calls:
+        group, _, rest = path.removeprefix("/api/v1").removeprefix("/apis/").partition("/")
+        rest = rest.partition("/")[2] if group else rest
+        parts = rest.split("/")
+        if path in EVERYBODYS or not rest:
+            continue
+        if parts[0] == "namespaces":
+            parts = parts[2:]
+        resource, name = (*parts, "")[:2]
+        verb = {"POST": "create", "DELETE": "delete", "GET": "get" if name else "list"}[method]
+        yield group, f"secrets {name}" if resource == "secrets" else resource, verb
