@@ -109,18 +109,23 @@ class MaskedTokenDistilLoss(TokenDistilLoss):
     ) -> Tensor:
         """`sample_keys_N` int64 and `stream` choose what `random` masks."""
         num_tokens = teacher_NTD.shape[1]
-        if self.mask_strategy == "importance":
-            scores_NT = importance_scores(teacher_NTD)
-        else:
-            assert sample_keys_N is not None, "random masking needs the samples' keys"
-            scores_NT = random_scores(sample_keys_N, num_tokens, stream)
         num_masked = round(self.mask_ratio * num_tokens)
-        masked_NT = lowest(scores_NT, num_masked)
+        masked_NT = self.masked(teacher_NTD, sample_keys_N, stream)
         error_NTD = self._squared_error(student_NTD, teacher_NTD)
         error_NTD = error_NTD.masked_fill(masked_NT[:, :, None], 0.0)
         # The mean over all tokens, scaled to the mean over those kept: x 1.0 where none is masked.
         scale = num_tokens / max(num_tokens - num_masked, 1)
         return error_NTD.mean() * scale * self.loss_weight
+
+    def masked(self, teacher_NTD: Tensor, sample_keys_N: Tensor | None, stream: int) -> Tensor:
+        """Which tokens the loss leaves out, bool (N, T)."""
+        num_tokens = teacher_NTD.shape[1]
+        if self.mask_strategy == "importance":
+            scores_NT = importance_scores(teacher_NTD)
+        else:
+            assert sample_keys_N is not None, "random masking needs the samples' keys"
+            scores_NT = random_scores(sample_keys_N, num_tokens, stream)
+        return lowest(scores_NT, round(self.mask_ratio * num_tokens))
 
 
 def lowest(scores_NT: Tensor, count: int) -> Tensor:

@@ -10,7 +10,7 @@ import sys
 import click
 
 from sdpose import __version__
-from sdpose.cli import config, models, predict, registry, steps
+from sdpose.cli import config, models, predict, registry, report, steps
 from sdpose.errors import UserError, user_errors
 
 
@@ -36,6 +36,7 @@ for command in (
     models.weights,
     predict.predict,
     predict.export,
+    report.report,
     registry.registry,
 ):
     cli.add_command(command)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,25 @@ def average_precision(
     results: as `coco_results` gives them; they are left as they are. Every image of `annotations`
     counts. backend: `pycocotools` or `faster-coco-eval`.
     """
+    evaluator = coco_evaluation(annotations, results, backend)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluator.summarize()
+    return dict(zip(METRIC_NAMES, map(float, evaluator.stats), strict=False))
+
+
+def coco_evaluation(
+    annotations: CocoAnnotations,
+    results: list[dict[str, Any]],
+    backend: str = "pycocotools",
+    *,
+    area_ranges: Mapping[str, tuple[float, float]] | None = None,
+    oks_thresholds: Sequence[float] | None = None,
+) -> Any:
+    """The COCOeval of a backend, evaluated and accumulated.
+
+    `eval["precision"]` is [thresholds, 101 recalls, 1, area ranges, 1], -1 where there is nothing
+    to find. area_ranges (pixels²) and oks_thresholds: instead of COCO's own.
+    """
     coco_class, eval_class = _backend(backend)
     dataset = coco_dataset(annotations)
     with contextlib.redirect_stdout(io.StringIO()):  # both print their progress
@@ -70,10 +90,14 @@ def average_precision(
             found.createIndex()
         evaluator = eval_class(truth, found, "keypoints")
         evaluator.params.catIds = [annotations.person_category["id"]]
+        if area_ranges is not None:
+            evaluator.params.areaRng = [list(limits) for limits in area_ranges.values()]
+            evaluator.params.areaRngLbl = list(area_ranges)
+        if oks_thresholds is not None:
+            evaluator.params.iouThrs = np.asarray(oks_thresholds)
         evaluator.evaluate()
         evaluator.accumulate()
-        evaluator.summarize()
-    return dict(zip(METRIC_NAMES, map(float, evaluator.stats), strict=False))
+    return evaluator
 
 
 def coco_dataset(annotations: CocoAnnotations) -> dict[str, Any]:

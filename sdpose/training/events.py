@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from sdpose import __version__, tracking
 from sdpose.config import Experiment, dump_experiment, experiment_digest, flatten
 from sdpose.errors import UserError
+from sdpose.training.environment import environment
 from sdpose.training.workdir import EXPERIMENT_FILE, MLFLOW_RUN_FILE, work_dir_of
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -205,6 +206,7 @@ class TextSink(Sink):
                 "seed": experiment.seed,
                 "experiment_digest": experiment_digest(experiment),
                 "sdpose_version": __version__,
+                "environment": environment(),
             }
         )
         self._log.write(dump_experiment(experiment))

@@ -1,0 +1,185 @@
+"""What the transformer looks at: attention of keypoint tokens, and the tokens that a masked
+distillation leaves out, for a few persons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from markupsafe import Markup
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sdpose.config import Experiment
+from sdpose.data.randomness import sample_keys
+from sdpose.evaluation.infer import normalize_crops
+from sdpose.losses import MaskedTokenDistilLoss, build_loss
+from sdpose.models import SDPose, build_model
+from sdpose.models.weights import load_weights
+from sdpose.report.gather import RunFiles
+from sdpose.report.people import crop, image
+from sdpose.report.svg import picture
+from sdpose.skeleton import JOINT_NAMES, NUM_JOINTS
+
+JOINTS = (0, 5, 9, 10, 13, 16)  # nose, left shoulder, wrists, left knee, right ankle
+WIDTH = 132  # of a picture, in its own pixels
+VISION, KEYPOINTS = 0, 1  # the streams of random masks, see losses.PoseLoss
+
+
+@dataclass(frozen=True)
+class Tile:
+    svg: Markup
+    caption: str
+
+
+@dataclass(frozen=True)
+class Looks:
+    """One person: a row of tiles for each cycle, and what is masked."""
+
+    title: str
+    cycles: Sequence[tuple[str, Sequence[Tile]]]
+    masks: Sequence[Tile]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    persons: Sequence[Looks]
+    masking: str  # what the experiment masks, in words
+
+
+def looks(files: RunFiles, persons: Sequence[tuple[int, str]]) -> Tokens:
+    """Runs the run's model on the CPU. persons: index into the annotations, and a title.
+
+    Raises UserError if the checkpoint cannot be read, ImageError if an image cannot.
+    """
+    assert files.checkpoint is not None
+    experiment = files.experiment
+    model = build_model(experiment.model)
+    load_weights(model, files.checkpoint)
+    size_wh = experiment.data_cfg.image_size
+    padding = experiment.train_pipeline.padding
+    crops_NHW3 = np.stack([crop(files, p, size_wh, padding)[0] for p, _ in persons])
+    with torch.inference_mode():
+        outputs = model.eval()(normalize_crops(torch.from_numpy(crops_NHW3)), return_attention=True)
+    size = WIDTH, round(WIDTH * size_wh[1] / size_wh[0])
+    backgrounds = [_grey(c, size) for c in crops_NHW3]
+    grid = _grid(experiment, model)
+    found = []
+    for index, (person, title) in enumerate(persons):
+        cycles = []
+        for number, output in enumerate(outputs, start=1):
+            attention_TT = output.attention[index].mean(dim=0)  # over the heads
+            tiles = [
+                Tile(
+                    _overlay(
+                        size,
+                        backgrounds[index],
+                        _glow(attention_TT[joint, NUM_JOINTS:].reshape(grid)),
+                        f"Attention of the {_name(joint)} token in cycle {number}",
+                    ),
+                    f"{_name(joint)} ({100 * attention_TT[joint, NUM_JOINTS:].sum():.0f} %)",
+                )
+                for joint in JOINTS
+            ]
+            cycles.append((f"Cycle {number}", tiles))
+        masks = _masks(files, outputs, index, person, grid, size, backgrounds[index])
+        found.append(Looks(title, cycles, masks))
+    return Tokens(found, _masking(experiment))
+
+
+def _masks(
+    files: RunFiles,
+    outputs: Sequence[object],
+    index: int,
+    person: int,
+    grid: tuple[int, int],
+    size: tuple[int, int],
+    background: Markup,
+) -> list[Tile]:
+    """For every pair of cycles, as the loss of the last epoch would mask this person."""
+    experiment = files.experiment
+    loss = build_loss(experiment.model.keypoint_head)
+    keys = sample_keys(experiment.seed, experiment.total_epochs, np.array([person]))
+    keys_N = torch.from_numpy(keys.view(np.int64))
+    tiles = []
+    for pair in range(len(outputs) - 1):
+        teacher = outputs[pair + 1]
+        where = f"cycle {pair + 1} → {pair + 2}"
+        if isinstance(loss.vision_tokens, MaskedTokenDistilLoss):
+            tokens = teacher.vision_tokens[index : index + 1]  # type: ignore[attr-defined]
+            masked = loss.vision_tokens.masked(tokens, keys_N, 2 * pair + VISION)[0]
+            text = f"{int(masked.sum())} of {len(masked)} vision tokens are masked, {where}"
+            svg = _overlay(size, background, _shade(masked.reshape(grid)), text)
+            tiles.append(Tile(svg, text))
+        if isinstance(loss.keypoint_tokens, MaskedTokenDistilLoss):
+            tokens = teacher.keypoint_tokens[index : index + 1]  # type: ignore[attr-defined]
+            masked = loss.keypoint_tokens.masked(tokens, keys_N, 2 * pair + KEYPOINTS)[0]
+            names = ", ".join(_name(int(k)) for k in masked.nonzero()[:, 0]) or "none"
+            tiles.append(Tile(Markup(""), f"Keypoint tokens that are masked, {where}: {names}"))
+    return tiles
+
+
+def _masking(experiment: Experiment) -> str:
+    head = experiment.model.keypoint_head
+    texts = []
+    for name, loss in (
+        ("loss_vis_token_dist", head.loss_vis_token_dist),
+        ("loss_kpt_token_dist", head.loss_kpt_token_dist),
+    ):
+        if loss is None:
+            texts.append(f"{name} is off")
+        elif loss.type == "MaskedTokenDistilLoss":
+            texts.append(f"{name} masks {100 * (loss.mask_ratio or 0):g} % ({loss.mask_strategy})")
+        else:
+            texts.append(f"{name} is {loss.type}, which masks nothing")
+    return "; ".join(texts) + "."
+
+
+def _grid(experiment: Experiment, model: SDPose) -> tuple[int, int]:
+    """Rows and columns of vision tokens."""
+    (height, width), (p1, p2) = (
+        experiment.model.keypoint_head.tokenpose_cfg.feature_size,
+        (model.patch_size),
+    )
+    return height // p1, width // p2
+
+
+def _overlay(
+    size: tuple[int, int], background: Markup, overlay: NDArray[np.uint8], description: str
+) -> Markup:
+    return picture(*size, description, background, image(overlay, "tokens"))
+
+
+def _grey(crop_HW3: NDArray[np.uint8], size_wh: tuple[int, int]) -> Markup:
+    grey = cv2.cvtColor(cv2.resize(crop_HW3, size_wh), cv2.COLOR_RGB2GRAY)
+    return image(np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), np.uint8))
+
+
+def _glow(weights_hw: Tensor) -> NDArray[np.uint8]:
+    """RGBA, one pixel a token: the stronger, the more opaque."""
+    weights_hw = weights_hw / weights_hw.max().clamp(min=1e-12)
+    rgba = np.full((*weights_hw.shape, 4), (255, 140, 0, 0), np.uint8)
+    rgba[..., 3] = np.round(190 * weights_hw.numpy())
+    return rgba
+
+
+def _shade(masked_hw: Tensor) -> NDArray[np.uint8]:
+    rgba = np.zeros((*masked_hw.shape, 4), np.uint8)
+    rgba[..., 3] = np.where(masked_hw.numpy(), 215, 0)
+    return rgba
+
+
+def _name(joint: int) -> str:
+    return JOINT_NAMES[joint].replace("_", " ")
+
+
+def few(order: NDArray[np.intp]) -> list[tuple[int, str]]:
+    """The best, the middle and the worst of a ranking, worst first."""
+    if not len(order):
+        return []
+    chosen = {int(order[-1]): "The best pose", int(order[len(order) // 2]): "A middling pose"}
+    chosen[int(order[0])] = "The worst pose"
+    return list(chosen.items())
