@@ -60,7 +60,9 @@ class Resource:
 
 PODS = Resource("", "v1", "pods")
 EVENTS = Resource("", "v1", "events")
-WORKLOADS = Resource("kueue.x-k8s.io", "v1beta1", "workloads")
+# Kueue 0.15 brought v1beta2; 0.20 serves v1beta1 no more.
+WORKLOADS = Resource("kueue.x-k8s.io", "v1beta2", "workloads")
+LOCAL_QUEUES = Resource("kueue.x-k8s.io", "v1beta2", "localqueues")
 
 
 class Api:

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from components.cluster import Cluster
+from components.pytorchjob.api import LOCAL_QUEUES
 from components.pytorchjob.kinds import kind_of
 from pipelines.preflight.kube import Kube, RefusedError
 from pipelines.preflight.report import Report
@@ -108,8 +109,7 @@ def check_kinds(kube: Kube, cluster: Cluster, report: Report) -> None:
         _exists(
             kube,
             report,
-            f"/apis/kueue.x-k8s.io/v1beta1/namespaces/{cluster.namespace}/localqueues/"
-            f"{cluster.queue}",
+            LOCAL_QUEUES.path(cluster.namespace, cluster.queue),
             f"Kueue's LocalQueue {cluster.queue}",
             f"kubectl -n {cluster.namespace} get localqueues lists those that there are; correct "
             "the profile's queue",
