@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
@@ -19,6 +20,19 @@ USER_ERROR_EXIT_CODE = 2
 # A step of a pipeline runs in a child process whose exit code the local pipeline runner does not
 # hand on. Where this variable names a file, the message is left there too, for the parent to find.
 FAILURE_FILE_VARIABLE = "SDPOSE_FAILURE_FILE"
+
+
+# Whose values no message, log or record may have.
+SECRET_VARIABLES = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "KFP_TOKEN",
+    "KFP_COOKIE",
+)
+SHORTEST_SECRET = 6  # a shorter value is a word that means something else
 
 
 class UserError(ValueError):
@@ -34,7 +48,7 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        message = str(error)
+        message = without_secrets(str(error))
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
@@ -50,6 +64,23 @@ def user_errors() -> Iterator[None]:
         if failure_file:
             Path(failure_file).write_text(message, encoding="utf-8")
     raise SystemExit(USER_ERROR_EXIT_CODE)
+
+
+def without_secrets(text: str) -> str:
+    """The text without credentials: those in URLs (user info, presigned queries) and those that the
+    environment holds.
+
+    >>> without_secrets("cannot reach https://me:hunter2@host/b/k?X-Amz-Signature=aa&x=1 now")
+    'cannot reach https://***@host/b/k?*** now'
+    """
+    text = re.sub(r"(\w+://)[^/\s@\"']+@", r"\1***@", text)
+    text = re.sub(r"(\w+://[^\s?\"']+\?)[^\s\"']+", r"\1***", text)
+    text = re.sub(r"(X-Amz-\w+=)[^\s&\"']+", r"\1***", text, flags=re.IGNORECASE)
+    for name in SECRET_VARIABLES:
+        value = os.environ.get(name, "")
+        if len(value) >= SHORTEST_SECRET:
+            text = text.replace(value, "***")
+    return text
 
 
 def did_you_mean(word: str, allowed: Sequence[str]) -> str:

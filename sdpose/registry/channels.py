@@ -9,7 +9,6 @@ second one fails, and its gates are asked again, against what is there now.
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -23,9 +22,11 @@ from sdpose.registry.layout import (
     document,
     history_key,
     pointer_key,
+    read_sealed,
+    sealed,
 )
 from sdpose.registry.versions import ModelVersion, read_version
-from sdpose.storage import DamagedObjectError, Store, Tag
+from sdpose.storage import Store, Tag
 
 Record = dict[str, Any]
 # Somebody else moves the pointer at every try: then something else is wrong.
@@ -34,7 +35,7 @@ TRIES = 100
 
 def current(store: Store, model_name: str, channel: str) -> Record | None:
     """The record of the version that the channel has now: generation, version, previous_version,
-    action, approver, comment, gates, at, manifest_sha256. None for an empty channel."""
+    action, approver, comment, gates, at, manifest_sha256, sha256. None for an empty channel."""
     found = _read_pointer(store, model_name, channel)
     return found[0] if found else None
 
@@ -43,7 +44,7 @@ def history(store: Store, model_name: str, channel: str) -> list[Record]:
     """Every move of the channel, the first one first."""
     check_channel(channel)
     folder = f"{channel_folder(check_model_name(model_name), channel)}/history"
-    records = [_parse(store.read(key), store.uri(key)) for key in store.list(folder)]
+    records = [read_sealed(store.read(key), store.uri(key)) for key in store.list(folder)]
     pointer = current(store, model_name, channel)
     if pointer is not None and (not records or records[-1] != pointer):
         records.append(pointer)  # whoever moved it was stopped before writing it down
@@ -53,7 +54,7 @@ def history(store: Store, model_name: str, channel: str) -> list[Record]:
 def refusals(store: Store, model_name: str, channel: str) -> list[Record]:
     """Every promotion that a gate refused, the first one first."""
     folder = f"{channel_folder(check_model_name(model_name), check_channel(channel))}/refused"
-    return [_parse(store.read(key), store.uri(key)) for key in store.list(folder)]
+    return [read_sealed(store.read(key), store.uri(key)) for key in store.list(folder)]
 
 
 def move(
@@ -80,11 +81,13 @@ def move(
             return present
         verdicts = gates(present)
         record: Record = {
+            "id": uuid.uuid4().hex,
             "model_name": name,
             "channel": channel,
             "generation": present["generation"] + 1 if present else 1,
             "version": version.version,
             "manifest_sha256": version.manifest_sha256,
+            "sha256": version.sha256,
             "previous_version": present["version"] if present else None,
             "action": action,
             "allowed": all(verdict["passed"] for verdict in verdicts),
@@ -95,10 +98,12 @@ def move(
         }
         if not record["allowed"]:
             del record["generation"]
+            record = sealed(record)
             when = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-            key = f"{channel_folder(name, channel)}/refused/{when}-{uuid.uuid4().hex[:8]}.json"
+            key = f"{channel_folder(name, channel)}/refused/{when}-{record['id'][:8]}.json"
             store.put_if_absent(key, document(record))
             return record
+        record = sealed(record)
         if _commit(store, name, channel, record, found):
             _write_down(store, name, channel, record)
             return record
@@ -147,7 +152,11 @@ def _commit(
         return store.put_if_absent(pointer_key(name, channel), document(record))
     present, tag = found
     _write_down(store, name, channel, present)
-    return store.swap(pointer_key(name, channel), document(record), tag)
+    if store.swap(pointer_key(name, channel), document(record), tag):
+        return True
+    # An answer may have been lost, and others may have moved on since: then it is in the history.
+    written = store.read_tagged(history_key(name, channel, record["generation"]))
+    return written is not None and written[0] == document(record)
 
 
 def _write_down(store: Store, name: str, channel: str, record: Record) -> None:
@@ -160,13 +169,4 @@ def _read_pointer(store: Store, name: str, channel: str) -> tuple[Record, Tag] |
     if found is None:
         return None
     data, tag = found
-    return _parse(data, store.uri(key)), tag
-
-
-def _parse(data: bytes, uri: str) -> Record:
-    try:
-        record = dict(json.loads(data))
-        int(record["version"])
-    except (ValueError, KeyError, TypeError):
-        raise DamagedObjectError(f"{uri} is damaged: it is not a record of a channel") from None
-    return record
+    return read_sealed(data, store.uri(key)), tag

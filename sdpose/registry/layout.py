@@ -9,7 +9,8 @@
     gc/marks/<hex>.json                                 blobs that no manifest named at a gc
 
 The truth of a version is its manifest, the truth of a channel its pointer; everything else can be
-derived or only remembers. Documents are JSON with sorted keys.
+derived or only remembered. Documents are JSON with sorted keys; manifests and records are sealed:
+they hold the SHA-256 of the rest of themselves, so that no byte of them can rot unseen.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ import hashlib
 import json
 import os
 import re
+from datetime import datetime
 from typing import Any
 
 from sdpose.errors import UserError
+from sdpose.storage import DamagedObjectError
 
 ROOT_VARIABLE = "SDPOSE_REGISTRY"
 DEFAULT_ROOT = "work_dirs/registry"
+SEAL = "sealed_sha256"
 MANIFEST_FORMAT = "sdpose-model-version/2"
 CHANNELS = ("candidate", "staging", "production")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}")
@@ -51,6 +55,22 @@ def check_channel(channel: str) -> str:
 
 def document(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """The content with its own digest."""
+    return content | {SEAL: digest_of(content)}
+
+
+def read_sealed(data: bytes, uri: str) -> dict[str, Any]:
+    """The content of a sealed document. DamagedObjectError if it is not what was written."""
+    try:
+        content = dict(json.loads(data))
+        if content[SEAL] == digest_of({key: content[key] for key in content if key != SEAL}):
+            return content
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise DamagedObjectError(f"{uri} is damaged: it is not the document that was written there")
 
 
 def digest_of(content: Any) -> str:
@@ -86,6 +106,10 @@ def pointer_key(model_name: str, channel: str) -> str:
 def history_key(model_name: str, channel: str, generation: int) -> str:
     # Padded, so that the store's order is the order of generations.
     return f"{channel_folder(model_name, channel)}/history/{generation:08d}.json"
+
+
+def mark_of(when: datetime) -> dict[str, Any]:
+    return {"marked_at": when.isoformat()}
 
 
 def mark_key(sha256: str) -> str:

@@ -19,7 +19,9 @@ from sdpose.registry.layout import (
     blob_key,
     check_model_name,
     digest_of,
+    document,
     mark_key,
+    mark_of,
     registry_root,
 )
 from sdpose.registry.versions import ModelVersion, announce, identity_of
@@ -64,7 +66,8 @@ def register_checkpoint(
         source = _write_weights(checkpoint, experiment, weights)
         sha256, size = sha256_of_file(weights), weights.stat().st_size
         store.put_file(weights, blob_key(sha256), sha256)
-        _keep_from_gc(store, sha256)
+        if _keep_from_gc(store, sha256):
+            store.put_file(weights, blob_key(sha256), sha256)  # it may have been deleted meanwhile
         settings = dict(evaluation_settings or {})
         manifest: dict[str, Any] = {
             "format": MANIFEST_FORMAT,
@@ -124,15 +127,18 @@ def _git(commit: str) -> dict[str, Any]:
     return {"commit": commit.removesuffix("-dirty"), "dirty": commit.endswith("-dirty")}
 
 
-def _keep_from_gc(store: Store, sha256: str) -> None:
+def _keep_from_gc(store: Store, sha256: str) -> bool:
     """Takes back the mark that a gc has set on a blob which nothing named; waits for one that is
-    deleting it, see upkeep.py."""
+    deleting it, see upkeep.py. True if there was a mark."""
+    found = False
     deadline = time.monotonic() + PATIENCE_WITH_GC
     while (marked := store.read_tagged(mark_key(sha256))) is not None:
+        found = True
         data, tag = marked
         deleting = b'"deleting": true' in data
         if deleting and time.monotonic() < deadline:
             time.sleep(0.2)
-        elif store.swap(mark_key(sha256), b'{"kept": true}\n', tag):
+        elif store.swap(mark_key(sha256), document(mark_of(datetime.now(UTC))), tag):
             store.delete(mark_key(sha256))
-            return
+            break
+    return found

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
-from typing import Any
 
 from sdpose.errors import UserError
-from sdpose.registry.channels import current, history
-from sdpose.registry.layout import CHANNELS, blob_key, document, mark_key
-from sdpose.registry.versions import model_names, read_version, versions
-from sdpose.storage import ObjectNotFoundError, Store
+from sdpose.registry.channels import Record, history
+from sdpose.registry.layout import (
+    CHANNELS,
+    blob_key,
+    check_model_name,
+    document,
+    index_key,
+    mark_key,
+    mark_of,
+    read_sealed,
+)
+from sdpose.registry.versions import (
+    ModelVersion,
+    read_index,
+    read_version,
+    summary_of,
+    versions,
+)
+from sdpose.storage import Store, StoreUnavailableError
 
 GRACE = timedelta(days=1)
+NEW_INDEX = "delete it, and the next `list` makes a new one"
 
 
 @dataclass(frozen=True)
@@ -31,68 +46,99 @@ def verify(
 ) -> list[Problem]:
     """Every object of a registry (of one model) that is not what it should be; every byte is read.
 
-    progress: is told (objects checked, objects).
+    progress: is told (objects checked, objects). Raises StoreUnavailableError.
     """
-    names = [model_name] if model_name else model_names(store)
-    checks = [check for name in names for check in _checks_of(store, name)]
-    problems: list[Problem] = []
-    checked_blobs: set[str] = set()
-    for done, (uri, check) in enumerate(checks, start=1):
-        try:
-            problems += [Problem(uri, what) for what in check(checked_blobs)]
-        except UserError as error:
-            problems.append(Problem(uri, str(error)))
+    keys = list(store.list(f"models/{check_model_name(model_name)}" if model_name else "models"))
+    there = {PurePosixPath(key).name for key in store.list("blobs/sha256")}
+    found = _Found(store, [])
+    for done, key in enumerate(keys, start=1):
+        found.look_at(key)
         if progress:
-            progress(done, len(checks))
-    return problems
+            progress(done, len(keys) + len(there))
+    found.compare()
+    for sha256, users in found.users.items():
+        if sha256 not in there:
+            found.problem(blob_key(sha256), f"the weights of {', '.join(users)} are missing")
+    wanted = sorted(there & set(found.users) if model_name else there)
+    for done, sha256 in enumerate(wanted, start=1):
+        found.check_blob(sha256)
+        if progress:
+            progress(len(keys) + done, len(keys) + len(wanted))
+    return found.problems
 
 
-Check = Callable[[set[str]], Iterator[str]]
+@dataclass
+class _Found:
+    """What `verify` has read so far."""
 
+    store: Store
+    problems: list[Problem]
+    versions: dict[tuple[str, int], ModelVersion] = field(default_factory=dict)
+    users: dict[str, list[str]] = field(default_factory=dict)  # of weights, by their SHA-256
+    records: dict[str, dict[str, Record]] = field(default_factory=dict)  # channel's folder: {file}
 
-def _checks_of(store: Store, name: str) -> Iterator[tuple[str, Check]]:
-    numbers = sorted(int(PurePosixPath(key).stem) for key in store.list(f"models/{name}/versions"))
-    for number in numbers:
-        yield (
-            store.uri(f"models/{name}/versions/{number}.json"),
-            lambda done, number=number: _check_version(store, name, number, done),  # type: ignore[misc]
-        )
-    for channel in CHANNELS:
-        yield (
-            store.uri(f"models/{name}/channels/{channel}"),
-            lambda done, channel=channel: _check_channel(store, name, channel),  # type: ignore[misc]
-        )
+    def problem(self, key: str, what: str) -> None:
+        self.problems.append(Problem(self.store.uri(key), what))
 
+    def look_at(self, key: str) -> None:
+        parts = PurePosixPath(key).parts
+        try:
+            if parts[2] == "versions":
+                version = read_version(self.store, parts[1], int(PurePosixPath(key).stem))
+                self.versions[parts[1], version.version] = version
+                user = f"{version.model_name} version {version.version}"
+                self.users.setdefault(version.sha256, []).append(user)
+            elif parts[2] == "index.json":
+                if not read_index(self.store, parts[1]):
+                    self.problem(key, f"it cannot be read; {NEW_INDEX}")
+            elif parts[2] == "channels":
+                record = read_sealed(self.store.read(key), self.store.uri(key))
+                if "refused" not in parts:
+                    self.records.setdefault("/".join(parts[:4]), {})[key] = record
+        except StoreUnavailableError:
+            raise
+        except UserError as error:
+            self.problem(key, str(error))
+        except ValueError:
+            self.problem(key, "it does not belong here: its name is no number")
 
-def _check_version(store: Store, name: str, number: int, done: set[str]) -> Iterator[str]:
-    version = read_version(store, name, number)  # raises what it finds
-    if version.sha256 in done:
-        return
-    done.add(version.sha256)
-    try:
-        stored = store.digest(blob_key(version.sha256))
-    except ObjectNotFoundError:
-        yield f"its weights are missing: {version.weights_uri}"
-        return
-    if stored != version.sha256:
-        yield f"its weights are damaged: {version.weights_uri} has SHA-256 {stored}"
+    def compare(self) -> None:
+        """Do the documents that can be read agree?"""
+        for name in sorted({name for name, _ in self.versions}):
+            rows = {n: summary_of(v.manifest) for (m, n), v in self.versions.items() if m == name}
+            index = read_index(self.store, name)
+            if any(index[number] != row for number, row in rows.items() if number in index):
+                what = f"it does not agree with the manifests; {NEW_INDEX}"
+                self.problem(index_key(name), what)
+        for folder, records in self.records.items():
+            pointer = records.pop(f"{folder}/pointer.json", None)
+            history = list(records.values())
+            if pointer is None:
+                self.problem(f"{folder}/pointer.json", "the pointer is missing or damaged")
+            elif not history or history[-1] != pointer:
+                history.append(pointer)  # whoever moved it was stopped before writing it down
+            generations = [record["generation"] for record in history]
+            if generations != list(range(1, len(generations) + 1)):
+                what = f"the history is not a whole sequence: generations {generations}"
+                self.problem(f"{folder}/history", what)
+            for record in history:
+                version = self.versions.get((record["model_name"], record["version"]))
+                if version is None or version.manifest_sha256 != record["manifest_sha256"]:
+                    what = f"version {record['version']} is not the one that was promoted"
+                    self.problem(folder, f"generation {record['generation']}: {what}")
 
-
-def _check_channel(store: Store, name: str, channel: str) -> Iterator[str]:
-    records = history(store, name, channel)
-    generations = [record["generation"] for record in records]
-    if generations != list(range(1, len(records) + 1)):
-        yield f"its history is not a sequence: generations {generations}"
-    pointer = current(store, name, channel)
-    if pointer is None and records:
-        yield "its pointer is missing"
-    for record in records:
-        version = read_version(store, name, record["version"])
-        if version.manifest_sha256 != record["manifest_sha256"]:
-            yield (
-                f"generation {record['generation']} promoted another manifest of version "
-                f"{record['version']} than the one that is there"
-            )
+    def check_blob(self, sha256: str) -> None:
+        key = blob_key(sha256)
+        try:
+            stored = self.store.digest(key)
+        except StoreUnavailableError:
+            raise
+        except UserError as error:
+            self.problem(key, str(error))
+            return
+        if stored != sha256:
+            users = ", ".join(self.users.get(sha256, ["no version"]))
+            self.problem(key, f"damaged: it has SHA-256 {stored}; the weights of {users}")
 
 
 @dataclass(frozen=True)
@@ -108,10 +154,12 @@ class Collected:
 def gc(store: Store, *, grace: timedelta = GRACE, dry_run: bool = True) -> Collected:
     """Removes weights that no version names, and what interrupted writers left.
 
-    Every version keeps its weights, so pointers, histories and runs cannot lose theirs. A blob is
-    marked first and deleted by a later call, when the mark is older than `grace`; a registration
-    that needs it meanwhile takes the mark back, and one that runs at the same moment waits or puts
-    the bytes there again (`register._keep_from_gc`). dry_run: only says what would be done.
+    Every version keeps its weights, so runs cannot lose theirs; what a pointer or its history names
+    stays even if the version is gone. With a document that cannot be read nothing is removed. A
+    blob is marked first and deleted by a later call, when the mark is older than `grace`; a
+    registration that needs it meanwhile takes the mark back, and one that runs at the same moment
+    waits or puts the bytes there again (`register._keep_from_gc`). dry_run: only says what would be
+    done.
     """
     now = datetime.now(UTC)
     blobs = [PurePosixPath(key).name for key in store.list("blobs/sha256")]
@@ -124,8 +172,8 @@ def gc(store: Store, *, grace: timedelta = GRACE, dry_run: bool = True) -> Colle
         if found is None:
             marked.append(sha256)
             if not dry_run:
-                store.put_if_absent(mark_key(sha256), document({"marked_at": now.isoformat()}))
-        elif now - _marked_at(found[0]) < grace:
+                store.put_if_absent(mark_key(sha256), document(mark_of(now)))
+        elif now - datetime.fromisoformat(json.loads(found[0])["marked_at"]) < grace:
             waiting.append(sha256)
         else:
             ripe.append((sha256, found))
@@ -149,9 +197,12 @@ def gc(store: Store, *, grace: timedelta = GRACE, dry_run: bool = True) -> Colle
 
 
 def _referenced(store: Store) -> set[str]:
-    return {version.sha256 for name in model_names(store) for version in versions(store, name)}
-
-
-def _marked_at(data: bytes) -> datetime:
-    mark: dict[str, Any] = json.loads(data)
-    return datetime.fromisoformat(mark["marked_at"]) if "marked_at" in mark else datetime.now(UTC)
+    """Weights that a version, a pointer or a history names."""
+    names = {PurePosixPath(key).parts[1] for key in store.list("models")}
+    of_versions = {version.sha256 for name in names for version in versions(store, name)}
+    return of_versions | {
+        record["sha256"]
+        for name in names
+        for channel in CHANNELS
+        for record in history(store, name, channel)
+    }

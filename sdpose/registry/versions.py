@@ -23,6 +23,8 @@ from sdpose.registry.layout import (
     document,
     index_key,
     manifest_key,
+    read_sealed,
+    sealed,
     versions_folder,
 )
 from sdpose.storage import DamagedObjectError, ObjectNotFoundError, Store
@@ -71,14 +73,14 @@ def announce(store: Store, model_name: str, manifest: dict[str, Any]) -> ModelVe
             return read_version(store, model_name, summary["version"])
     number = summaries[-1]["version"] + 1 if summaries else 1
     while not store.put_if_absent(
-        manifest_key(model_name, number), document(manifest | {"version": number})
+        manifest_key(model_name, number), document(sealed(manifest | {"version": number}))
     ):
         taken = read_version(store, model_name, number)
         if taken.manifest["identity"] == identity:
             return taken
         number += 1
     version = read_version(store, model_name, number, created=True)
-    _write_index(store, model_name, [*summaries, _summary(version.manifest)])
+    _write_index(store, model_name, [*summaries, summary_of(version.manifest)])
     return version
 
 
@@ -121,12 +123,12 @@ def summarize(store: Store, model_name: str) -> list[dict[str, Any]]:
     One listing and one object, however many versions: manifests are read only if the index does not
     have them yet (a writer's update was lost to a faster one; that costs a read, nothing else).
     """
-    index = _read_index(store, model_name)
+    index = read_index(store, model_name)
     numbers = _numbers(store, model_name)
     missing = [number for number in numbers if number not in index]
     with ThreadPoolExecutor(READERS) as pool:
         for version in pool.map(lambda n: read_version(store, model_name, n), missing):
-            index[version.version] = _summary(version.manifest)
+            index[version.version] = summary_of(version.manifest)
     summaries = [index[number] for number in numbers]
     if len(missing) >= STALE_INDEX:
         _write_index(store, model_name, summaries)
@@ -135,8 +137,10 @@ def summarize(store: Store, model_name: str) -> list[dict[str, Any]]:
 
 def versions(store: Store, model_name: str) -> Iterator[ModelVersion]:
     """Every version with its manifest, oldest first: a read for each."""
-    for number in _numbers(store, model_name):
-        yield read_version(store, model_name, number)
+    with ThreadPoolExecutor(READERS) as pool:
+        yield from pool.map(
+            lambda n: read_version(store, model_name, n), _numbers(store, model_name)
+        )
 
 
 def _numbers(store: Store, model_name: str) -> list[int]:
@@ -144,7 +148,7 @@ def _numbers(store: Store, model_name: str) -> list[int]:
     return sorted(int(stem) for stem in stems if stem.isdigit())
 
 
-def _summary(manifest: dict[str, Any]) -> dict[str, Any]:
+def summary_of(manifest: dict[str, Any]) -> dict[str, Any]:
     return {
         "version": manifest["version"],
         "identity": manifest["identity"],
@@ -157,7 +161,7 @@ def _summary(manifest: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _read_index(store: Store, model_name: str) -> dict[int, dict[str, Any]]:
+def read_index(store: Store, model_name: str) -> dict[int, dict[str, Any]]:
     try:
         rows = json.loads(store.read(index_key(model_name)))["versions"]
         return {int(row["version"]): dict(row) for row in rows}
@@ -171,16 +175,15 @@ def _write_index(store: Store, model_name: str, summaries: list[dict[str, Any]])
 
 
 def _parse_manifest(data: bytes, uri: str, model_name: str, version: int) -> dict[str, Any]:
-    try:
-        manifest = dict(json.loads(data))
-        if manifest["format"] != MANIFEST_FORMAT:
-            raise UserError(
-                f"{uri} has the format {manifest['format']!r}; this version of sdpose reads "
-                f"{MANIFEST_FORMAT!r}"
-            )
-        right = (manifest["model_name"], manifest["version"]) == (model_name, version)
-        if right and manifest["identity"] == identity_of(manifest):
-            return manifest
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise DamagedObjectError(f"{uri} is damaged: it is not the manifest that was written there")
+    manifest = read_sealed(data, uri)
+    if manifest["format"] != MANIFEST_FORMAT:
+        raise UserError(
+            f"{uri} has the format {manifest['format']!r}; this version of sdpose reads "
+            f"{MANIFEST_FORMAT!r}"
+        )
+    if (manifest["model_name"], manifest["version"]) != (model_name, version):
+        raise DamagedObjectError(
+            f"{uri} is damaged: it is the manifest of {manifest['model_name']} version "
+            f"{manifest['version']}"
+        )
+    return manifest

@@ -16,11 +16,10 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from typing import Any
 from urllib.parse import urlsplit
 
-from sdpose.errors import UserError
+from sdpose.errors import UserError, without_secrets
 from sdpose.storage.patience import ATTEMPTS, InterruptionError
 from sdpose.storage.store import ObjectNotFoundError
 
@@ -165,23 +164,6 @@ def broken(error: Exception, where: str) -> Exception:
         OSError,
     )
     return InterruptionError(text) if isinstance(error, transient) else UserError(text)
-
-
-def without_secrets(text: str) -> str:
-    """The text without credentials: those in URLs (user info, presigned queries) and those that the
-    environment holds.
-
-    >>> without_secrets("cannot reach https://me:hunter2@host/b/k?X-Amz-Signature=aa&x=1 now")
-    'cannot reach https://***@host/b/k?*** now'
-    """
-    text = re.sub(r"(\w+://)[^/\s@\"']+@", r"\1***@", text)
-    text = re.sub(r"(\w+://[^\s?\"']+\?)[^\s\"']+", r"\1***", text)
-    text = re.sub(r"(X-Amz-\w+=)[^\s&\"']+", r"\1***", text, flags=re.IGNORECASE)
-    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID"):
-        value = os.environ.get(name)
-        if value:
-            text = text.replace(value, "***")
-    return text
 
 
 def _refused(response: dict[str, Any], where: str) -> Exception:

@@ -17,8 +17,10 @@ from safetensors.torch import load_file
 from sdpose.config import Experiment, experiment_digest
 from sdpose.errors import UserError
 from sdpose.registry import pull, read_version, resolve, summarize
+from sdpose.registry.channels import move
+from sdpose.registry.layout import blob_key
 from sdpose.registry.register import register_checkpoint
-from sdpose.registry.upkeep import verify
+from sdpose.registry.upkeep import gc, verify
 from sdpose.storage import DamagedObjectError, Store, sha256_of_file
 
 
@@ -82,36 +84,64 @@ def test_weights_of_another_model_are_refused(
     assert len(summarize(store, "tiny")) == 1
 
 
-def test_damage_is_named_and_mended(store: Store, register: Register, tmp_path: Path) -> None:
-    version = register(1)
-    register(2)
+def _flip_a_bit(store: Store, key: str) -> None:
+    data = bytearray(store.read(key))
+    data[len(data) // 2] ^= 1
+    store.put(key, bytes(data))
+
+
+def test_every_damaged_object_is_named(store: Store, register: Register, tmp_path: Path) -> None:
+    first, second = register(1), register(2)
+    orphan = tmp_path / "orphan"
+    orphan.write_bytes(b"of a registration that was killed")
+    store.put_file(orphan, blob_key(sha256_of_file(orphan)), sha256_of_file(orphan))
+    for version in (1, 2, 1):
+        move(store, read_version(store, "tiny", version), "staging", action="promote", approver="k")
+    refused = move(
+        *(store, second, "staging"),
+        **{"action": "promote", "approver": "k"},
+        gates=lambda _: [{"gate": "never", "passed": False, "reason": "no"}],
+    )
+    assert not refused["allowed"]
     assert verify(store) == []
-    blob = tmp_path / "registry/blobs/sha256" / version.sha256
-    damaged = bytearray(blob.read_bytes())
-    damaged[len(damaged) // 2] ^= 1
-    blob.chmod(0o644)
-    blob.write_bytes(damaged)
-    (problem,) = verify(store)
-    assert problem.uri.endswith("versions/1.json")
-    assert version.sha256 in problem.what
+
+    keys = [key for key in store.list("") if not key.startswith("gc/")]
+    assert len(keys) == 3 + 2 + 1 + 1 + 3 + 1  # blobs, manifests, index, pointer, history, refused
+    for key in keys:
+        _flip_a_bit(store, key)
+    named = {problem.uri for problem in verify(store)}
+    assert {store.uri(key) for key in keys} <= named
+    with pytest.raises(DamagedObjectError):
+        resolve(store, "tiny@1")
+    with pytest.raises(DamagedObjectError):
+        resolve(store, "tiny@staging")
+    with pytest.raises(DamagedObjectError):
+        gc(store, dry_run=False)  # what cannot be read could name anything
+    for key in keys:
+        _flip_a_bit(store, key)
+    assert verify(store) == []
+
     target = tmp_path / "out.safetensors"
+    _flip_a_bit(store, blob_key(first.sha256))
+    (problem,) = verify(store)
+    assert problem.uri == store.uri(blob_key(first.sha256))
+    assert "the weights of tiny version 1" in problem.what
     with pytest.raises(DamagedObjectError):
         pull(store, "tiny@1", target)
     assert not target.exists()
     assert register(1).version == 1  # registering again puts the right bytes there
     assert verify(store) == []
-    blob.unlink()
-    (problem,) = verify(store)
-    assert "missing" in problem.what
 
-    manifest = tmp_path / "registry/models/tiny/versions/2.json"
-    manifest.chmod(0o644)
-    manifest.write_text(
-        manifest.read_text().replace('"dataset_digest": "d', '"dataset_digest": "f')
-    )
-    assert {p.uri.rsplit("/", 1)[1] for p in verify(store)} == {"1.json", "2.json"}
-    with pytest.raises(DamagedObjectError, match="damaged"):
-        resolve(store, "tiny@2")
+    store.delete(blob_key(first.sha256))
+    store.delete("models/tiny/channels/staging/history/00000002.json")
+    store.delete("models/tiny/versions/2.json")
+    store.put("models/tiny/versions/notes.json", b"{}")
+    said = sorted(problem.what for problem in verify(store))
+    assert [what.split(":")[0] for what in said] == [
+        "it does not belong here",
+        "the history is not a whole sequence",
+        "the weights of tiny version 1 are missing",
+    ]
 
 
 def test_the_index_is_only_a_cache(store: Store, register: Register, tmp_path: Path) -> None:
