@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from components.cluster import Cluster, dump_cluster, parse_cluster
@@ -40,7 +39,7 @@ class Wishes:
     run_name: str | None = None
     cache: bool = True
     overwrite: bool = False
-    promotion: Mapping[str, str] = MappingProxyType({})  # the pipeline's arguments
+    promotion: Mapping[str, str] = field(default_factory=dict)  # the pipeline's arguments
     any_code: bool = False
     check: bool = True
     schedule: str | None = None
