@@ -147,9 +147,13 @@ def test_beside_kubeflow_itself_nothing_restricts_its_namespace(render: Objects)
         expected = None if each["kind"] in CLUSTER_WIDE else "kubeflow"
         assert each["metadata"].get("namespace") == expected
     kinds = {each["kind"] for each in objects}
-    assert kinds == {each["kind"] for each in render("base")} - {
-        *("Namespace", "NetworkPolicy", "ResourceQuota", "LimitRange")
-    }
+    gone = {"Namespace", "ResourceQuota", "LimitRange"}
+    assert kinds == {each["kind"] for each in render("base")} - gone
+    policies = {each["metadata"]["name"]: each for each in objects if "Policy" in each["kind"]}
+    assert set(policies) == {"mlflow", "postgres"}
+    for name, policy in policies.items():
+        assert policy["spec"]["podSelector"] == {"matchLabels": {"app.kubernetes.io/name": name}}
+        assert policy["spec"]["policyTypes"] == ["Ingress"]
 
 
 def test_the_example_profile_is_made_for_the_base(repository: Path, render: Objects) -> None:
