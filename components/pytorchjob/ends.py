@@ -25,6 +25,14 @@ class End:
     message: str
     cause: Cause
 
+    @property
+    def is_permanent(self) -> bool:
+        """Whether it would end so again: restartPolicy ExitCode's rule, for operators without it.
+
+        (`sdpose launch` ends with 128 or more if another try may help.)
+        """
+        return self.cause == "crash" and self.exit_code in range(1, 128)
+
     def __str__(self) -> str:
         code = "no exit code" if self.exit_code is None else f"exit code {self.exit_code}"
         killed = _signal_name(self.exit_code)

@@ -7,6 +7,7 @@ what was seen is left out.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
@@ -28,6 +29,7 @@ from sdpose.errors import UserError
 SILENCE_S = 120.0  # a connection that says nothing for so long may be dead: opened again
 PAUSE_S = 1.0
 TAIL_LINES = 50
+TAIL_S = 10.0
 SECOND = len("2026-11-25T20:35:45")  # of a stamp; sinceTime counts whole seconds
 
 # Called with the replica and each of its lines, as they come.
@@ -71,11 +73,15 @@ class Logs:
 
     def note(self, replica: str, text: str) -> None:
         """A line of our own among the pods'."""
-        self._put(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", replica, f"-- {text}")
+        self._put(_now(), replica, f"-- {text}")
 
     def tail(self, pod: Object) -> list[str]:
-        """The last lines of a pod that was followed."""
-        return list(self._tails.get(pod["metadata"]["uid"], ()))
+        """The last lines of a pod that was followed; what was said before an end that was seen is
+        waited for, at most TAIL_S."""
+        uid = pod["metadata"]["uid"]
+        if uid in self._followers:
+            self._followers[uid].catch_up(TAIL_S)
+        return list(self._tails.get(uid, ()))
 
     def close(self, timeout: float) -> None:
         """Waits until what ended pods said is read, at most `timeout` seconds, and stops."""
@@ -116,10 +122,19 @@ class _Follower(threading.Thread):
         self.start()
 
     def saw(self, restarts: int) -> None:
-        self._restarts = restarts
+        self._restarts = max(restarts, self._restarts)
 
     def pod_ended(self) -> None:
         self._ended.set()
+
+    def catch_up(self, timeout: float) -> None:
+        """Waits until what was said before the end of the pod, or of its container's earlier life,
+        is read."""
+        give_up = time.monotonic() + timeout
+        while self.is_alive() and time.monotonic() < give_up:
+            if self._restarts_read == self._restarts and not self._ended.is_set():
+                return
+            time.sleep(0.05)
 
     def stop(self) -> None:
         self._stopped.set()
@@ -128,13 +143,7 @@ class _Follower(threading.Thread):
         while not self._stopped.is_set():
             ended = self._ended.is_set()
             try:
-                if not self._exists():
-                    return
-                if self._restarts > self._restarts_read:
-                    self._restarts_read = self._restarts
-                    self._read(follow=False, previous=True)
-                self._read(follow=not ended, previous=False)
-                if ended:
+                if self._read(follow=not ended) and ended:
                     return
             except (urllib3.exceptions.HTTPError, OSError):
                 pass  # cut or silent
@@ -148,30 +157,45 @@ class _Follower(threading.Thread):
                 return  # the watches have met it, too, and say so
             self._ended.wait(PAUSE_S)
 
-    def _exists(self) -> bool:
-        """Whether the name is still this pod's: the one that takes its place has the same."""
-        pod = self._api.get(PODS, self._pod)
-        return pod is not None and pod["metadata"]["uid"] == self._uid
+    def _read(self, *, follow: bool) -> bool:
+        """Hands on what is new; with `follow`, until the container ends. False if it is to be tried
+        again: the container was started again, and what it said before comes first."""
+        with self._open(follow=follow) as response:
+            # After opening: this may be the log of a later life by now, or of the pod that has
+            # taken this one's place and has its name.
+            pod = self._api.get(PODS, self._pod)
+            if pod is not None and pod["metadata"]["uid"] != self._uid:
+                self._stopped.set()
+                return False
+            if pod is not None:
+                self.saw(container_restarts(pod, self._container)[0])
+            if self._restarts == self._restarts_read:
+                self._hand_on_new(response, unfinished=not follow)
+                return True
+        restarts = self._restarts
+        # The node may keep it no longer.
+        with contextlib.suppress(ApiException), self._open(previous=True) as response:
+            self._hand_on_new(response, unfinished=True)
+        self._write(_now(), "-- its container was started again")
+        self._restarts_read = restarts
+        return False
 
-    def _read(self, *, follow: bool, previous: bool) -> None:
-        """Hands on what is new; with `follow`, until the container ends."""
+    def _open(self, **options: bool) -> urllib3.HTTPResponse:
         query = {"container": self._container, "timestamps": "true"}
-        query |= {"follow": "true"} if follow else {}
-        query |= {"previous": "true"} if previous else {}
+        query |= {name: "true" for name, wanted in options.items() if wanted}
         if self._second:
             query["sinceTime"] = self._second + self._zone
+        return self._api.open(PODS, query, name=self._pod, log=True, read_timeout=SILENCE_S)
+
+    def _hand_on_new(self, response: urllib3.HTTPResponse, *, unfinished: bool) -> None:
         known = self._seen.copy()
-        response = self._api.open(PODS, query, name=self._pod, log=True, read_timeout=SILENCE_S)
-        try:
-            for line in lines(response, unfinished=not follow):
-                if self._stopped.is_set():
-                    return
-                if known[line]:
-                    known[line] -= 1
-                else:
-                    self._hand_on(line)
-        finally:
-            response.close()
+        for line in lines(response, unfinished=unfinished):
+            if self._stopped.is_set():
+                return
+            if known[line]:
+                known[line] -= 1
+            else:
+                self._hand_on(line)
 
     def _hand_on(self, line: bytes) -> None:
         stamp, _, text = line.decode(errors="replace").partition(" ")
@@ -183,3 +207,7 @@ class _Follower(threading.Thread):
             self._seen[line] += 1
         # A bar that redraws its line says something new after its last carriage return.
         self._write(stamp, text.rstrip("\r").rpartition("\r")[2])
+
+
+def _now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"

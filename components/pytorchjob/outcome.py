@@ -26,8 +26,15 @@ def job_failed(kind: Kind, job: Object, pods: list[Object], logs: Logs) -> JobEr
     ended = [(pod, end) for pod in pods if (end := pod_end(pod, kind.container))]
     if not ended:
         return JobError(heading, ended_by_itself=True)
-    # A permanent failure ends a job; those that were killed for it, or lost their peer, came later.
-    pod, end = min(ended, key=lambda each: (each[1].cause == "preemption", _finished(each[0])))
+    # A permanent failure ends a job; what was deleted for it, or lost its peer, came later.
+    pod, end = min(
+        ended,
+        key=lambda each: (
+            each[1].cause == "preemption",
+            "deletionTimestamp" in each[0]["metadata"],
+            _finished(each[0]),
+        ),
+    )
     return JobError(
         f"{heading}\n{pod_report(kind, pod, str(end), logs)}",
         exit_code=end.exit_code,

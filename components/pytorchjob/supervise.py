@@ -131,6 +131,12 @@ class Supervisor:
 
     def _starts_again(self, replica: str, before: Object, end: End) -> None:
         self._say(f"{replica} starts again; before: {end} ({end.cause})")
+        if end.is_permanent:
+            report = pod_report(self._kind, before, str(end), self._logs)
+            raise JobError(
+                f"{self._name} failed; starting again would not help\n{report}",
+                exit_code=end.exit_code,
+            )
         try:
             self._api.annotate(
                 self._kind.resource, self._job["metadata"]["name"], self._restarted.annotation()

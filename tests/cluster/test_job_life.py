@@ -34,16 +34,6 @@ def test_whole_life(launch: Launch, results: Path, kube: KubeCluster, tmp_path: 
     assert re.search(r"^2\d{3}-\d\d-\d\dT\S+Z \[master-0\] done$", log, re.M)
 
 
-def test_trainjob(launch: Launch, results: Path, kube: KubeCluster) -> None:
-    (results / "exit-1").write_text("143")
-    said = launch(train_api="trainjob")
-    (job,) = kube.jobs("trainjobs")
-    assert "Complete" in {c["type"] for c in job["status"]["conditions"]}
-    assert "[node-0] rank 0 of 2" in said
-    assert any("node-1 starts again; before: exit code 143 (SIGTERM)" in line for line in said)
-    assert said.count("[node-1] done") == 1
-
-
 def test_failure_names_pod_code_and_last_lines(launch: Launch, results: Path) -> None:
     (results / "exit-1").write_text("3")
     (results / "hold").touch()

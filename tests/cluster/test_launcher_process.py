@@ -52,12 +52,12 @@ def start(tmp_path: Path, repository: Path) -> Iterator[Start]:
 
     yield start
     for process in started:
-        with contextlib.suppress(psutil.NoSuchProcess):
+        if process.poll() is None:  # not yet waited for: the number is still its own
             for each in psutil.Process(process.pid).children(recursive=True):  # kfp's steps
                 with contextlib.suppress(psutil.NoSuchProcess):
                     each.kill()
-        process.kill()  # nothing happens if it has ended
-        process.wait(10)
+            process.kill()
+            process.wait(10)
 
 
 def test_killed_and_restarted_then_cancelled(

@@ -161,8 +161,9 @@ class Handler(BaseHTTPRequestHandler):
         if verb == "create":
             strict = query.get("fieldValidation") == "Strict"
             cluster.admission.check(plural, body, strict=strict)
-            if cluster.suspends and plural == "pytorchjobs":
-                body["spec"]["runPolicy"]["suspend"] = True
+            if cluster.suspends:
+                where = body["spec"]["runPolicy"] if plural == "pytorchjobs" else body["spec"]
+                where["suspend"] = True
             return store.create(group, plural, body)
         if verb == "patch":
             changed = store.update(key, lambda item: _merge(item, body))

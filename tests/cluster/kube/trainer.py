@@ -1,9 +1,11 @@
 """Kubeflow Trainer v2 with its JobSet and Job, as far as a client can tell: pods of the runtime
-`torch-distributed` with what a TrainJob patches, replaced up to Job's backoffLimit."""
+`torch-distributed` with what a TrainJob patches. JobSet's default restartPolicy is OnFailure; Job's
+backoffLimit counts failed pods and restarts of containers."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 import secrets
 import threading
 from typing import TYPE_CHECKING
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
     from tests.cluster.kube.cluster import KubeCluster
 
 GROUP, PLURAL = "trainer.kubeflow.org", "trainjobs"
-BACKOFF_LIMIT = 6
 INDEX = "batch.kubernetes.io/job-completion-index"
 
 
@@ -22,7 +23,7 @@ class Trainer(threading.Thread):
     def __init__(self, cluster: KubeCluster) -> None:
         super().__init__(name="trainer", daemon=True)
         self._cluster, self._store = cluster, cluster.store
-        self._failures: dict[str, int] = {}
+        self.backoff_limit = 6  # Job's default
         self.start()
 
     def run(self) -> None:
@@ -40,17 +41,27 @@ class Trainer(threading.Thread):
         conditions = job.get("status", {}).get("conditions", [])
         if any(c["type"] in {"Complete", "Failed"} for c in conditions):
             return
+        if job["spec"].get("suspend"):
+            self._conclude(key, "Suspended", "Suspended", "TrainJob is suspended")
+            return
         uid, nodes = job["metadata"]["uid"], job["spec"]["trainer"]["numNodes"]
         pods: dict[str, list[Object]] = {str(index): [] for index in range(nodes)}
         for _, pod in self._store.list("", "pods", key[2]):
             if any(o["uid"] == uid for o in pod["metadata"].get("ownerReferences", [])):
                 pods[pod["metadata"]["labels"][INDEX]].append(pod)
         phases = {i: [p["status"].get("phase") for p in each] for i, each in pods.items()}
-        failures = sum(each.count("Failed") for each in phases.values())
-        if failures > BACKOFF_LIMIT:
-            self._conclude(
-                key, "Failed", "FailedJobs", "jobset failed due to one or more job fails"
-            )
+        failures = sum(each.count("Failed") for each in phases.values()) + sum(
+            status["restartCount"]
+            for each in pods.values()
+            for pod in each
+            for status in pod["status"].get("containerStatuses", [])
+        )
+        if failures > self.backoff_limit:
+            for pod in itertools.chain(*pods.values()):
+                if pod["status"].get("phase") in {"Pending", "Running"}:
+                    self._store.delete(("", "pods", key[2], pod["metadata"]["name"]))
+            message = "jobset failed due to one or more job failures"
+            self._conclude(key, "Failed", "JobSetFailed", message)
         elif all("Succeeded" in each for each in phases.values()):
             self._conclude(key, "Complete", "AllJobsCompleted", "jobset completed successfully")
         else:
@@ -66,7 +77,8 @@ class Trainer(threading.Thread):
 
         def change(item: Object) -> None:
             conditions = item.setdefault("status", {}).setdefault("conditions", [])
-            if not any(c["type"] == kind for c in conditions):
+            if not any((c["type"], c["status"]) == (kind, status) for c in conditions):
+                conditions[:] = [c for c in conditions if c["type"] != kind]
                 conditions.append(condition | {"lastTransitionTime": now()})
 
         self._store.update(key, change)
@@ -90,7 +102,7 @@ class Trainer(threading.Thread):
                 {"name": "PET_MASTER_PORT", "value": port},
             ],
         }
-        template["spec"]["restartPolicy"] = "Never"
+        template["spec"]["restartPolicy"] = "OnFailure"
         template.setdefault("metadata", {}).setdefault("labels", {}).update(
             {
                 "jobset.sigs.k8s.io/jobset-name": name,
