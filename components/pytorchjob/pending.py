@@ -18,8 +18,8 @@ INIT_IMAGE_HINT = (
     "set --pytorch-init-container-image of the Training Operator"
 )
 RESTRICTED_HINT = (
-    "the operator's init container lacks a security context: see docs/cluster.md for its "
-    "--pytorch-init-container-template-file"
+    "the operator's init container lacks a security context: docs/cluster.md, \"The Training "
+    'Operator", gives it one'
 )
 
 
