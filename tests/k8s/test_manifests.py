@@ -161,7 +161,8 @@ def test_the_example_profile_is_made_for_the_base(repository: Path, render: Obje
     names = {(each["kind"], each["metadata"]["name"]) for each in render("base")}
     names |= {(each["kind"], each["metadata"]["name"]) for each in render("secrets")}
     assert ("Namespace", cluster.namespace) in names
-    assert ("ServiceAccount", cluster.service_account) in names
+    for account in (cluster.service_account, cluster.pipelines.service_account):
+        assert ("ServiceAccount", account) in names
     for volume in cluster.volumes:
         assert ("PersistentVolumeClaim", volume.claim) in names
     for secret in cluster.secrets.values():
