@@ -1,4 +1,4 @@
-"""Step 3: the AP of the checkpoint that training handed on."""
+"""Step 3: the AP of the checkpoint that training handed on, and the report of the run."""
 
 from kfp import dsl
 
@@ -12,10 +12,11 @@ def evaluate(
     dataset_digest: str,
     checkpoint_sha256: str,
     code_version: str,
+    mlflow_run_id: str,
     checkpoint: dsl.Input[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     results: dsl.Output[dsl.Artifact],
-    report: dsl.Output[dsl.Markdown],
+    report: dsl.Output[dsl.HTML],
 ) -> None:
     """Evaluates a checkpoint on the validation set.
 
@@ -27,10 +28,11 @@ def evaluate(
         dataset_digest: Of the dataset that was checked.
         checkpoint_sha256: Of the checkpoint's file: KFP's cache key knows an artifact by name only.
         code_version: Of the code; other code may compute other figures.
+        mlflow_run_id: The training's run, which gets the report, too; empty if there is none.
         checkpoint: The checkpoint that training handed on.
         metrics: COCO's ten AP and AR figures, 0..1.
         results: A folder with results.json, COCO's keypoint results, and results.metrics.json.
-        report: The figures as a table.
+        report: The run, its figures and pictures, as one page.
     """
     from pathlib import Path
 
@@ -38,22 +40,26 @@ def evaluate(
     from sdpose.data.fetch import fetch_coco
     from sdpose.errors import user_errors
     from sdpose.evaluation import format_table, write_results
+    from sdpose.report.run import report_run
     from sdpose.training import test_checkpoint
 
     with user_errors():
         resolved = parse_experiment(experiment)
         if data_source:
             fetch_coco(data_source, Path(resolved.data_root))
-        result = test_checkpoint(
-            resolved,
-            Path(checkpoint.path) / checkpoint.metadata["file"],
-            missing_detections="use_gt_bbox",
-        )
+        evaluated = Path(checkpoint.path) / checkpoint.metadata["file"]
+        result = test_checkpoint(resolved, evaluated, missing_detections="use_gt_bbox")
         assert result is not None  # this is the only process
-        write_results(result, Path(results.path) / "results.json")
-    title = f"mAP on {result.bbox_source} boxes"
-    table = format_table(result.metrics)
-    Path(report.path).write_text(f"# {title}\n\n```\n{table}\n```\n", encoding="utf-8")
+        results_file = Path(results.path) / "results.json"
+        write_results(result, results_file)
+        print(f"mAP on {result.bbox_source} boxes\n{format_table(result.metrics)}")
+        facts = {
+            "dataset_digest": dataset_digest,
+            "git_commit": checkpoint.metadata["git_commit"],
+            "mlflow_run_id": mlflow_run_id,
+        }
+        report_run(
+            resolved, Path(report.path), results=results_file, checkpoint=evaluated, facts=facts
+        )
     for name, value in result.metrics.items():
         metrics.log_metric(name, value)
-    print(f"{title}\n{table}")

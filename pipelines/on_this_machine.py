@@ -21,7 +21,7 @@ from sdpose.errors import UserError
 from sdpose.registry.promote import objections
 from sdpose.registry.run import read_summary, write_summary
 from sdpose.tracking import tracking_uri
-from sdpose.training.workdir import work_dir_of
+from sdpose.training.workdir import REPORT, work_dir_of
 
 # Below the work dir: what the pipeline itself leaves.
 PIPELINE_FOLDER = "pipeline"
@@ -57,6 +57,7 @@ def run_here(
         "model version": f"{summary['exp_name']} version {summary['model_version']}",
         **({"promotion": _promotion(promoted)} if (promoted := summary.get("promotion")) else {}),
         "summary": work_dir / "summary.json",
+        **({"report": report} if (report := work_dir / REPORT).is_file() else {}),
         "MLflow UI": "make ui",
     }.items():
         say(f"{name + ':':<15}{value}")

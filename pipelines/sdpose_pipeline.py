@@ -85,6 +85,7 @@ def make_pipeline(
             dataset_digest=prepared.outputs["dataset_digest"],
             checkpoint_sha256=trained.outputs["checkpoint_sha256"],
             code_version=code_version,
+            mlflow_run_id=trained.outputs["mlflow_run_id"],
             checkpoint=trained.outputs["checkpoint"],
         )
         registered = register(

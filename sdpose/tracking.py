@@ -159,6 +159,21 @@ def tag_run(run_id: str, tags: Mapping[str, str]) -> None:
         raise _unreachable(error) from error
 
 
+def log_artifact(run_id: str, path: Path) -> None:
+    """Adds a file to a run; one that is not there (a deleted database) is passed over."""
+    client = _client()
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_run(run_id)
+        client.log_artifact(run_id, str(path))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise _unreachable(error) from error
+    except Exception as error:
+        raise _unreachable(error) from error
+
+
 def model_version_tags(name: str, number: str) -> dict[str, str]:
     client = _client()
     try:

@@ -34,7 +34,8 @@ def report(work_dir: Path, out: Path | None, results: Path | None, checkpoint: P
     Curves of the training, precision by joint and size, kinds of errors, calibration, the best and
     worst pictures, attention, speed, environment. What the run has not left is said, not guessed.
     """
-    from sdpose.report import REPORT, write_report
+    from sdpose.report import write_report
+    from sdpose.training.workdir import REPORT
 
     path = out or work_dir / REPORT
     files = write_report(work_dir, path, results=results, checkpoint=checkpoint)

@@ -9,9 +9,7 @@ from sdpose.config import Experiment
 from sdpose.report.gather import RunFiles, gather
 from sdpose.report.page import render
 
-__all__ = ["REPORT", "RunFiles", "gather", "write_report"]
-
-REPORT = "report.html"
+__all__ = ["RunFiles", "gather", "write_report"]
 
 
 def write_report(

@@ -32,13 +32,14 @@ from sdpose.training.mirror import newer_checkpoint, remove, restore_files
 
 EXPERIMENT_FILE = "experiment.yaml"
 MLFLOW_RUN_FILE = "mlflow_run_id"
+REPORT = "report.html"
 
 # What a run leaves in its work dir; --overwrite removes these and nothing else.
 OWN_FILES = (
     EXPERIMENT_FILE,
     MLFLOW_RUN_FILE,
     "summary.json",
-    "report.html",
+    REPORT,
     "????????_??????.log",
     "????????_??????.log.json",
     "tf_logs/events.out.tfevents.*",

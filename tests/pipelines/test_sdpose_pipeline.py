@@ -53,6 +53,12 @@ def test_a_promotion_is_one_more_step_and_computes(tmp_path: Path) -> None:
     assert pods["exec-promote"]["nodeSelector"] == {"labels": {"gpu": "h100"}}
 
 
+def test_kfp_shows_the_report_as_html(tmp_path: Path) -> None:
+    package = compiled(sdpose_pipeline, tmp_path)[0]
+    outputs = package["components"]["comp-evaluate"]["outputDefinitions"]["artifacts"]
+    assert outputs["report"]["artifactType"]["schemaTitle"] == "system.HTML"
+
+
 def cached(tmp_path: Path, **options: Any) -> set[str]:
     tasks = compiled(make_pipeline(**options), tmp_path)[0]["root"]["dag"]["tasks"]
     return {name for name, task in tasks.items() if task["cachingOptions"].get("enableCache")}

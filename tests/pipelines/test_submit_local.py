@@ -114,6 +114,23 @@ def test_a_refused_promotion_says_why_and_keeps_the_version(first: Finished) -> 
     assert [summary["version"] for summary in summarize(store, "tiny")] == [1]
 
 
+def test_the_report_is_in_the_work_dir_and_in_mlflow(first: Finished) -> None:
+    from mlflow import MlflowClient
+
+    report = first.cwd / "work_dirs/tiny/report.html"
+    assert "report:        work_dirs/tiny/report.html" in first.stdout
+    page = report.read_text(encoding="utf-8")
+    summary = first.json("work_dirs/tiny/summary.json")
+    for fact in ("dataset_digest", "mlflow_run_id", "git_commit"):
+        assert f"<td>{summary[fact]}</td>" in page
+    assert f"<dd>{100 * summary['ap']:.1f}</dd>" in page
+    client = MlflowClient(tracking_uri=f"sqlite:///{first.cwd}/work_dirs/mlflow.db")
+    logged = client.download_artifacts(summary["mlflow_run_id"], "report.html")
+    assert Path(logged).read_bytes() == report.read_bytes()
+    (kept,) = first.cwd.glob("work_dirs/tiny/pipeline/artifacts/*/evaluate/report")
+    assert kept.read_bytes() == report.read_bytes()
+
+
 def test_same_command_again_makes_nothing_new(first: Finished, again: Finished) -> None:
     from mlflow import MlflowClient
 

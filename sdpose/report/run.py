@@ -1,0 +1,79 @@
+"""The report of a run in the pipeline: made, kept in the work dir, handed to MLflow."""
+
+from __future__ import annotations
+
+import shutil
+import traceback
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from sdpose import tracking
+from sdpose.config import Experiment
+from sdpose.errors import UserError
+from sdpose.report import write_report
+from sdpose.storage import StoreUnavailableError, open_store, sha256_of_file
+from sdpose.training.mirror import restore_files
+from sdpose.training.workdir import OWN_FILES, REPORT, mirror_uri, work_dir_of
+
+
+def report_run(
+    experiment: Experiment,
+    out: Path,
+    *,
+    results: Path,
+    checkpoint: Path,
+    facts: dict[str, Any],
+    say: Callable[[str], None] = print,
+) -> None:
+    """Writes the report to `out`, and copies to the work dir, its mirror and the MLflow run.
+
+    facts: what the run's summary will say of it (dataset_digest, git_commit, mlflow_run_id).
+    A run of days must not fail for its report: what goes wrong is told, and written to `out`.
+    """
+    work_dir = work_dir_of(experiment)
+    try:
+        _fetch_logs(experiment, work_dir)
+        write_report(
+            work_dir,
+            out,
+            experiment=experiment,
+            results=results,
+            checkpoint=checkpoint,
+            summary=facts,
+        )
+    except Exception as error:
+        told = str(error) if isinstance(error, UserError) else traceback.format_exc()
+        say(f"the report could not be made: {told}")
+        page = f"<!doctype html><meta charset='utf-8'><pre>{escape(told)}</pre>"
+        out.write_text(page, encoding="utf-8")
+        return
+    for where, keep in (
+        ("the work dir", lambda: _keep(experiment, out, work_dir / REPORT)),
+        ("MLflow", lambda: _log(facts.get("mlflow_run_id"), work_dir / REPORT)),
+    ):
+        try:
+            keep()
+        except (UserError, StoreUnavailableError, OSError) as error:
+            say(f"the report was not kept in {where}: {error}")
+
+
+def _fetch_logs(experiment: Experiment, work_dir: Path) -> None:
+    """What trained elsewhere has left its logs in the mirror alone."""
+    if (uri := mirror_uri(experiment)) is not None and not any(work_dir.glob("*.log.json")):
+        store = open_store(uri)
+        work_dir.mkdir(parents=True, exist_ok=True)
+        restore_files(store, list(store.list("")), work_dir, OWN_FILES)
+
+
+def _keep(experiment: Experiment, report: Path, kept: Path) -> None:
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(report, kept)
+    if (uri := mirror_uri(experiment)) is not None:
+        open_store(uri).put_file(kept, REPORT, sha256_of_file(kept))
+
+
+def _log(mlflow_run_id: str | None, report: Path) -> None:
+    if mlflow_run_id:
+        tracking.log_artifact(mlflow_run_id, report)
