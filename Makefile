@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 CODE := sdpose components pipelines benchmarks tests
 
 .PHONY: help demo ui test check format lint types imports lock clean images images-check \
-	manifests-check k8s/pytorchjob.yaml
+	manifests-check same-ap k8s/pytorchjob.yaml
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -70,6 +70,9 @@ manifests-check: $(VENV)/bin/python  ## checkov over the manifests and the Docke
 	$(VENV)/bin/python -m venv $(VENV)/checkov
 	$(VENV)/checkov/bin/pip install --quiet checkov==3.3.30
 	k8s/checkov.sh $(VENV)/checkov/bin/checkov
+
+same-ap: $(VENV)/.runtime  ## trains with both data pipelines over 3 seeds and compares AP (6 min)
+	$(BIN)/python benchmarks/same_ap.py
 
 clean:  ## remove the virtual environment (results and data stay)
 	rm -rf $(VENV)

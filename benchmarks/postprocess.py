@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
 import time
 from collections.abc import Callable
@@ -23,6 +21,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from machine import machine
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -127,7 +126,7 @@ def main() -> None:
         "plain_loops_measured_on": part,
         "peak_memory_mib": memory,
         "of_which_before_mib": start_memory,
-        "machine": machine(args.threads),
+        "machine": machine(),
     }
     show(report)
     if args.json:
@@ -298,24 +297,6 @@ def plain_suppress(
 
 def peak_memory_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def machine(threads: int) -> dict[str, Any]:
-    names = [
-        line.split(":")[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "load_average": os.getloadavg()[0],
-        "threads": threads,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "opencv": cv2.__version__,
-    }
 
 
 if __name__ == "__main__":

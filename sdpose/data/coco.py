@@ -56,6 +56,9 @@ class Persons(Boxes):
     def ann_id(self) -> Ints:
         return self.key
 
+    def take(self, rows_N: Ints) -> Persons:
+        return Persons(**{name: column[rows_N] for name, column in vars(self).items()})
+
 
 @dataclass(frozen=True)
 class Detections(Boxes):

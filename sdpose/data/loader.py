@@ -153,6 +153,7 @@ class TrainLoader:
         order = epoch_order(self.num_samples, self._samples.settings.seed, epoch)
         shape = (len(self), self._batches_per_step, self._world_size, self._batch_size)
         rows = np.resize(order, shape)[start_iteration:, :, self._rank]
+        del order  # 8 bytes a sample
         self._requests[:] = [(epoch, rows_N) for rows_N in rows.reshape(-1, self._batch_size)]
         batches = iter(self._batches)  # forks the workers, before there are threads
         self._samples.prefetch(rows.reshape(-1))

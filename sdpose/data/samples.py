@@ -63,22 +63,19 @@ class TrainSamples(Dataset):
     def __init__(self, settings: SampleSettings) -> None:
         self.settings = settings
 
-    @property
-    def persons(self) -> Persons:
-        raise NotImplementedError
-
     def __len__(self) -> int:
-        return len(self.persons)
+        raise NotImplementedError
 
     def __getitem__(self, request: Request) -> Batch | Unreadable:
         epoch, rows_N = request
         keys_N = sample_keys(self.settings.seed, epoch, rows_N)
         try:
-            batch = self._load(rows_N, self._draw(rows_N, keys_N))
+            persons = self._persons(rows_N)
+            batch = self._load(persons, self._draw(persons, keys_N))
         except UserError as error:
             return Unreadable(str(error))
         batch["sample_keys_N"] = torch.from_numpy(keys_N.view(np.int64))
-        batch["sample_ids_N"] = torch.from_numpy(self.persons.ann_id[rows_N])
+        batch["sample_ids_N"] = torch.from_numpy(persons.ann_id.copy())
         return batch
 
     def prefetch(self, rows_N: NDArray[np.int64]) -> None:
@@ -87,18 +84,21 @@ class TrainSamples(Dataset):
     def close(self) -> None:
         """Ends what `prefetch` began."""
 
-    def _load(self, rows_N: NDArray[np.int64], crops: _Crops) -> Batch:
+    def _persons(self, rows_N: NDArray[np.int64]) -> Persons:
         raise NotImplementedError
 
-    def _draw(self, rows_N: NDArray[np.int64], keys_N: NDArray[np.uint64]) -> _Crops:
-        settings, persons = self.settings, self.persons
+    def _load(self, persons: Persons, crops: _Crops) -> Batch:
+        raise NotImplementedError
+
+    def _draw(self, persons: Persons, keys_N: NDArray[np.uint64]) -> _Crops:
+        settings = self.settings
         width, height = settings.image_size_wh
-        joints_NK2, visible_NK = persons.joints[rows_N], persons.visible[rows_N]
+        joints_NK2, visible_NK = persons.joints, persons.visible
         centers_N2, sizes_N2 = box_to_center_size(
-            persons.boxes_xywh[rows_N], width / height, settings.padding
+            persons.boxes_xywh, width / height, settings.padding
         )
         crops = _Crops(
-            np.empty((len(rows_N), 2, 3)), np.empty(joints_NK2.shape), np.empty(visible_NK.shape)
+            np.empty((len(keys_N), 2, 3)), np.empty(joints_NK2.shape), np.empty(visible_NK.shape)
         )
         for i, key in enumerate(keys_N.tolist()):
             rng = np.random.Generator(np.random.Philox(key=key))
@@ -128,22 +128,24 @@ class PhotoSamples(TrainSamples):
         settings: SampleSettings,
     ) -> None:
         super().__init__(settings)
-        self._persons = persons
+        self.persons = persons
         self.file_names = file_names
         self.image_dir = image_dir
 
-    @property
-    def persons(self) -> Persons:
-        return self._persons
+    def __len__(self) -> int:
+        return len(self.persons)
 
-    def _load(self, rows_N: NDArray[np.int64], crops: _Crops) -> Batch:
+    def _persons(self, rows_N: NDArray[np.int64]) -> Persons:
+        return self.persons.take(rows_N)
+
+    def _load(self, persons: Persons, crops: _Crops) -> Batch:
         settings = self.settings
         width, height = settings.image_size_wh
         # np.empty, not torch.empty: numpy asks for huge pages, and touching 36 MiB of ordinary ones
         # costs as much as filling them.
-        images_N3HW = np.empty((len(rows_N), 3, height, width), dtype=np.float32)
-        for i, row in enumerate(rows_N):
-            name = str(self.file_names[self.persons.image_index[row]])
+        images_N3HW = np.empty((len(persons), 3, height, width), dtype=np.float32)
+        for i, image in enumerate(persons.image_index):
+            name = str(self.file_names[image])
             try:
                 image_HW3 = read_image(self.image_dir / name)
             except ImageError as error:
@@ -179,19 +181,21 @@ class PackedSamples(TrainSamples):
         super().__init__(settings)
         self.pack = pack
 
-    @property
-    def persons(self) -> Persons:
-        return self.pack.persons
+    def __len__(self) -> int:
+        return len(self.pack)
+
+    def _persons(self, rows_N: NDArray[np.int64]) -> Persons:
+        return self.pack.read_persons(rows_N)
 
     def prefetch(self, rows_N: NDArray[np.int64]) -> None:
-        self.pack.prefetch(self.persons.image_index[rows_N])
+        self.pack.prefetch(rows_N)
 
     def close(self) -> None:
         self.pack.close()
 
-    def _load(self, rows_N: NDArray[np.int64], crops: _Crops) -> Batch:
+    def _load(self, persons: Persons, crops: _Crops) -> Batch:
         settings = self.settings
-        images_N = self.persons.image_index[rows_N]
+        images_N = persons.image_index
         inverse_N23 = invert_affines(crops.matrices)
         image_rows_N = self.pack.images[images_N]
         image_sizes_N2 = np.stack([image_rows_N["width"], image_rows_N["height"]], axis=1)

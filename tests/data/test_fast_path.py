@@ -68,12 +68,11 @@ def test_torch_warps_as_opencv_does(coco_mini, pack, exact_epoch):
 def test_what_training_sees_has_the_official_distributions(coco_mini, pack):
     """Moments over 100,000 draws, read off the matrices that the crops are made with."""
     samples = build_train_loader(fast_experiment(coco_mini, ""), pack=pack)._samples
-    persons, epochs = samples.persons, 100_000 // len(samples) + 1
-    rows = np.tile(np.arange(len(samples)), epochs)
-    keys = np.concatenate(
-        [sample_keys(0, epoch, np.arange(len(samples))) for epoch in range(1, epochs + 1)]
-    )
-    matrices = samples._draw(rows, keys).matrices
+    everyone, epochs = np.arange(len(samples)), 100_000 // len(samples) + 1
+    persons = samples._persons(everyone)
+    rows = np.tile(everyone, epochs)
+    keys = np.concatenate([sample_keys(0, epoch, everyone) for epoch in range(1, epochs + 1)])
+    matrices = samples._draw(samples._persons(rows), keys).matrices
     assert len(matrices) >= 100_000
 
     inverse = np.stack([invert_affine(matrix) for matrix in matrices])

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdpose.data.coco import Persons
-from sdpose.data.pack.layout import IMAGES, MANIFEST, PERSONS, Manifest, shard_name
+from sdpose.data.pack.layout import IMAGES, MANIFEST, PERSON_ROW, PERSONS, Manifest, shard_name
 from sdpose.data.pack.remote import RemotePack
 from sdpose.errors import UserError
 
@@ -36,11 +36,33 @@ class Pack:
         """Rows as `layout.IMAGE_ROW`; mapped."""
         return np.load(self.folder / IMAGES, mmap_mode="r")
 
+    def __len__(self) -> int:
+        """The number of persons."""
+        return self._person_file[1]
+
     @cached_property
-    def persons(self) -> Persons:
-        """As `CocoAnnotations.persons` gives them, but views of the mapped file, and `image_index`
-        counts rows of `images`."""
+    def _person_file(self) -> tuple[int, int]:
+        """Where its rows begin, in bytes, and how many there are."""
         rows = np.load(self.folder / PERSONS, mmap_mode="r")
+        return rows.offset, len(rows)
+
+    def read_persons(self, persons_N: NDArray[np.int64]) -> Persons:
+        """As `CocoAnnotations.persons` gives them, but `image_index` counts rows of `images`.
+
+        They are read, not mapped: a page of a map that was touched counts as a process's memory,
+        and in an epoch every page is.
+        """
+        offset, _ = self._person_file
+        size = PERSON_ROW.itemsize
+        data = bytearray(size * len(persons_N))
+        view = memoryview(data)
+        file = os.open(self.folder / PERSONS, os.O_RDONLY)
+        try:
+            for n, person in enumerate(persons_N.tolist()):
+                os.preadv(file, [view[n * size : (n + 1) * size]], offset + person * size)
+        finally:
+            os.close(file)
+        rows = np.frombuffer(data, dtype=PERSON_ROW)
         return Persons(
             image_index=rows["image"],
             image_id=rows["image_id"],
@@ -102,11 +124,12 @@ class Pack:
             for file in files.values():
                 os.close(file)
 
-    def prefetch(self, images_N: NDArray[np.int64]) -> None:
-        """Starts to fetch what is not here yet, in the order in which photos will be needed."""
+    def prefetch(self, persons_N: NDArray[np.int64]) -> None:
+        """Starts to fetch what is not here yet, in the order in which persons will be needed."""
         if self.remote is None:
             return
-        shards_N = self.images["shard"][images_N]
+        rows = np.load(self.folder / PERSONS, mmap_mode="r")
+        shards_N = self.images["shard"][rows["image"][persons_N]]
         _, first = np.unique(shards_N, return_index=True)
         names = [shard_name(int(shard)) for shard in shards_N[np.sort(first)]]
         self.remote.prefetch(name for name in names if not (self.folder / name).exists())
