@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from kfp.dsl.base_component import BaseComponent
+
 from components.cluster import Cluster, dump_cluster, parse_cluster
 from components.pytorchjob import build_job, job_name
 from components.pytorchjob.manifest import to_yaml
@@ -21,9 +23,12 @@ from pipelines.preflight.images import (
     image_digest,
 )
 from pipelines.run_kfp import Submission, cancel, follow, kfp_cron, schedule_runs, start_run
+from pipelines.run_sweep import SWEEPS_FOLDER, SweepRun, plan
 from pipelines.sdpose_pipeline import compile_pipeline, make_pipeline
+from pipelines.sweep_pipeline import NAME as SWEEP_PIPELINE
+from pipelines.sweep_pipeline import make_sweep_pipeline
 from sdpose.code_version import source_version
-from sdpose.config import Experiment, dump_experiment
+from sdpose.config import Experiment, Sweep, Trial, dump_experiment
 from sdpose.config.document import parse_yaml
 from sdpose.errors import UserError
 
@@ -71,11 +76,50 @@ def submit_to_cluster(
     if cron:
         schedule_runs(kfp, submission, cron, say)
         return 0
+    return _start(kfp, submission, wishes)
+
+
+def _start(kfp: Kfp, submission: Submission, wishes: Wishes) -> int:
     run_id = start_run(kfp, submission, say)
     if wishes.wait:
         return wait(kfp, run_id, cancel_on_interrupt=wishes.cancel_on_interrupt)
     say(f"  to end it: python pipelines/submit.py cancel {run_id}")
     return 0
+
+
+def sweep_to_cluster(
+    endpoint: Endpoint,
+    sweep: Sweep,
+    trials: list[Trial],
+    cluster: Cluster,
+    wishes: Wishes,
+    *,
+    parallel: int | None,
+    dry_run: bool,
+) -> int:
+    """Starts the run of a sweep, or shows it; returns the exit code."""
+    if wishes.schedule:
+        raise UserError("--schedule is for one experiment: a sweep that is done has nothing to do")
+    comment = "# " if dry_run else ""
+    plan(sweep, trials, comment)
+    cluster, wishes = pinned(cluster, wishes, comment)
+    run = SweepRun(sweep, trials, min(parallel or sweep.limits.parallel, len(trials)))
+    pipeline = make_sweep_pipeline(
+        cluster, parallel=run.parallel, overwrite=wishes.overwrite, check=wishes.check
+    )
+    package = WORK_DIRS / SWEEPS_FOLDER / sweep.name / "pipeline" / "sdpose_sweep.yaml"
+    _compile(pipeline, package)
+    if dry_run:
+        say(package.read_text(encoding="utf-8").rstrip())
+        return 0
+    code = "" if wishes.any_code else source_version()
+    arguments = run.arguments(code, "kfp", dump_cluster(cluster))
+    submission = Submission(
+        package, arguments, sweep.name, cluster, wishes.run_name, pipeline=SWEEP_PIPELINE
+    )
+    kfp = Kfp(endpoint)
+    kfp.is_multi_user()  # is it there at all?
+    return _start(kfp, submission, wishes)
 
 
 def wait(kfp: Kfp, run_id: str, *, cancel_on_interrupt: bool) -> int:
@@ -156,10 +200,7 @@ def _submission(experiment: Experiment, cluster: Cluster, wishes: Wishes) -> Sub
         promotes=bool(wishes.promotion),
     )
     package = WORK_DIRS / experiment.exp_name / "pipeline" / "sdpose_pipeline.yaml"
-    try:
-        compile_pipeline(pipeline, package)
-    except OSError as error:
-        raise UserError(f"cannot write {package}: {error.strerror}") from None
+    _compile(pipeline, package)
     arguments = {
         "experiment": dump_experiment(experiment),
         "code_version": "" if wishes.any_code else source_version(),
@@ -168,6 +209,13 @@ def _submission(experiment: Experiment, cluster: Cluster, wishes: Wishes) -> Sub
         **wishes.promotion,
     }
     return Submission(package, arguments, experiment.exp_name, cluster, wishes.run_name)
+
+
+def _compile(pipeline: BaseComponent, package: Path) -> None:
+    try:
+        compile_pipeline(pipeline, package)
+    except OSError as error:
+        raise UserError(f"cannot write {package}: {error.strerror}") from None
 
 
 def _volume(option: str) -> dict[str, str]:

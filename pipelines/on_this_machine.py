@@ -31,21 +31,7 @@ def run_here(
     pipeline: BaseComponent, arguments: dict[str, Any], work_dir: Path, *, cache: bool
 ) -> None:
     """Runs the pipeline on this machine, and says how it ended. Does not return if it fails."""
-    folder = work_dir / PIPELINE_FOLDER
-    try:
-        with interruptible():
-            seconds = run_local(pipeline, arguments, folder, say, cache=cache)
-    except Interrupted as interrupted:
-        click.echo(f"{interrupted}: stopped. To continue:\n  {same_command()}", err=True)
-        sys.exit(interrupted.exit_code)
-    except StepError as failure:
-        if failure.user_message is not None:
-            raise UserError(str(failure)) from None
-        click.echo(
-            f"error: {failure}\nTo continue from the last checkpoint:\n  {same_command()}",
-            err=True,
-        )
-        sys.exit(1)
+    seconds = run_steps(pipeline, arguments, work_dir / PIPELINE_FOLDER, cache=cache)
     summary = read_summary(work_dir) | {"seconds": seconds}
     write_summary(work_dir, summary)
     run_id = summary["mlflow_run_id"]
@@ -67,6 +53,31 @@ def _promotion(record: dict[str, Any]) -> str:
     if record["allowed"]:
         return f"{record['channel']} has it now (generation {record['generation']})"
     return f"{record['channel']} refuses it: {objections(record)}"
+
+
+def run_steps(
+    pipeline: BaseComponent,
+    arguments: dict[str, Any],
+    folder: Path,
+    *,
+    cache: bool,
+    parallel: int = 1,
+) -> dict[str, float]:
+    """`run_local`, which a person may interrupt; ends the program, all being said, if it fails."""
+    try:
+        with interruptible():
+            return run_local(pipeline, arguments, folder, say, cache=cache, parallel=parallel)
+    except Interrupted as interrupted:
+        click.echo(f"{interrupted}: stopped. To continue:\n  {same_command()}", err=True)
+        sys.exit(interrupted.exit_code)
+    except StepError as failure:
+        if failure.user_message is not None:
+            raise UserError(str(failure)) from None
+        click.echo(
+            f"error: {failure}\nTo continue from the last checkpoint:\n  {same_command()}",
+            err=True,
+        )
+        sys.exit(1)
 
 
 def is_local_run(run: str) -> bool:

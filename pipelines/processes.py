@@ -142,17 +142,20 @@ def interruptible() -> Iterator[None]:
             signal.signal(each, handler)
 
 
-def run_process(command: Sequence[str], env: Mapping[str, str], output: StepOutput) -> int:
+def run_process(
+    command: Sequence[str], env: Mapping[str, str], output: StepOutput, *, terminal: bool = True
+) -> int:
     """Runs a command to its end, its output handed on live; returns its exit code as a shell does.
 
-    Where this process writes to a terminal, the command does too (a pseudo-terminal of its own).
+    Where this process writes to a terminal, the command does too (a pseudo-terminal of its own),
+    unless `terminal` is False.
     It gets a session of its own, so that Ctrl-C reaches this process alone, which then stops the
     command's processes in order: a signal to all of them at once would end a training's loader
     workers under it, before it can save.
     """
     stdout = sys.__stdout__  # sys.stdout may be redirected to a log
     assert stdout is not None
-    on_terminal = stdout.isatty()
+    on_terminal = terminal and stdout.isatty()
     reader, writer = pty.openpty() if on_terminal else os.pipe()
     if on_terminal:
         tty.setraw(writer)  # else the terminal driver would turn \n into \r\n, twice

@@ -45,6 +45,7 @@ class Submission:
     exp_name: str
     cluster: Cluster
     run_name: str | None = None  # None: the experiment's, with the time
+    pipeline: str = NAME
 
 
 def start_run(kfp: Kfp, submission: Submission, say: Say) -> str:
@@ -197,25 +198,28 @@ def cancel(kfp: Kfp, some_id: str, say: Say) -> None:
     else:
         kfp.terminate(some_id)
         say(f"run {some_id} is being ended")
-    _remove_job(run, say)
+    _remove_jobs(run, say)
 
 
-def _remove_job(run: Any, say: Say) -> None:
-    """The launcher's job, if there is one still: KFP gives the launcher no reliable SIGTERM."""
+def _remove_jobs(run: Any, say: Say) -> None:
+    """The launchers' jobs, if there are some still: KFP gives a launcher no reliable SIGTERM."""
     given = (run.runtime_config and run.runtime_config.parameters) or {}
     if not given.get("cluster_profile"):
         return
     cluster = parse_cluster(given["cluster_profile"])
     kind = kind_of(cluster)
-    name = job_name(parse_experiment(given["experiment"]), run.run_id)
-    try:
-        if Kube().delete(kind.resource.path(cluster.namespace, name)):
-            say(f"its {kind.name} {name} is being removed; training saves a checkpoint first")
-    except (NoAccessError, RefusedError) as error:
-        say(
-            f"its training ends with it. ({error}, so we cannot look. If it did not: "
-            f"kubectl -n {cluster.namespace} delete {kind.resource.plural} {name})"
-        )
+    documents = [trial["experiment"] for trial in given.get("trials", [])]  # of a sweep
+    for document in documents or [given["experiment"]]:
+        name = job_name(parse_experiment(document), run.run_id)
+        try:
+            if Kube().delete(kind.resource.path(cluster.namespace, name)):
+                say(f"its {kind.name} {name} is being removed; training saves a checkpoint first")
+        except (NoAccessError, RefusedError) as error:
+            say(
+                f"its training ends with it. ({error}, so we cannot look. If it did not: "
+                f"kubectl -n {cluster.namespace} delete {kind.resource.plural} {name})"
+            )
+            return
 
 
 def _prepare(kfp: Kfp, submission: Submission) -> tuple[str, Any]:
@@ -223,7 +227,7 @@ def _prepare(kfp: Kfp, submission: Submission) -> tuple[str, Any]:
     # A KFP for one user refuses to be asked for a namespace.
     namespace = submission.cluster.namespace if kfp.is_multi_user() else None
     experiment_id = kfp.experiment(submission.exp_name, namespace)
-    return experiment_id, kfp.pipeline_version(NAME, submission.package, namespace)
+    return experiment_id, kfp.pipeline_version(submission.pipeline, submission.package, namespace)
 
 
 def _runtime(submission: Submission) -> Any:

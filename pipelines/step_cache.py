@@ -31,6 +31,11 @@ class StepCall:
     outputs: dict[str, Path]  # of each artifact: where the step puts it
     output_file: Path  # where it says what it has put there
 
+    @property
+    def title(self) -> str:
+        """For people: the step, or which of a loop's it is."""
+        return str(self.key.get("name", self.name))
+
     @classmethod
     def of(cls, command: list[str]) -> StepCall:
         position = command.index("--executor_input") + 1

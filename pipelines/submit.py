@@ -26,8 +26,10 @@ from sdpose.code_version import code_version  # noqa: E402
 from sdpose.config import (  # noqa: E402
     Experiment,
     dump_experiment,
+    expand,
     experiment_digest,
     load_experiment,
+    load_sweep,
 )
 from sdpose.errors import UserError, user_errors  # noqa: E402
 from sdpose.registry import CHANNELS  # noqa: E402
@@ -35,6 +37,7 @@ from sdpose.registry import CHANNELS  # noqa: E402
 if TYPE_CHECKING:
     from components.cluster import Cluster
     from pipelines.endpoint import Endpoint
+    from pipelines.on_cluster import Wishes
 
 CLUSTER_VARIABLE = "SDPOSE_CLUSTER"
 IMAGE_VARIABLE = "SDPOSE_IMAGE"
@@ -74,12 +77,24 @@ interrupt_option = click.option(
 )
 @click.option(
     "--exp",
-    required=True,
     metavar="NAME",
     help="An experiment in pipelines/experiments, or the path of a YAML file.",
 )
+@click.option(
+    "--sweep",
+    "sweep_name",
+    metavar="NAME",
+    help="Instead of --exp: many experiments, of a file in pipelines/sweeps, and their ranking.",
+)
+@click.option(
+    "--parallel",
+    type=click.IntRange(1),
+    help="Trials of a sweep that train at once, instead of the file's limit.",
+)
 @click.option("--data-root", metavar="DIR", help="Folder of the COCO dataset.")
-@click.option("--work-dir", metavar="DIR", help="Folder of the results.")
+@click.option(
+    "--work-dir", metavar="DIR", help="Folder of the results; of a sweep, the folder above them."
+)
 @click.option(
     "--set",
     "overrides",
@@ -146,7 +161,8 @@ interrupt_option = click.option(
 @wait_option
 @interrupt_option
 def submit(
-    exp: str,
+    exp: str | None,
+    sweep_name: str | None,
     data_root: str | None,
     work_dir: str | None,
     overrides: tuple[str, ...],
@@ -167,7 +183,10 @@ def submit(
     python pipelines/submit.py --exp quickstart
     python pipelines/submit.py --exp maskedkd_v2 --data-root /data/coco --set optimizer.lr=5e-4
     python pipelines/submit.py --exp maskedkd_v2 --cluster cluster.yaml --endpoint URL --wait
+    python pipelines/submit.py --sweep maskedkd
     """
+    if (exp is None) == (sweep_name is None):
+        raise UserError("give --exp NAME for one experiment, or --sweep NAME for many")
     if runner == "local":
         profile = profile if _given("profile") else None  # the environment's is for clusters
     target = _choose_runner(runner, endpoint, profile)
@@ -179,19 +198,24 @@ def submit(
         where, files = _absolute(where), _absolute(files)
     else:
         cluster = _read_cluster(profile, options)
+    comment = "# " if dry_run else ""  # what a dry run prints is YAML
+    say(f"{comment}runner: {'kfp' if target.endpoint else 'local'} ({target.reason})")
+    options["dry_run"] = dry_run
+    options["configured"] = runner is not None or endpoint is not None
+    if sweep_name is not None:
+        _sweep(sweep_name, overrides, {**where, **files}, target.endpoint, cluster, options)
+        return
+    assert exp is not None
+    if cluster is not None:
         named = load_experiment(exp, overrides)  # for its name alone
         where = {**cluster.places(named.exp_name), **{k: v for k, v in where.items() if v}}
     experiment = load_experiment(exp, overrides, **where, **files)
-    if "{{$" in dump_experiment(experiment):
-        raise UserError(f"{exp}: '{{{{$' cannot be part of a value: it is Kubeflow's own syntax")
-    comment = "# " if dry_run else ""  # what a dry run prints is YAML
+    _check_values(exp, experiment)
     say(f"{comment}experiment: {experiment.exp_name}, digest {experiment_digest(experiment)}")
-    say(f"{comment}runner: {'kfp' if target.endpoint else 'local'} ({target.reason})")
     if target.endpoint is None or cluster is None:
-        _here(experiment, dry_run, options)
+        _here(experiment, options)
     else:
-        configured = runner is not None or endpoint is not None
-        sys.exit(_on_cluster(target.endpoint, experiment, cluster, dry_run, configured, options))
+        sys.exit(_on_cluster(target.endpoint, experiment, cluster, options))
 
 
 @click.command(context_settings=SETTINGS)
@@ -238,11 +262,77 @@ def cancel(run: str, profile: str | None, endpoint: str | None) -> None:
     end(_kfp(run, profile, endpoint), run, say)
 
 
-def _here(experiment: Experiment, dry_run: bool, options: dict[str, Any]) -> None:
-    """Runs the pipeline on this machine."""
+def _check_values(name: str, experiment: Experiment) -> None:
+    if "{{$" in dump_experiment(experiment):
+        raise UserError(f"{name}: '{{{{$' cannot be part of a value: it is Kubeflow's own syntax")
+
+
+def _refuse_options_of_clusters(options: dict[str, Any]) -> None:
     for name in ("schedule", "check"):
         if options[name]:
             raise UserError(f"--{name} is for a cluster: give --cluster FILE and --endpoint URL")
+
+
+def _sweep(
+    name: str,
+    overrides: tuple[str, ...],
+    given: dict[str, str | None],
+    endpoint: Endpoint | None,
+    cluster: Cluster | None,
+    options: dict[str, Any],
+) -> None:
+    """Runs a sweep, here or there. given: what the command line says of folders and files."""
+    if given.pop("resume_from"):
+        raise UserError(
+            "--resume-from is for one experiment: trials of a sweep continue by "
+            "themselves when it is submitted again"
+        )
+    if cluster is not None:
+        places = cluster.places("")
+        own = {key: value for key, value in given.items() if value}
+        given = {**places, "work_dir": places["work_dir"].rstrip("/"), **own}
+    root = given["work_dir"] or "work_dirs"
+    sweep = load_sweep(name)
+    trials = expand(sweep, overrides, rungs=f"{root}/sweeps/{sweep.name}/rungs", **given)
+    for trial in trials:
+        _check_values(trial.name, trial.experiment)
+    if endpoint is None or cluster is None:
+        _refuse_options_of_clusters(options)
+        from pipelines.run_sweep import run_sweep_here
+
+        if options["overwrite"] and not options["dry_run"]:
+            confirm(f"Train all {len(trials)} trials anew?", options["yes"])
+        run_sweep_here(
+            sweep,
+            trials,
+            Path(root),
+            parallel=options["parallel"],
+            cache=not options["no_cache"],
+            overwrite=options["overwrite"],
+            dry_run=options["dry_run"],
+        )
+        return
+    from pipelines.on_cluster import sweep_to_cluster
+
+    if not options["configured"] and not options["dry_run"]:
+        confirm(f"Submit the sweep {sweep.name} to {endpoint.host}?", options["yes"])
+    wishes = _wishes(options)
+    sys.exit(
+        sweep_to_cluster(
+            endpoint,
+            sweep,
+            trials,
+            cluster,
+            wishes,
+            parallel=options["parallel"],
+            dry_run=options["dry_run"],
+        )
+    )
+
+
+def _here(experiment: Experiment, options: dict[str, Any]) -> None:
+    """Runs the pipeline on this machine."""
+    _refuse_options_of_clusters(options)
     # kfp takes a second to import: not before the input is known to be good.
     from pipelines.on_this_machine import PIPELINE_FOLDER, run_here
     from pipelines.sdpose_pipeline import compile_pipeline, make_pipeline
@@ -256,7 +346,7 @@ def _here(experiment: Experiment, dry_run: bool, options: dict[str, Any]) -> Non
         compile_pipeline(pipeline, package)
     except OSError as error:
         raise UserError(f"cannot write {package}: {error.strerror}; choose --work-dir") from None
-    if dry_run:
+    if options["dry_run"]:
         say(f"# compiled pipeline: {package.absolute()}")
         say(dump_experiment(experiment))
         return
@@ -272,16 +362,26 @@ def _here(experiment: Experiment, dry_run: bool, options: dict[str, Any]) -> Non
 
 
 def _on_cluster(
-    endpoint: Endpoint,
-    experiment: Experiment,
-    cluster: Cluster,
-    dry_run: bool,
-    configured: bool,
-    options: dict[str, Any],
+    endpoint: Endpoint, experiment: Experiment, cluster: Cluster, options: dict[str, Any]
 ) -> int:
-    from pipelines.on_cluster import Wishes, check_cluster, show_manifests, submit_to_cluster
+    from pipelines.on_cluster import check_cluster, show_manifests, submit_to_cluster
 
-    wishes = Wishes(
+    wishes = _wishes(options)
+    if options["dry_run"]:
+        show_manifests(experiment, cluster, wishes)
+        return 0
+    if options["check"]:
+        check_cluster(endpoint, cluster)
+        return 0
+    if not options["configured"]:
+        confirm(f"Submit {experiment.exp_name} to {endpoint.host}?", options["yes"])
+    return submit_to_cluster(endpoint, experiment, cluster, wishes)
+
+
+def _wishes(options: dict[str, Any]) -> Wishes:
+    from pipelines.on_cluster import Wishes
+
+    return Wishes(
         run_name=options["run_name"],
         cache=not options["no_cache"],
         overwrite=options["overwrite"],
@@ -292,15 +392,6 @@ def _on_cluster(
         wait=options["wait"],
         cancel_on_interrupt=options["cancel_on_interrupt"],
     )
-    if dry_run:
-        show_manifests(experiment, cluster, wishes)
-        return 0
-    if options["check"]:
-        check_cluster(endpoint, cluster)
-        return 0
-    if not configured:
-        confirm(f"Submit {experiment.exp_name} to {endpoint.host}?", options["yes"])
-    return submit_to_cluster(endpoint, experiment, cluster, wishes)
 
 
 def _promotion(options: dict[str, Any]) -> dict[str, str]:

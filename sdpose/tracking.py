@@ -18,6 +18,8 @@ from typing import Any, Literal
 from sdpose.errors import UserError
 
 EXPERIMENT_NAME = "sdpose"
+PARENT_RUN_VARIABLE = "SDPOSE_MLFLOW_PARENT_RUN"  # of a sweep; its trials' runs are nested in it
+SWEEP_TAG = "sdpose.sweep"
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
 # MLflow refuses longer values, and more of them in one call.
@@ -98,11 +100,42 @@ def start_run(
                     raise
         run = client.create_run(_experiment_id(client), run_name=name)
         tracked = TrackedRun(client, run.info.run_id)
-        tracked.set_tags({**tags, **_git_tags()})
+        tracked.set_tags({**tags, **_git_tags(), **_parent_tags()})
         tracked.log_params(params)
     except Exception as error:
         raise _unreachable(error) from error
     return tracked
+
+
+def sweep_run(sweep: str) -> str:
+    """The id of the run that the trials of a sweep are nested in; made if there is none."""
+    client = _client()
+
+    try:
+        experiment_id = _experiment_id(client)
+        found = client.search_runs(
+            [experiment_id], f"tags.`{SWEEP_TAG}` = '{sweep}'", max_results=1
+        )
+        if found:
+            client.update_run(found[0].info.run_id, status="RUNNING")
+            return str(found[0].info.run_id)
+        tags = {SWEEP_TAG: sweep, **_git_tags()}
+        return str(client.create_run(experiment_id, run_name=sweep, tags=tags).info.run_id)
+    except Exception as error:
+        raise _unreachable(error) from error
+
+
+def close_sweep_run(run_id: str, files: Mapping[Path, str], metrics: Mapping[str, float]) -> None:
+    """Ends a sweep's run with what came of it. files: path to the name that MLflow shows."""
+    client = _client()
+    try:
+        for path, name in files.items():
+            client.log_text(run_id, path.read_text(encoding="utf-8"), name)
+        for key, value in metrics.items():
+            client.log_metric(run_id, key, value)
+        client.set_terminated(run_id, "FINISHED")
+    except Exception as error:
+        raise _unreachable(error) from error
 
 
 def check_writable() -> None:
@@ -294,6 +327,11 @@ def git_commit() -> str:
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
+
+
+def _parent_tags() -> dict[str, str]:
+    parent = os.environ.get(PARENT_RUN_VARIABLE)
+    return {"mlflow.parentRunId": parent} if parent else {}
 
 
 def _git_tags() -> dict[str, str]:

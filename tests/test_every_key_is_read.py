@@ -46,6 +46,9 @@ VARIANTS = {
     "SGD, step, skip, detections asked for": (
         "optimizer={type: SGD, lr: 1e-4}",
         "lr_config={policy: step, step: [1]}",
+        "early_stopping={folder: rungs, min_epochs: 1, reduction_factor: 2}",
+        "total_epochs=2",
+        "evaluation.interval=1",
         "data.on_corrupt=skip",
         "data_cfg.use_gt_bbox=false",
     ),

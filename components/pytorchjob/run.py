@@ -18,6 +18,7 @@ from components.pytorchjob.supervise import Supervisor
 from sdpose.config import Experiment
 from sdpose.errors import USER_ERROR_EXIT_CODE, UserError
 from sdpose.training.loop import TrainResult, finished_training
+from sdpose.training.trial import TrialOutcome, run_trial
 from sdpose.training.workdir import remove_results
 
 
@@ -46,6 +47,30 @@ def train_on_cluster(
         print(f"error: {error}; the job goes on", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
     return finished_training(experiment)
+
+
+def run_trial_in_job(
+    sweep: str,
+    experiment: Experiment,
+    cluster: Cluster,
+    *,
+    run_id: str,
+    overwrite: bool,
+    log: Path,
+) -> TrialOutcome:
+    """`run_trial` by `train_on_cluster`; for a training that has been finished there is no job."""
+
+    def train(environment: dict[str, str]) -> TrainResult:
+        if not overwrite:
+            with contextlib.suppress(UserError):
+                found = finished_training(experiment)
+                say(f"{experiment.exp_name} has been trained before")
+                log.write_text("trained before\n", encoding="utf-8")
+                return found
+        changed = cluster.model_copy(update={"env": cluster.env | environment})
+        return train_on_cluster(experiment, changed, run_id=run_id, overwrite=overwrite, log=log)
+
+    return run_trial(sweep, experiment, train)
 
 
 def run_job(

@@ -9,15 +9,20 @@ from sdpose.config.load import (
     load_experiment,
     parse_experiment,
 )
-from sdpose.config.schema import Experiment
+from sdpose.config.schema import Experiment, Sweep
+from sdpose.config.sweep import Trial, expand, load_sweep
 
 __all__ = [
     "Experiment",
+    "Sweep",
+    "Trial",
     "dump_experiment",
+    "expand",
     "experiment_differences",
     "experiment_digest",
     "experiments_dir",
     "flatten",
     "load_experiment",
+    "load_sweep",
     "parse_experiment",
 ]

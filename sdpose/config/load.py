@@ -38,7 +38,7 @@ def load_experiment(
     (data_root, work_dir, ...), which win over both; None means not given.
     Raises UserError naming every problem: unknown experiment or key, wrong type or range.
     """
-    path = _find(str(name_or_path))
+    path = find_document(str(name_or_path), experiments_dir(), "experiment")
     values = _read_with_base(path)
     given_by: dict[str, str] = {}
     for override in overrides:
@@ -59,11 +59,14 @@ def parse_experiment(
     return parse_document(Experiment, document, source, given_by)
 
 
-def dump_experiment(experiment: Experiment) -> str:
-    """The whole resolved experiment as YAML; what travels from step to step."""
-    return yaml.safe_dump(
-        experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100
-    )
+def dump_experiment(experiment: Experiment, *, whole: bool = True) -> str:
+    """The resolved experiment as YAML; what travels from step to step.
+
+    whole: False leaves out what is the default, which the same code fills in again; where many
+    experiments travel together.
+    """
+    values = experiment.model_dump(mode="json", exclude_defaults=not whole)
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
 
 
 def experiment_digest(experiment: Experiment) -> str:
@@ -79,20 +82,20 @@ def experiment_differences(first: Experiment, second: Experiment) -> dict[str, t
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
 
 
-def _find(name_or_path: str) -> Path:
+def find_document(name_or_path: str, folder: Path, kind: str) -> Path:
+    """The file of a name in `folder`, or of a path. kind: "experiment" or "sweep"."""
     path = Path(name_or_path)
     if path.suffix == ".py":
         raise UserError(f"{path}: mmpose's configurations are imported first: sdpose config import")
     if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
         if not path.is_file():
-            raise UserError(f"experiment file not found: {path}")
+            raise UserError(f"{kind} file not found: {path}")
         return path
-    folder = experiments_dir()
     candidate = folder / f"{name_or_path}.yaml"
     if not candidate.is_file():
         names = sorted(p.stem for p in folder.glob("*.yaml"))
-        hint = did_you_mean(name_or_path, names) if names else "the folder holds no experiments"
-        raise UserError(f"unknown experiment '{name_or_path}' in {folder}: {hint}")
+        hint = did_you_mean(name_or_path, names) if names else f"the folder holds no {kind}s"
+        raise UserError(f"unknown {kind} '{name_or_path}' in {folder}: {hint}")
     return candidate
 
 
@@ -103,7 +106,7 @@ def _read_with_base(path: Path) -> dict[str, Any]:
         return values
     base_path = path.parent / f"{base_name}.yaml"
     if not base_path.is_file():
-        base_path = _find(str(base_name))
+        base_path = find_document(str(base_name), experiments_dir(), "experiment")
     base = _read(base_path)
     if "base" in base:
         raise UserError(

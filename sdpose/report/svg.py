@@ -27,6 +27,7 @@ class Axis:
     high: float
     log: bool = False
     percent: bool = False
+    marks: tuple[tuple[float, str], ...] = ()  # instead of round numbers
 
     def place(self, values: ArrayLike) -> np.ndarray:
         """0 at `low`, 1 at `high`."""
@@ -37,6 +38,8 @@ class Axis:
         return (array - low) / (high - low)
 
     def ticks(self) -> list[tuple[float, str]]:
+        if self.marks:
+            return list(self.marks)
         values = _log_ticks(self.low, self.high) if self.log else _ticks(self.low, self.high)
         return [(v, f"{100 * v:.0f} %" if self.percent else short(v)) for v in values]
 

@@ -51,6 +51,7 @@ from sdpose.training.events import (
     TrainRecord,
     duration,
 )
+from sdpose.training.halving import reason_to_stop
 from sdpose.training.interrupt import Interrupted, StopSignals
 from sdpose.training.meters import Progress, Window
 from sdpose.training.run import (
@@ -67,6 +68,7 @@ from sdpose.training.workdir import (
     Start,
     checkpoint_folder,
     claim,
+    differences,
     locked,
     mirror_uri,
     newest,
@@ -88,6 +90,7 @@ class TrainResult:
     last_checkpoint: Path
     mlflow_run_id: str | None
     epochs: int
+    stopped: str = ""  # why it ended before total_epochs
 
 
 def train(experiment: Experiment, *, overwrite: bool = False) -> TrainResult:
@@ -125,6 +128,8 @@ def train(experiment: Experiment, *, overwrite: bool = False) -> TrainResult:
             if run.progress.epoch and not run.progress.iteration_in_epoch:
                 _finish_epoch(run)  # it was killed between an epoch's end and its evaluation
             for epoch in range(run.progress.epoch + 1, experiment.total_epochs + 1):
+                if run.progress.stopped:
+                    break
                 with stop.deferred():
                     ends = _train_epoch(run, epoch)
                     _save(run)
@@ -255,6 +260,11 @@ def _finish_epoch(run: Run) -> None:
     epoch = progress.epoch
     if _is_evaluated(experiment, epoch) and progress.evaluated_epoch < epoch:
         _evaluate(run)
+        progress.stopped = on_main(
+            run.world,
+            lambda: reason_to_stop(experiment, epoch, progress.metrics["AP"], run.events.say),
+            timeout=PREPARE_TIMEOUT,  # a store may be slow
+        )
         with run.stop.deferred():
             _save(run)
     run.saver.name(_names(experiment, progress))
@@ -327,7 +337,8 @@ def _content(run: Run) -> Checkpoint:
 def _names(experiment: Experiment, progress: Progress) -> list[str]:
     """What the checkpoint of the epoch just saved is called beside latest.pth."""
     settings = experiment.checkpoint_config
-    last = progress.epoch == experiment.total_epochs and settings.save_last
+    ends = progress.epoch == experiment.total_epochs or bool(progress.stopped)
+    last = ends and settings.save_last
     numbered = progress.epoch % settings.interval == 0 or last
     names = [f"epoch_{progress.epoch}.pth"] * numbered
     best = best_checkpoint(checkpoint_folder(experiment), progress)
@@ -375,7 +386,8 @@ def _recorded(run: Run, start: Start, dataset: PreparedDataset) -> Iterator[None
 def finished_training(experiment: Experiment) -> TrainResult:
     """What other processes that trained this experiment to its end left in its work dir.
 
-    Raises UserError if they did not, or not in the folder that is seen from here.
+    Raises UserError if they did not, or not in the folder that is seen from here, or if it holds
+    another experiment's.
     """
     found = newest(experiment, print)
     start = Start() if found is None else Start(checkpoint=found[1], path=found[0])
@@ -383,6 +395,11 @@ def finished_training(experiment: Experiment) -> TrainResult:
         raise UserError(
             f"{mirror_uri(experiment) or checkpoint_folder(experiment)} holds no finished training "
             f"of {experiment.exp_name}: is the volume that was trained on mounted here, too?"
+        )
+    if differing := differences(start.checkpoint["meta"]["experiment"], experiment):
+        raise UserError(
+            f"{checkpoint_folder(experiment)} holds another experiment's training: "
+            + "; ".join(differing[:3])
         )
     return _result_of(experiment, start.checkpoint)
 
@@ -402,7 +419,8 @@ def _is_finished(start: Start, experiment: Experiment) -> bool:
     if start.checkpoint is None:
         return False
     progress = Progress.of(start.checkpoint["meta"])
-    return progress.epoch >= experiment.total_epochs and progress.evaluated_epoch == progress.epoch
+    ends = progress.epoch >= experiment.total_epochs or bool(progress.stopped)
+    return ends and progress.evaluated_epoch == progress.epoch
 
 
 def _result_of(experiment: Experiment, checkpoint: Checkpoint) -> TrainResult:
@@ -419,6 +437,7 @@ def _result(experiment: Experiment, progress: Progress, mlflow_run_id: str | Non
         last_checkpoint=last if last.exists() else folder / LATEST,
         mlflow_run_id=mlflow_run_id,
         epochs=progress.epoch,
+        stopped=progress.stopped,
     )
 
 
@@ -429,4 +448,5 @@ def _closing_line(result: TrainResult, progress: Progress) -> str:
     return (
         f"finished {result.epochs} epochs in {duration(progress.seconds)} of training: "
         f"AP {result.best_metrics['AP']:.4f} at epoch {epoch}{where}"
+        + (f"\nstopped early: {result.stopped}" if result.stopped else "")
     )

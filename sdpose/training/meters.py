@@ -29,6 +29,7 @@ class Progress:
     best_metrics: dict[str, float] = field(default_factory=dict)
     sums: dict[str, float] = field(default_factory=dict)  # over the steps of this epoch
     seconds: float = 0.0  # in training steps, over all starts
+    stopped: str = ""  # why it ended before its last epoch
 
     def meta(self) -> dict[str, Any]:
         return asdict(self)

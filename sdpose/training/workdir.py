@@ -55,6 +55,7 @@ PLACES = (
     "checkpoint_config.mirror",
     "checkpoint_config.interval_minutes",
     *(f"promotion.{key}" for key in Promotion.model_fields),
+    "early_stopping.folder",
 )
 
 # How long a run waits for one in the same work dir: a killed run's loader processes hold on to the
@@ -148,7 +149,7 @@ def claim(experiment: Experiment, *, overwrite: bool, say: Say) -> Start:
     if store is not None and EXPERIMENT_FILE in keys:
         documents.append(store.read(EXPERIMENT_FILE).decode())
     known = [_stored_experiment(document) for document in documents]
-    differing = list(dict.fromkeys(d for stored in known for d in _differences(stored, experiment)))
+    differing = list(dict.fromkeys(d for text in documents for d in differences(text, experiment)))
     has_results = any(folder.glob("*.pth")) or bool(newest_first(keys))
     if has_results and not experiment.resume_from and (differing or not known):
         raise UserError(_refusal(work_dir, differing))
@@ -242,9 +243,11 @@ def _stored_experiment(document: str) -> dict[str, Any]:
         return {}
 
 
-def _differences(stored: dict[str, Any], experiment: Experiment) -> list[str]:
-    """`key: stored -> ours` for every value that differs, places aside."""
-    theirs, ours = flatten(stored), flatten(experiment.model_dump(mode="json"))
+def differences(document: str, experiment: Experiment) -> list[str]:
+    """`key: stored -> ours` for every value that differs from a stored experiment's, places
+    aside."""
+    theirs = flatten(_stored_experiment(document))
+    ours = flatten(experiment.model_dump(mode="json"))
     return [
         f"{key}: {theirs.get(key, 'absent')} -> {ours.get(key, 'absent')}"
         for key in dict.fromkeys([*theirs, *ours])

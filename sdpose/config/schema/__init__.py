@@ -18,6 +18,7 @@ from sdpose.config.schema.model import (
 from sdpose.config.schema.outputs import CheckpointConfig, Evaluation, LogConfig, LogHook
 from sdpose.config.schema.promotion import Promotion
 from sdpose.config.schema.section import Section
+from sdpose.config.schema.sweep import EarlyStopping, Sweep
 from sdpose.config.schema.training import Ema, GradClip, LrConfig, Optimizer, OptimizerConfig
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "CheckpointConfig",
     "Data",
     "DataCfg",
+    "EarlyStopping",
     "Ema",
     "Evaluation",
     "Experiment",
@@ -40,6 +42,7 @@ __all__ = [
     "Promotion",
     "Section",
     "Split",
+    "Sweep",
     "TestCfg",
     "TokenDistilLoss",
     "TokenPose",

@@ -11,6 +11,7 @@ from sdpose.config.schema.model import Model
 from sdpose.config.schema.outputs import CheckpointConfig, Evaluation, LogConfig
 from sdpose.config.schema.promotion import Promotion
 from sdpose.config.schema.section import Int, Name, PositiveInt, Section, Switch
+from sdpose.config.schema.sweep import EarlyStopping
 from sdpose.config.schema.training import Amp, Ema, LrConfig, Optimizer, OptimizerConfig
 
 # The feature map of every backbone has a quarter of the image's resolution.
@@ -60,6 +61,9 @@ class Experiment(Section):
     evaluation: Evaluation = Evaluation()
     log_config: LogConfig = LogConfig()
     promotion: Promotion = Promotion()
+    early_stopping: EarlyStopping | None = Field(
+        None, description="stop with the weaker trials of a sweep; null: go on to total_epochs"
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -1,0 +1,105 @@
+"""A sweep, from its file to the ranking: on this machine or on a cluster."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.console import say
+from pipelines.gpus import visible_gpus
+from pipelines.on_this_machine import PIPELINE_FOLDER, run_steps
+from pipelines.sdpose_pipeline import compile_pipeline
+from pipelines.sweep_pipeline import make_sweep_pipeline
+from sdpose.code_version import code_version
+from sdpose.config import Sweep, Trial, dump_experiment
+from sdpose.errors import UserError
+
+SWEEPS_FOLDER = "sweeps"
+# Linux takes no argument beyond 128 KiB, and KFP hands all trials and their outcomes on in one.
+MAX_BYTES = 100_000
+OUTCOME_BYTES = 600
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """A sweep and its trials, as the pipeline takes them."""
+
+    sweep: Sweep
+    trials: list[Trial]
+    parallel: int
+
+    def arguments(self, code: str, runner: str, cluster_profile: str = "") -> dict[str, Any]:
+        trials = [
+            {
+                "trial": trial.name,
+                "settings": json.dumps(trial.settings),
+                "experiment": dump_experiment(trial.experiment, whole=False),
+            }
+            for trial in self.trials
+        ]
+        size = len(json.dumps(trials)) + OUTCOME_BYTES * len(trials)
+        if size > MAX_BYTES:
+            raise UserError(
+                f"sweep {self.sweep.name}: {len(trials)} trials are more than one pipeline run can "
+                f"carry ({size} of {MAX_BYTES} bytes): make two sweeps of it"
+            )
+        return {
+            "sweep": self.sweep.name,
+            "experiment": dump_experiment(self.trials[0].experiment),
+            "trials": trials,
+            "code_version": code,
+            "cluster_profile": cluster_profile,
+            "runner": runner,
+        }
+
+
+def plan(sweep: Sweep, trials: list[Trial], comment: str = "") -> None:
+    """Says what would run."""
+    say(f"{comment}sweep {sweep.name}: {len(trials)} trials of {sweep.base}")
+    for trial in trials:
+        say(f"{comment}  {trial.name}")
+
+
+def run_sweep_here(
+    sweep: Sweep,
+    trials: list[Trial],
+    work_root: Path,
+    *,
+    parallel: int | None,
+    cache: bool,
+    overwrite: bool,
+    dry_run: bool,
+) -> None:
+    """Runs it on this machine. parallel: None takes the sweep's limit, but one trial for each GPU
+    at most."""
+    count = parallel or min(sweep.limits.parallel, max(1, len(visible_gpus())))
+    run = SweepRun(sweep, trials, min(count, len(trials)))
+    folder = work_root / SWEEPS_FOLDER / sweep.name
+    package = folder / PIPELINE_FOLDER / "sdpose_sweep.yaml"
+    pipeline = make_sweep_pipeline(parallel=run.parallel, overwrite=overwrite)
+    arguments = run.arguments(code_version(), "local")
+    try:
+        compile_pipeline(pipeline, package)
+    except OSError as error:
+        raise UserError(f"cannot write {package}: {error.strerror}; choose --work-dir") from None
+    plan(sweep, trials, "# " if dry_run else "")
+    if dry_run:
+        say(f"# compiled pipeline: {package.absolute()}")
+        for trial in trials:
+            say("---")
+            say(dump_experiment(trial.experiment).rstrip())
+        return
+    report = folder / "report.html"
+    report.unlink(missing_ok=True)
+    say(f"{run.parallel} at a time; results: {folder}")
+    try:
+        run_steps(pipeline, arguments, folder / PIPELINE_FOLDER, cache=cache, parallel=run.parallel)
+    finally:
+        for artifact, name in {"report": "report.html", "table": "ranking.md"}.items():
+            for made in (folder / PIPELINE_FOLDER / "artifacts").glob(f"*/rank-trials/{artifact}"):
+                shutil.copyfile(made, folder / name)
+        if report.is_file():
+            say(f"report: {report}")

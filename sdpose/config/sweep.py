@@ -1,0 +1,125 @@
+"""From a sweep's few lines of YAML to its trials, each a whole experiment."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdpose.config.document import parse_document
+from sdpose.config.load import experiments_dir, find_document, load_experiment
+from sdpose.config.schema import Experiment
+from sdpose.config.schema.sweep import Settings, Sweep
+from sdpose.errors import UserError
+
+SWEEPS_VARIABLE = "SDPOSE_SWEEPS"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One experiment of a sweep."""
+
+    settings: dict[str, Any]
+    """What sets it apart, by the sweep's own names; without the seed."""
+    experiment: Experiment
+
+    @property
+    def name(self) -> str:
+        return self.experiment.exp_name
+
+
+def sweeps_dir() -> Path:
+    """`pipelines/sweeps` of this repository, or $SDPOSE_SWEEPS."""
+    configured = os.environ.get(SWEEPS_VARIABLE)
+    return Path(configured) if configured else experiments_dir().parent / "sweeps"
+
+
+def load_sweep(name_or_path: str) -> Sweep:
+    """The sweep of a name in `pipelines/sweeps`, or of a YAML file. Raises UserError."""
+    path = find_document(name_or_path, sweeps_dir(), "sweep")
+    sweep = parse_document(Sweep, path.read_text(encoding="utf-8"), str(path))
+    if not (sweep.grid or sweep.trials or sweep.seeds):
+        raise UserError(f"{path}: no trials: give grid, trials or seeds")
+    for key, values in sweep.grid.items():
+        if not values:
+            raise UserError(f"{path}: grid.{key} has no values")
+    return sweep
+
+
+def expand(
+    sweep: Sweep, overrides: Iterable[str] = (), rungs: str | None = None, **top_level: str | None
+) -> list[Trial]:
+    """The trials: the grid's combinations, then the listed ones, each with every seed.
+
+    overrides and top_level: as `load_experiment` takes them, for all trials. work_dir among them
+    is the folder that holds a work dir for each. rungs: where the trials meet for early stopping,
+    a folder or an s3:// URI.
+    Raises UserError naming the trial for whatever is wrong with one.
+    """
+    overrides = list(overrides)
+    seeds: tuple[int | None, ...] = sweep.seeds or (None,)
+    points = list(_points(sweep))
+    if len(points) * len(seeds) > sweep.limits.trials:
+        raise UserError(
+            f"sweep {sweep.name}: {len(points) * len(seeds)} trials are more than limits.trials "
+            f"({sweep.limits.trials}); raise that if it is what you want"
+        )
+    top_level = dict(top_level)
+    folder = top_level.pop("work_dir", None) or "work_dirs"
+    trials, names = [], set()
+    for settings, seed in itertools.product(points, seeds):
+        name = _name(sweep.name, settings, seed)
+        if name in names:
+            raise UserError(f"sweep {sweep.name}: the trial {name} is there twice")
+        names.add(name)
+        changes = [*_overrides(sweep, sweep.set), *_overrides(sweep, settings), *overrides]
+        if seed is not None:
+            changes.append(f"seed={seed}")
+        changes += [f"exp_name={name}", f"work_dir={json.dumps(f'{folder}/{name}')}"]
+        if sweep.early_stopping is not None:
+            stopping = {"folder": rungs, **sweep.early_stopping.model_dump()}
+            changes.append(f"early_stopping={json.dumps(stopping)}")
+        try:
+            experiment = load_experiment(sweep.base, changes, **top_level)
+        except UserError as error:
+            raise UserError(f"sweep {sweep.name}, trial {name}: {error}") from None
+        trials.append(Trial(settings, experiment))
+    return trials
+
+
+def _points(sweep: Sweep) -> Iterator[Settings]:
+    if sweep.grid or not sweep.trials:
+        for values in itertools.product(*sweep.grid.values()):
+            yield dict(zip(sweep.grid, values, strict=True))
+    yield from sweep.trials
+
+
+def _overrides(sweep: Sweep, settings: Settings) -> list[str]:
+    """As `--set` takes them. JSON is YAML; its numbers are read as they are meant."""
+    changes = []
+    for name, value in settings.items():
+        keys = sweep.keys.get(name, name)
+        for key in [keys] if isinstance(keys, str) else keys:
+            changes.append(f"{key}={json.dumps(value)}")
+    return changes
+
+
+def _name(sweep: str, settings: Settings, seed: int | None) -> str:
+    """A name that is a folder's and a model's, too: of letters, digits, `_`, `.` and `-`."""
+    parts = [f"{key.split('.')[-1]}_{_word(value)}" for key, value in settings.items()]
+    if seed is not None:
+        parts.append(f"seed_{seed}")
+    name = "-".join([sweep, *parts])
+    if len(name) <= 96:
+        return name
+    return f"{name[:87]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _word(value: Any) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return "".join(c if c.isalnum() or c in "_.-" else "_" for c in text).strip("_.-") or "none"
