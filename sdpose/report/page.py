@@ -128,8 +128,8 @@ def _error_rows(files: RunFiles, matches: Matches) -> tuple[list[dict[str, Any]]
     lost = matches.num_persons - len(matches.rows)
     text = (
         f"{len(matches.rows)} of {matches.num_poses} poses are matched to a person (OKS 0.1 or "
-        f"more), with {total} annotated joints. {matches.num_poses - len(matches.rows)} poses are "
-        f"of nobody; {lost} of {matches.num_persons} persons have no pose."
+        f"more), with {total} annotated joints. {matches.num_poses - len(matches.rows)} poses "
+        f"belong to nobody; {lost} of {matches.num_persons} persons have no pose."
     )
     return rows, text
 

@@ -28,7 +28,8 @@ MIN_JOINTS = 6  # persons with fewer annotated ones are good or bad by chance
 class Person:
     svg: Markup
     title: str
-    text: str
+    errors: str
+    source: str
 
 
 def ranked(files: RunFiles, matches: Matches) -> NDArray[np.intp]:
@@ -73,10 +74,10 @@ def _person(files: RunFiles, matches: Matches, index: int) -> Person:
         _marks(predicted, kinds),
     )
     counts = [(KINDS[kind], int((kinds == kind).sum())) for kind in ERROR_KINDS]
-    text = ", ".join(f"{n} {name}" for name, n in counts if n) or "no errors"
+    errors = ", ".join(f"{name} {n}" for name, n in counts if n) or "no errors"
     name = annotations.file_names[annotations.ann_image_index[person]]
     title = f"OKS {matches.oks[index]:.2f}, score {row['score']:.2f}"
-    return Person(svg, title, f"{text} · {Path(name).name}, person {annotations.ann_ids[person]}")
+    return Person(svg, title, errors, f"{Path(name).name} #{annotations.ann_ids[person]}")
 
 
 def crop(

@@ -174,13 +174,14 @@ def rows(
 ) -> Markup:
     """Labelled rows of one or more horizontal bars, each of stacked parts; `full` is the whole
     width. texts: at the end of every row."""
-    left, right, bar = 96, 44, 9
-    row = max(map(len, bars)) * bar + 9
+    left, right, gap = 96, 44, 9
+    bar = 9 if max(map(len, bars)) > 1 else 14
+    row = max(map(len, bars)) * bar + gap
     width = WIDTH - left - right
     parts = []
     for index, (label, stacks, text) in enumerate(zip(labels, bars, texts, strict=True)):
         top = index * row + 4
-        middle = top + (row - 9) / 2 + 4
+        middle = top + (row - gap) / 2 + 4
         parts.append(
             Markup('<text class="name end" x="{}" y="{}">{}</text>').format(left - 8, middle, label)
         )
