@@ -10,7 +10,7 @@ import sys
 import click
 
 from sdpose import __version__
-from sdpose.cli import config, models, predict, registry, report, steps
+from sdpose.cli import compare, config, models, predict, registry, report, steps
 from sdpose.errors import UserError, user_errors
 
 
@@ -37,6 +37,7 @@ for command in (
     predict.predict,
     predict.export,
     report.report,
+    compare.compare,
     registry.registry,
 ):
     cli.add_command(command)

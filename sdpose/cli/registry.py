@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from sdpose.cli.text import format_rows
 from sdpose.errors import UserError
 from sdpose.registry.layout import CHANNELS, ROOT_VARIABLE, registry_root
 from sdpose.storage import Store, open_store
@@ -143,7 +144,7 @@ def list_(store: Store, model: str | None) -> Any:
     if model is None:
         models = {name: channels_of(name) for name in model_names(store)}
         rows = [[n, " ".join(f"{c}={v}" for c, v in ch.items())] for n, ch in models.items()]
-        return _table(["model", "channels"], rows), models
+        return format_rows(["model", "channels"], rows), models
     channels = channels_of(model)
     versions = [
         summary | {"channels": [c for c, v in channels.items() if v == summary["version"]]}
@@ -163,7 +164,7 @@ def list_(store: Store, model: str | None) -> Any:
         for v in versions
     ]
     header = ["version", "AP", "dataset", "registered", "weights", "channels"]
-    return _table(header, rows), versions
+    return format_rows(header, rows), versions
 
 
 @registry.command()
@@ -297,7 +298,7 @@ def history_(store: Store, model: str, channel: str | None) -> Any:
         for r in records
     ]
     header = ["at", "channel", "generation", "version", "action", "by", "why"]
-    return _table(header, rows) if rows else "nothing was promoted yet", records
+    return format_rows(header, rows) if rows else "nothing was promoted yet", records
 
 
 @registry.command()
@@ -393,12 +394,3 @@ def reconcile(store: Store, model: str | None, dry_run: bool) -> Any:
 
 def _warn(text: str) -> None:
     click.echo(text, err=True)
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in [header, *rows]
-    ]
-    return "\n".join(lines)
