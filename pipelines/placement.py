@@ -10,9 +10,9 @@ from typing import Any
 from kfp import kubernetes
 
 from components.cluster import Cluster
+from sdpose.registry.register import IMAGE_VARIABLE, RUN_ID_VARIABLE
 
 # KFP labels every pod of a run with the run's id.
-RUN_ID_VARIABLE = "SDPOSE_RUN_ID"
 RUN_ID_LABEL = "pipeline/runid"
 
 
@@ -20,7 +20,8 @@ def place(step: Any, cluster: Cluster, *, torch: bool = False, computes: bool = 
     """torch: the step needs PyTorch, so the training's image. computes: and a place to compute, on
     one GPU if training does on some."""
     slim = cluster.pipelines.image or cluster.image
-    step.set_container_image(cluster.image if torch or computes else slim)
+    image = cluster.image if torch or computes else slim
+    step.set_container_image(image)
     kubernetes.set_image_pull_policy(step, cluster.image_pull_policy)
     if cluster.image_pull_secrets:
         kubernetes.set_image_pull_secrets(step, list(cluster.image_pull_secrets))
@@ -33,7 +34,7 @@ def place(step: Any, cluster: Cluster, *, torch: bool = False, computes: bool = 
     )
     kubernetes.use_field_path_as_env(step, RUN_ID_VARIABLE, f"metadata.labels['{RUN_ID_LABEL}']")
     # The image's own home may be read-only.
-    for name, value in ({"HOME": "/tmp"} | cluster.env).items():
+    for name, value in ({"HOME": "/tmp", IMAGE_VARIABLE: image} | cluster.env).items():
         step.set_env_variable(name, value)
     for name, secret in cluster.secrets.items():
         kubernetes.use_secret_as_env(step, secret.name, {secret.key: name})

@@ -14,6 +14,7 @@ from sdpose.registry import catalogue, channels
 from sdpose.registry.channels import Record
 from sdpose.registry.gates import gates_for
 from sdpose.registry.layout import registry_root
+from sdpose.registry.register import RUN_ID_VARIABLE
 from sdpose.registry.run import read_summary, write_summary
 from sdpose.registry.versions import read_version
 from sdpose.storage import Store, open_store
@@ -88,7 +89,7 @@ def promote_run(
         version,
         channel,
         approver=approver,
-        comment=f"pipeline run {os.environ.get('SDPOSE_RUN_ID', 'on this machine')}",
+        comment=f"pipeline run {os.environ.get(RUN_ID_VARIABLE, 'on this machine')}",
         rules=experiment.promotion,
         data_root=experiment.data_root,
         data_source=data_source,

@@ -28,6 +28,7 @@ from sdpose.registry.versions import ModelVersion, announce, identity_of
 from sdpose.storage import Store, open_store, sha256_of_file
 
 IMAGE_VARIABLE = "SDPOSE_IMAGE"  # of the container that this runs in, best by digest
+RUN_ID_VARIABLE = "SDPOSE_RUN_ID"  # of the pipeline's run
 # gc takes seconds from here to the end of a deletion; if it died in between, we go on.
 PATIENCE_WITH_GC = 60.0
 
@@ -85,6 +86,7 @@ def register_checkpoint(
             "mlflow_run_id": mlflow_run_id,
             "git": _git(tracking.git_commit() if git_commit is None else git_commit),
             "image": os.environ.get(IMAGE_VARIABLE, ""),
+            "pipeline_run_id": os.environ.get(RUN_ID_VARIABLE, ""),
             "sdpose_version": __version__,
             "registered_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }

@@ -147,5 +147,6 @@ def test_training_survives_its_worker_and_the_model_is_registered(
     version = read_version(store, "quickstart", summary["model_version"])
     assert current(store, "quickstart", "candidate") == summary["promotion"]
     assert summary["promotion"]["approver"] == "kim"
+    assert version.manifest["pipeline_run_id"] == "run-1"
     best = Path(summary["best_checkpoint"])
     assert version.manifest["checkpoint"]["sha256"] == sha256_of_file(best)

@@ -106,6 +106,8 @@ def test_pods_are_made_as_the_profile_says(tmp_path: Path) -> None:
         name: container.get("resources", {}).get("accelerator", {}).get("count")
         for name, container in containers.items()
     }
+    for container in containers.values():  # what a model version names
+        assert {"name": "SDPOSE_IMAGE", "value": container["image"]} in container["env"]
     assert accelerators.pop("exec-evaluate") == "1"
     assert set(accelerators.values()) == {None}, "the training's pods are the PyTorchJob's"
     pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
