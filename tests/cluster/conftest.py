@@ -138,3 +138,25 @@ def until(condition: Callable[[], Any], timeout: float = 100) -> Any:
             return value
         time.sleep(0.05)
     raise AssertionError("it did not happen in time")
+
+
+def run_in_a_workflow(
+    kube: KubeCluster, monkeypatch: pytest.MonkeyPatch, name: str = "launcher"
+) -> None:
+    """This process is a pod of that name, which the Argo Workflow `w` owns."""
+    kind = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow"}
+    key = ("argoproj.io", "workflows", "pose", "w")
+    if not kube.store.list(*key[:2]):
+        kube.store.create(*key[:2], kind | {"metadata": {"name": "w", "namespace": "pose"}})
+    owner = kind | {"name": "w", "uid": kube.store.get(key)["metadata"]["uid"]}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "pose", "ownerReferences": [owner]},
+        # Not started by the test's kubelet.
+        "spec": {"nodeName": "elsewhere", "containers": [{"name": "main", "image": IMAGE}]},
+        "status": {"phase": "Running"},
+    }
+    kube.store.create("", "pods", pod)
+    monkeypatch.setenv("KFP_POD_NAME", name)
+    monkeypatch.setenv("POD_NAMESPACE", "pose")

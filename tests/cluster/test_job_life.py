@@ -10,7 +10,7 @@ import pytest
 from components.pytorchjob.outcome import JobError
 from components.pytorchjob.restarts import ANNOTATION
 from sdpose.errors import UserError
-from tests.cluster.conftest import Launch, Meanwhile, running, until
+from tests.cluster.conftest import Launch, Meanwhile, run_in_a_workflow, running, until
 from tests.cluster.kube import KubeCluster
 from tests.cluster.kube.store import Object
 
@@ -148,6 +148,32 @@ def test_one_run_has_one_job(
     assert len(kube.jobs()) == 2
     with pytest.raises(UserError, match="exists and is not this run's job"):
         launch("run-1", priority_class="high")
+
+
+def test_job_survives_a_retried_launcher_and_ends_with_the_run(
+    launch: Launch,
+    results: Path,
+    kube: KubeCluster,
+    meanwhile: Meanwhile,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run_in_a_workflow(kube, monkeypatch)
+    assert launch()[0].endswith("created; it ends with Workflow w")
+    kube.store.delete(("", "pods", "pose", "launcher"))
+    until(lambda: "launcher" not in kube.pods())
+    run_in_a_workflow(kube, monkeypatch, "launcher-again")
+    assert "found, it is watched again" in launch()[0]
+
+    (results / "hold").touch()
+
+    def end() -> None:
+        until(lambda: running(kube, "worker-0"))
+        kube.store.delete(("argoproj.io", "workflows", "pose", "w"))
+
+    meanwhile(end)
+    with pytest.raises(JobError, match="was deleted by somebody else"):
+        launch("run-2")
+    until(lambda: not kube.jobs() and not kube.pods())
 
 
 # --------------------------------------------------------------------------------------- waiting

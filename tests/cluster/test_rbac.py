@@ -15,7 +15,7 @@ from components.pytorchjob import supervise
 from components.pytorchjob.outcome import JobError
 from components.pytorchjob.restarts import ANNOTATION
 from pipelines.preflight.objects import rights
-from tests.cluster.conftest import IMAGE, Launch, Meanwhile, until
+from tests.cluster.conftest import Launch, Meanwhile, run_in_a_workflow, until
 from tests.cluster.kube import KubeCluster
 from tests.roles import Right, granted
 
@@ -30,6 +30,7 @@ def test_the_launcher_needs_the_whole_role_and_nothing_else(
     results: Path,
     launch: Launch,
     meanwhile: Meanwhile,
+    profile: Cluster,
     role: set[Right],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -70,6 +71,7 @@ def test_the_launcher_needs_the_whole_role_and_nothing_else(
     with pytest.raises(JobError, match="deleted"):
         launch("queued")
     assert {(call.group, call.resource, call.verb) for call in kube.calls} == role
+    assert {call.namespace for call in kube.calls} == {profile.namespace}
 
 
 def test_the_preflight_looks_for_the_whole_role(profile: Cluster, role: set[Right]) -> None:
@@ -78,22 +80,3 @@ def test_the_preflight_looks_for_the_whole_role(profile: Cluster, role: set[Righ
         cluster = parse_cluster(profile.model_dump_json(), train_api=api, queue="training")
         wanted |= set(rights(cluster))
     assert wanted == role
-
-
-def run_in_a_workflow(kube: KubeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process is the pod `launcher`, which an Argo Workflow owns."""
-    kind = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow"}
-    workflow = kind | {"metadata": {"name": "w", "namespace": "pose"}}
-    uid = kube.store.create("argoproj.io", "workflows", workflow)["metadata"]["uid"]
-    owner = kind | {"name": "w", "uid": uid}
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "launcher", "namespace": "pose", "ownerReferences": [owner]},
-        # Not started by the test's kubelet.
-        "spec": {"nodeName": "elsewhere", "containers": [{"name": "main", "image": IMAGE}]},
-        "status": {"phase": "Running"},
-    }
-    kube.store.create("", "pods", pod)
-    monkeypatch.setenv("KFP_POD_NAME", "launcher")
-    monkeypatch.setenv("POD_NAMESPACE", "pose")

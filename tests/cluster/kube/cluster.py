@@ -28,7 +28,7 @@ class KubeCluster:
     def __init__(self, folder: Path, crds: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.closed = False
+        self.closed = ""  # why
         self.store = Store()
         self.admission = Admission(crds)
         self.tokens = {"token-1"}
@@ -58,9 +58,7 @@ class KubeCluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.closed = True
-        with self.store.changed:
-            self.store.changed.notify_all()
+        self.close("the test is over")
         for part in (self.kubelet, self.operator, self.trainer):
             part.join(15)
         self.server.shutdown()
@@ -78,6 +76,12 @@ class KubeCluster:
         }
         path.write_text(yaml.safe_dump(config))
         return path
+
+    def close(self, reason: str) -> None:
+        """Ends watches and controllers; every call is refused from now on."""
+        self.closed = self.closed or reason
+        with self.store.changed:
+            self.store.changed.notify_all()
 
     # ----------------------------------------------------------------------------------- for tests
 

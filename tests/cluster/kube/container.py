@@ -145,6 +145,9 @@ class Container(threading.Thread):
         try:
             while self._live():
                 self._final.wait(BACK_OFF_S)
+        except BaseException as error:
+            self._cluster.close(f"the test's {self.name} has failed: {error!r}")
+            raise
         finally:
             self._over.set()
 

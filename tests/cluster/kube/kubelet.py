@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.cluster.kube.container import Container, Log
+from tests.cluster.kube.controller import Controller
 from tests.cluster.kube.store import Key, Object, StatusError
 
 if TYPE_CHECKING:
@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 CLOSING_S = 10.0
 
 
-class Kubelet(threading.Thread):
+class Kubelet(Controller):
     def __init__(self, cluster: KubeCluster, folder: Path) -> None:
-        super().__init__(name="kubelet", daemon=True)
-        self._cluster, self._store, self._folder = cluster, cluster.store, folder
+        self._folder = folder
         self._containers: dict[str, Container] = {}  # by the pod's uid
         self._hosts = folder / "hosts"
         self._hosts.write_text("127.0.0.1 localhost\n")
@@ -30,35 +29,29 @@ class Kubelet(threading.Thread):
         (self._etc / "hosts").unlink(missing_ok=True)
         (self._etc / "hosts").touch()
         (self._etc / "sdpose").mkdir()
-        self.start()
+        super().__init__(cluster)
 
     def run(self) -> None:
         try:
-            self._reconcile_until_closed()
+            super().run()
         finally:
             for container in self._containers.values():
                 container.destroy()
             for container in self._containers.values():
                 container.join(CLOSING_S)
 
-    def _reconcile_until_closed(self) -> None:
-        version = 0
-        while not self._cluster.closed:
-            with self._store.changed:
-                if self._store.version == version:
-                    self._store.changed.wait(0.1)
-                version = self._store.version
-            self._store.collect_garbage()
-            pods = self._store.list("", "pods")
-            names = "".join(f"127.0.0.1 {pod['metadata']['name']}\n" for _, pod in pods)
-            self._hosts.write_text(f"127.0.0.1 localhost\n{names}")
-            for key, pod in pods:
-                container = self._containers.get(pod["metadata"]["uid"])
-                if pod["metadata"].get("deletionTimestamp"):
-                    if container is None or container.end():
-                        self._store.remove(key)
-                elif container is None and pod.get("status", {}).get("phase") == "Pending":
-                    self._admit(key, pod)
+    def reconcile(self) -> None:
+        self._store.collect_garbage()
+        pods = self._store.list("", "pods")
+        names = "".join(f"127.0.0.1 {pod['metadata']['name']}\n" for _, pod in pods)
+        self._hosts.write_text(f"127.0.0.1 localhost\n{names}")
+        for key, pod in pods:
+            container = self._containers.get(pod["metadata"]["uid"])
+            if pod["metadata"].get("deletionTimestamp"):
+                if container is None or container.end():
+                    self._store.remove(key)
+            elif container is None and pod.get("status", {}).get("phase") == "Pending":
+                self._admit(key, pod)
 
     def _admit(self, key: Key, pod: Object) -> None:
         """Schedules a pod and starts it, or says what it waits for."""
@@ -76,7 +69,8 @@ class Kubelet(threading.Thread):
         def bind(item: Object) -> None:
             item["spec"]["nodeName"] = "node-1"
 
-        self._store.update(key, bind)
+        if self._store.update(key, bind) is None:
+            return  # deleted meanwhile
         spec = pod["spec"]
         for container in spec.get("initContainers", []):
             if container["image"] not in cluster.images:

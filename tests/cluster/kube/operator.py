@@ -6,39 +6,22 @@ pkg/controller.v1/common/{job,pod}.go and pytorch/{pytorchjob_controller,envvar,
 from __future__ import annotations
 
 import copy
-import threading
 import time
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tests.cluster.kube.controller import Controller
 from tests.cluster.kube.store import Key, Object, now
-
-if TYPE_CHECKING:
-    from tests.cluster.kube.cluster import KubeCluster
 
 GROUP, PLURAL = "kubeflow.org", "pytorchjobs"
 NO_EXIT_CODE = 0xBEEF  # the operator's own, for a container that has none; it is "retryable"
 
 
-class Operator(threading.Thread):
-    """Reconciles every job whenever something has changed; holds no state of its own."""
-
-    def __init__(self, cluster: KubeCluster) -> None:
-        super().__init__(name="training operator", daemon=True)
-        self._cluster, self._store = cluster, cluster.store
-        self.stopped = threading.Event()
-        self.start()
-
-    def run(self) -> None:
-        version = 0
-        while not self.stopped.is_set() and not self._cluster.closed:
-            with self._store.changed:
-                if self._store.version == version:
-                    self._store.changed.wait(0.2)  # deadlines and TTLs pass without an event
-                version = self._store.version
-            for key, job in self._store.list(GROUP, PLURAL):
-                if not job["metadata"].get("deletionTimestamp"):
-                    self._reconcile(key, job)
+class Operator(Controller):
+    def reconcile(self) -> None:
+        for key, job in self._store.list(GROUP, PLURAL):
+            if not job["metadata"].get("deletionTimestamp"):
+                self._reconcile(key, job)
 
     def _reconcile(self, key: Key, job: Object) -> None:
         status = copy.deepcopy(job.get("status") or {})
@@ -52,7 +35,7 @@ class Operator(threading.Thread):
             self._clean(pods, policy.get("cleanPodPolicy", "None"))
             ttl, ended = policy.get("ttlSecondsAfterFinished"), status.get("completionTime")
             if ttl is not None and ended and _age(ended) >= ttl:
-                self._store.delete(key)
+                self._store.discard(key)
                 return
         elif policy.get("suspend"):
             self._clean(pods, "All")
@@ -97,7 +80,7 @@ class Operator(threading.Thread):
             if phase == "Failed":
                 code = _exit_code(pod)
                 if retry in {"OnFailure", "Always"} or (retry == "ExitCode" and code >= 128):
-                    self._store.delete(("", "pods", *_place(pod)))
+                    self._store.discard(("", "pods", *_place(pod)))
                     message = f"job {name} is restarting because {kind} replica(s) failed."
                     _set(conditions, "Restarting", "PyTorchJobRestarting", message)
                 elif retry == "ExitCode":
@@ -199,7 +182,7 @@ class Operator(threading.Thread):
         for pod in pods.values():
             active = pod.get("status", {}).get("phase", "Pending") in {"Running", "Pending"}
             if policy == "All" or (policy == "Running" and active):
-                self._store.delete(("", "pods", *_place(pod)))
+                self._store.discard(("", "pods", *_place(pod)))
 
     def _pods(self, job: Object) -> list[Object]:
         return [

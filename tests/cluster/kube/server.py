@@ -35,6 +35,7 @@ class Call:
     verb: str
     group: str
     resource: str  # with its subresource: pods/log
+    namespace: str  # "" for the cluster
 
 
 @dataclass
@@ -83,18 +84,18 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(length) or b"{}")
         url = urlsplit(self.path)
         query = dict(parse_qsl(url.query))
-        target = _parse(url.path)
-        if self.headers.get("Authorization", "").split(" ")[-1] not in cluster.tokens:
+        group, namespace, plural, name, sub = target = _parse(url.path)
+        verb = _verb(self.command, name, query)
+        call = Call(verb, group, f"{plural}/{sub}" if sub else plural, namespace)
+        fault = cluster.meet(call)
+        if cluster.closed:
+            self._error(StatusError(403, "Forbidden", cluster.closed))
+        elif self.headers.get("Authorization", "").split(" ")[-1] not in cluster.tokens:
             self._error(StatusError(401, "Unauthorized", "Unauthorized"))
-        elif target is None or (target[0], target[2]) not in KINDS or target[2] in cluster.unknown:
+        elif (group, plural) not in KINDS or not namespace or plural in cluster.unknown:
             self._answer(404, b"404 page not found\n", "text/plain")
-        else:
-            group, _, plural, name, sub = target
-            verb = _verb(self.command, name, query)
-            call = Call(verb, group, f"{plural}/{sub}" if sub else plural)
-            fault = cluster.meet(call)
-            if fault is None or not self._fails(fault):
-                self._succeed(call, target, query, body, fault)
+        elif fault is None or not self._fails(fault):
+            self._succeed(call, target, query, body, fault)
 
     def _fails(self, fault: Fault) -> bool:
         """Whether the call ends here."""
@@ -269,19 +270,14 @@ class Handler(BaseHTTPRequestHandler):
         self.connection.shutdown(socket.SHUT_RDWR)
 
 
-def _parse(path: str) -> tuple[str, str, str, str, str] | None:
-    """Group, namespace, plural, name and subresource of a namespaced path."""
-    parts = path.strip("/").split("/")
-    if parts[0] == "api":
-        group, rest = "", parts[2:]
-    elif parts[0] == "apis":
-        group, rest = parts[1], parts[3:]
-    else:
-        return None
-    if len(rest) < 3 or rest[0] != "namespaces":
-        return None
-    namespace, plural, *more = rest[1:]
-    name, sub = (*more, "", "")[:2]
+def _parse(path: str) -> tuple[str, str, str, str, str]:
+    """Group, namespace, plural, name and subresource of a path; "" for what it has not."""
+    root, *parts = path.strip("/").split("/")
+    group, rest = ("", parts[1:]) if root == "api" else (parts[0], parts[2:])
+    namespace = ""
+    if rest[:1] == ["namespaces"] and len(rest) > 2:
+        namespace, rest = rest[1], rest[2:]
+    plural, name, sub = (*rest, "", "", "")[:3]
     return group, namespace, plural, name, sub
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import threading
 import uuid
@@ -108,6 +109,11 @@ class Store:
                 self.remove(key)
         return item
 
+    def discard(self, key: Key) -> None:
+        """Deletes as a controller does: what is gone already is fine."""
+        with contextlib.suppress(StatusError):
+            self.delete(key)
+
     def remove(self, key: Key) -> None:
         with self.changed:
             item = self._objects.pop(key, None)
@@ -120,15 +126,14 @@ class Store:
     def collect_garbage(self) -> None:
         """What has lost all its owners goes, and what waits in the foreground for what it owns."""
         with self.changed:
-            alive = {item["metadata"]["uid"]: key for key, item in self._objects.items()}
+            alive = {item["metadata"]["uid"]: item for item in self._objects.values()}
             for key, item in list(self._objects.items()):
                 owners = item["metadata"].get("ownerReferences", [])
                 dying = [
                     owner
                     for owner in owners
                     if owner["uid"] in alive
-                    and FOREGROUND
-                    in self._objects[alive[owner["uid"]]]["metadata"].get("finalizers", [])
+                    and FOREGROUND in alive[owner["uid"]]["metadata"].get("finalizers", [])
                 ]
                 orphan = owners and not any(owner["uid"] in alive for owner in owners)
                 if (orphan or dying) and not item["metadata"].get("deletionTimestamp"):

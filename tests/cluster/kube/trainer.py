@@ -7,35 +7,21 @@ from __future__ import annotations
 import copy
 import itertools
 import secrets
-import threading
-from typing import TYPE_CHECKING
 
+from tests.cluster.kube.controller import Controller
 from tests.cluster.kube.store import Key, Object, now
-
-if TYPE_CHECKING:
-    from tests.cluster.kube.cluster import KubeCluster
 
 GROUP, PLURAL = "trainer.kubeflow.org", "trainjobs"
 INDEX = "batch.kubernetes.io/job-completion-index"
 
 
-class Trainer(threading.Thread):
-    def __init__(self, cluster: KubeCluster) -> None:
-        super().__init__(name="trainer", daemon=True)
-        self._cluster, self._store = cluster, cluster.store
-        self.backoff_limit = 6  # Job's default
-        self.start()
+class Trainer(Controller):
+    backoff_limit = 6  # Job's default
 
-    def run(self) -> None:
-        version = 0
-        while not self._cluster.closed:
-            with self._store.changed:
-                if self._store.version == version:
-                    self._store.changed.wait(0.2)
-                version = self._store.version
-            for key, job in self._store.list(GROUP, PLURAL):
-                if not job["metadata"].get("deletionTimestamp"):
-                    self._reconcile(key, job)
+    def reconcile(self) -> None:
+        for key, job in self._store.list(GROUP, PLURAL):
+            if not job["metadata"].get("deletionTimestamp"):
+                self._reconcile(key, job)
 
     def _reconcile(self, key: Key, job: Object) -> None:
         conditions = job.get("status", {}).get("conditions", [])
@@ -59,7 +45,7 @@ class Trainer(threading.Thread):
         if failures > self.backoff_limit:
             for pod in itertools.chain(*pods.values()):
                 if pod["status"].get("phase") in {"Pending", "Running"}:
-                    self._store.delete(("", "pods", key[2], pod["metadata"]["name"]))
+                    self._store.discard(("", "pods", key[2], pod["metadata"]["name"]))
             message = "jobset failed due to one or more job failures"
             self._conclude(key, "Failed", "JobSetFailed", message)
         elif all("Succeeded" in each for each in phases.values()):
