@@ -20,7 +20,7 @@ from sdpose.config import parse_experiment
 from sdpose.errors import UserError
 from sdpose.registry.promote import objections
 from sdpose.registry.run import read_summary, write_summary
-from sdpose.tracking import tracking_uri
+from sdpose.tracking import shown_uri
 from sdpose.training.workdir import REPORT, work_dir_of
 
 # Below the work dir: what the pipeline itself leaves.
@@ -39,7 +39,7 @@ def run_here(
     for name, value in {
         "AP": f"{summary['ap']:.4f} on {summary['bbox_source']} boxes",
         "checkpoint": summary["best_checkpoint"],
-        "MLflow run": f"{run_id} in {tracking_uri()}" if run_id else "none (log_config.hooks)",
+        "MLflow run": f"{run_id} in {shown_uri()}" if run_id else "none (log_config.hooks)",
         "model version": f"{summary['exp_name']} version {summary['model_version']}",
         **({"promotion": _promotion(promoted)} if (promoted := summary.get("promotion")) else {}),
         "summary": work_dir / "summary.json",

@@ -15,6 +15,7 @@ from hypothesis import settings
 from servers.kfp import kfp_server  # noqa: F401 (fixtures)
 from servers.mlflow import mlflow_server, own_mlflow_server  # noqa: F401 (fixtures)
 from servers.objects import image_server, object_server  # noqa: F401 (fixtures)
+from servers.postgres import postgres  # noqa: F401 (a fixture)
 from servers.s3 import moto, swift  # noqa: F401 (fixtures)
 
 # A shared machine may pause a test at any moment.

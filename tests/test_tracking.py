@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 
 from sdpose import tracking
 from sdpose.errors import UserError
+from sdpose.tracking.models import create_version
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def test_a_run_is_continued(server: MlflowClient) -> None:
 def test_model_versions_are_numbered(server: MlflowClient) -> None:
     run = tracking.start_run("mine", params={}, tags={})
     for number in ("1", "2"):
-        version = tracking.create_model_version(
+        version = create_version(
             "quickstart", "file:///registry/abc", run.run_id, {"sha256": "abc"}
         )
         assert version == number

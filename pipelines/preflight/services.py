@@ -84,4 +84,4 @@ def check_tracking(experiment: Experiment, report: Report) -> None:
     except UserError as error:
         report.problems.append(str(error))
     else:
-        report.fine.append(f"MLflow {uri} can be written")
+        report.fine.append(f"MLflow {tracking.shown_uri()} can be written")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -98,6 +97,7 @@ def register(
         metrics=values,
         mlflow_run_id=mlflow_run or meta.get("mlflow_run_id"),
         root=store,
+        say=_warn,
     )
     again = "" if version.created else " (the same content was there)"
     return f"{model} version {version.version}{again}: {version.weights_uri}", _plain(version)
@@ -381,8 +381,9 @@ def reconcile(store: Store, model: str | None, dry_run: bool) -> Any:
     """Make MLflow show what the registry holds: versions, tags, aliases."""
     from sdpose.registry.catalogue import reconcile as mend
     from sdpose.registry.versions import model_names
+    from sdpose.tracking import is_configured
 
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
+    if not is_configured():
         raise UserError("MLFLOW_TRACKING_URI is not set: there is no MLflow to reconcile with")
     names = [model] if model else model_names(store)
     repairs = [repair for name in names for repair in mend(store, name, dry_run=dry_run)]

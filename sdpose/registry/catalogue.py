@@ -3,47 +3,52 @@ people click in; the store decides. What drifts is mended by `reconcile`."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from sdpose import tracking
+from sdpose.errors import UserError
 from sdpose.registry.channels import current
-from sdpose.registry.layout import CHANNELS
+from sdpose.registry.layout import CHANNELS, blob_key, versions_folder
 from sdpose.registry.versions import ModelVersion, read_version, versions
 from sdpose.storage import Store
+from sdpose.tracking import models
 
 VERSION_TAG = "sdpose.registry_version"
 IDENTITY_TAG = "sdpose.identity"
+MANIFEST_TAG = "sdpose.manifest"
 RUN_TAG = "sdpose.registered_version"
+
+Say = Callable[[str], None]
+Mend = Callable[[str], bool]  # notes what is wrong; True: it is to be mended
+
+
+@contextlib.contextmanager
+def or_later(say: Say) -> Iterator[None]:
+    """The registry goes on if MLflow does not answer."""
+    try:
+        yield
+    except UserError as error:
+        say(f"MLflow was not told; `sdpose registry reconcile` will do it: {error}")
 
 
 def show(version: ModelVersion) -> str:
     """MLflow's number of the version, made if it is not there. Links both ways: tags at the version
     name the manifest, a tag at the training's run names the version."""
-    identity = version.manifest["identity"]  # the number may be another's, of a registry before
-    known = tracking.find_model_version(version.model_name, IDENTITY_TAG, identity)
-    if known is not None:
-        return known
-    run_id = version.manifest["mlflow_run_id"]
-    source = version.weights_uri
-    if source.startswith("file:") and tracking.tracking_uri().startswith("http") and run_id:
-        # A server refuses files of another machine; the training has sent it the checkpoint.
-        source = f"runs:/{run_id}/checkpoints/{version.manifest['checkpoint']['name']}"
-    number = tracking.create_model_version(version.model_name, source, run_id, _tags(version))
-    if run_id:
-        tracking.tag_run(run_id, {RUN_TAG: f"{version.model_name}@{version.version}"})
-    return number
-
-
-def _tags(version: ModelVersion) -> dict[str, str]:
-    ap = version.manifest["metrics"].get("AP")
-    return {
-        VERSION_TAG: str(version.version),
-        IDENTITY_TAG: version.manifest["identity"],
-        "sdpose.manifest": version.manifest_uri,
-        "sdpose.sha256": version.sha256,
-        **({} if ap is None else {"AP": f"{ap:.4f}"}),
-    }
+    name = version.model_name
+    # By content: the number may be another's, of a registry before.
+    identity = (IDENTITY_TAG, version.manifest["identity"])
+    listed = models.list_versions(name, identity)
+    if not listed:
+        run_id = version.manifest["mlflow_run_id"]
+        number = models.create_version(name, _source(version), run_id, _tags(version))
+        if run_id and tracking.run_tags(run_id) is not None:
+            tracking.tag_run(run_id, {RUN_TAG: _reference(version)})
+        listed = models.list_versions(name, identity)
+        if listed[0].number != number:  # somebody else did it at the same time, and was first
+            models.delete_version(name, number)
+    return listed[0].number
 
 
 def follow(store: Store, model_name: str, channel: str) -> None:
@@ -51,7 +56,7 @@ def follow(store: Store, model_name: str, channel: str) -> None:
     record = current(store, model_name, channel)
     while record is not None:
         number = show(read_version(store, model_name, record["version"]))
-        tracking.set_model_alias(model_name, channel, number)
+        models.set_alias(model_name, channel, number)
         before, record = record, current(store, model_name, channel)
         if record == before:
             return
@@ -64,40 +69,93 @@ class Repair:
 
 
 def reconcile(store: Store, model_name: str, *, dry_run: bool = False) -> list[Repair]:
-    """Makes MLflow show what the store holds: missing versions, changed tags, moved or lost
-    aliases. Returns what was (or, dry_run, would be) mended."""
+    """Makes MLflow show what the store holds: missing versions, changed tags and links, moved or
+    lost aliases, versions that say they are of this registry and are not. What others have put
+    there stays. Returns what was (or, dry_run, would be) mended."""
     repairs: list[Repair] = []
 
     def mend(what: str) -> bool:
         repairs.append(Repair(model_name, what))
         return not dry_run
 
+    there = models.list_versions(model_name)  # first: whatever comes now is in the store too
+    stored = list(versions(store, model_name))
     numbers: dict[int, str | None] = {}
-    for version in versions(store, model_name):
+    for version in stored:
         identity = version.manifest["identity"]
-        number = tracking.find_model_version(model_name, IDENTITY_TAG, identity)
-        if number is None:
-            if mend(f"version {version.version} is not in MLflow"):
-                number = show(version)
-        else:
-            _mend_tags(version, number, mend)
-        numbers[version.version] = number
-    aliases = tracking.model_aliases(model_name)
-    for channel in CHANNELS:
-        record = current(store, model_name, channel)
-        wanted = numbers[record["version"]] if record else None
-        if wanted != aliases.get(channel):
-            what = f"alias {channel} is at {aliases.get(channel)}, should be at {wanted}"
-            if mend(what):
-                if wanted is None:
-                    tracking.delete_model_alias(model_name, channel)
-                else:
-                    tracking.set_model_alias(model_name, channel, wanted)
+        listed = next((each for each in there if each.tags.get(IDENTITY_TAG) == identity), None)
+        if listed is not None:
+            numbers[version.version] = listed.number
+            _mend_tags(version, listed, mend)
+        elif mend(f"version {version.version} is not in MLflow"):
+            numbers[version.version] = show(version)
+    _mend_links(stored, mend)
+    _mend_aliases(store, model_name, numbers, mend)
+    ours = {version.manifest["identity"] for version in stored}
+    for each in there:
+        claims = each.tags.get(MANIFEST_TAG, "").startswith(store.uri(versions_folder(model_name)))
+        claims = claims or each.tags.get(IDENTITY_TAG) in ours
+        if not claims or each.number in numbers.values():
+            continue
+        if mend(f"MLflow's version {each.number} is none of the registry's, or a second one"):
+            models.delete_version(model_name, each.number)
     return repairs
 
 
-def _mend_tags(version: ModelVersion, number: str, mend: Any) -> None:
-    there = tracking.model_version_tags(version.model_name, number)
-    changed = {key: value for key, value in _tags(version).items() if there.get(key) != value}
+def _mend_tags(version: ModelVersion, listed: models.ListedVersion, mend: Mend) -> None:
+    changed = {k: v for k, v in _tags(version).items() if listed.tags.get(k) != v}
     if changed and mend(f"version {version.version}: tags {', '.join(sorted(changed))}"):
-        tracking.tag_model_version(version.model_name, number, changed)
+        models.tag_version(version.model_name, listed.number, changed)
+
+
+def _mend_links(stored: list[ModelVersion], mend: Mend) -> None:
+    of_runs = {version.manifest["mlflow_run_id"]: _reference(version) for version in stored}
+    for run_id, reference in of_runs.items():
+        tags = tracking.run_tags(run_id) if run_id else None
+        if tags is None or tags.get(RUN_TAG) == reference:
+            continue
+        if mend(f"run {run_id} should name {reference}, names {tags.get(RUN_TAG)}"):
+            tracking.tag_run(run_id, {RUN_TAG: reference})
+
+
+def _mend_aliases(
+    store: Store, model_name: str, numbers: dict[int, str | None], mend: Mend
+) -> None:
+    aliases = models.aliases(model_name)
+    for channel in CHANNELS:
+        record = current(store, model_name, channel)
+        there = aliases.get(channel)
+        if record is None:
+            if there is not None and mend(f"alias {channel} is at {there}, should not be there"):
+                models.delete_alias(model_name, channel)
+        elif there is None or there != numbers.get(record["version"]):
+            what = f"alias {channel} is at {there}, should be at version {record['version']}"
+            if mend(f"{what} ({numbers.get(record['version'])} in MLflow)"):
+                follow(store, model_name, channel)
+
+
+def _reference(version: ModelVersion) -> str:
+    return f"{version.model_name}@{version.version}"
+
+
+def _tags(version: ModelVersion) -> dict[str, str]:
+    ap = version.manifest["metrics"].get("AP")
+    return {
+        VERSION_TAG: str(version.version),
+        IDENTITY_TAG: version.manifest["identity"],
+        MANIFEST_TAG: version.manifest_uri,
+        "sdpose.sha256": version.sha256,
+        **({} if ap is None else {"AP": f"{ap:.4f}"}),
+    }
+
+
+def _source(version: ModelVersion) -> str:
+    """Where MLflow says that the weights are."""
+    run_id = version.manifest["mlflow_run_id"]
+    uri = version.weights_uri
+    if not uri.startswith("file:") or not tracking.tracking_uri().startswith("http"):
+        return uri
+    # A server refuses files of another machine. The training has sent it the checkpoint.
+    if run_id and tracking.run_tags(run_id) is not None:
+        return f"runs:/{run_id}/checkpoints/{version.manifest['checkpoint']['name']}"
+    return f"sdpose-registry:///{blob_key(version.sha256)}"  # the tags say where that is

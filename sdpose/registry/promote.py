@@ -7,9 +7,9 @@ import getpass
 import os
 from collections.abc import Callable
 
+from sdpose import tracking
 from sdpose.config import Experiment
 from sdpose.config.schema import Promotion
-from sdpose.errors import UserError
 from sdpose.registry import catalogue, channels
 from sdpose.registry.channels import Record
 from sdpose.registry.gates import gates_for
@@ -48,7 +48,7 @@ def promote(
         store, chosen, channel, action="promote", approver=approver, comment=comment, gates=gates
     )
     if record["allowed"]:
-        follow_in_mlflow(store, model_name, channel, say)
+        _follow(store, model_name, channel, say)
     return record
 
 
@@ -63,19 +63,14 @@ def rollback(
 ) -> Record:
     """Points a channel back at the version before, as a new generation; MLflow's alias after it."""
     record = channels.rollback(store, model_name, channel, approver=approver, comment=comment)
-    follow_in_mlflow(store, model_name, channel, say)
+    _follow(store, model_name, channel, say)
     return record
 
 
-def follow_in_mlflow(
-    store: Store, model_name: str, channel: str, say: Callable[[str], None]
-) -> None:
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
-        return
-    try:
-        catalogue.follow(store, model_name, channel)
-    except UserError as error:
-        say(f"MLflow's alias was not set; `sdpose registry reconcile` will: {error}")
+def _follow(store: Store, model_name: str, channel: str, say: Callable[[str], None]) -> None:
+    if tracking.is_configured():
+        with catalogue.or_later(say):
+            catalogue.follow(store, model_name, channel)
 
 
 def promote_run(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,10 @@ RUN_ID_VARIABLE = "SDPOSE_RUN_ID"  # of the pipeline's run
 PATIENCE_WITH_GC = 60.0
 
 
+def warn(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 def register_checkpoint(
     model_name: str,
     checkpoint: Path,
@@ -44,6 +49,7 @@ def register_checkpoint(
     mlflow_run_id: str | None = None,
     git_commit: str | None = None,
     root: str | Path | Store | None = None,
+    say: Callable[[str], None] = warn,
 ) -> ModelVersion:
     """Uploads a checkpoint's weights and announces them as a version of `model_name`.
 
@@ -55,9 +61,8 @@ def register_checkpoint(
     checkpoint: any layout that `sdpose.models.load_weights` takes. metrics: AP and the like, 0..1.
     evaluation_settings: all that changes them. git_commit: of the code that trained it, "-dirty"
     behind it if files were changed; default: of this code. root: default `registry_root()`.
-    MLflow is told where $MLFLOW_TRACKING_URI names a server or the training's run is given.
-    Raises UserError if the root cannot be written or MLflow does not answer (the version is there
-    then, and registering again completes it), DamagedObjectError if the copy is not the file.
+    MLflow is told if there is one; if it does not answer, `say` hears of it, and `reconcile` will.
+    Raises UserError if the root cannot be written, DamagedObjectError if the copy is not the file.
     """
     given = registry_root() if root is None else root
     store = open_store(given) if isinstance(given, str | Path) else given
@@ -94,8 +99,9 @@ def register_checkpoint(
         version = announce(store, model_name, manifest)
         if not store.exists(blob_key(sha256)):  # a gc that had begun before the version was there
             store.put_file(weights, blob_key(sha256), sha256)
-    if mlflow_run_id or os.environ.get("MLFLOW_TRACKING_URI"):
-        catalogue.show(version)
+    if tracking.is_configured():
+        with catalogue.or_later(say):
+            catalogue.show(version)
     return version
 
 

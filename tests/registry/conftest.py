@@ -12,6 +12,13 @@ from sdpose.registry.versions import ModelVersion
 from sdpose.storage import Store, open_store
 
 
+@pytest.fixture(autouse=True)
+def nothing_of_whoever_runs_the_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # work_dirs/mlflow.db would be found
+    for name in ("MLFLOW_TRACKING_URI", "SDPOSE_REGISTRY", "SDPOSE_APPROVER"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return open_store(tmp_path / "registry")
@@ -49,6 +56,7 @@ def register(store: Store, experiment: Experiment, tmp_path: Path) -> Register:
             "git_commit": "abc-dirty",
             "root": store,
         }
-        return register_checkpoint("tiny", path, **arguments | changes)
+        model = changes.pop("model", "tiny")
+        return register_checkpoint(model, path, **arguments | changes)
 
     return call

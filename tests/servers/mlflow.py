@@ -1,4 +1,5 @@
-"""A real MLflow server: one worker, SQLite, artifacts through the server, all in one folder."""
+"""A real MLflow server: one worker, artifacts through the server, in one folder; its database there
+(SQLite), or given."""
 
 from __future__ import annotations
 
@@ -22,9 +23,10 @@ class MlflowServer:
     """`start`, then `pause` and `resume` (SIGSTOP, SIGCONT), `kill` (SIGKILL), `start` again on the
     same port with the same data, `stop`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database: str | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self.database = database or f"sqlite:///{folder}/mlflow.db"
         self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -33,7 +35,7 @@ class MlflowServer:
         """Returns when it answers."""
         server = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
         server += ["--port", str(self.port), "--workers", "1"]
-        server += ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"]
+        server += ["--backend-store-uri", self.database]
         server += ["--artifacts-destination", str(self.folder / "artifacts")]
         environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         environment.pop("MLFLOW_TRACKING_URI", None)

@@ -1,13 +1,7 @@
-"""Experiment tracking: the one door to MLflow.
-
-Where runs go: $MLFLOW_TRACKING_URI, else an SQLite file in `work_dirs` below the current folder,
-with the artifacts beside it. Everything goes through an explicit client; MLflow's global "active
-run" is not used. MLflow is imported when it is first needed (it takes seconds).
-"""
+"""Experiment tracking: the one door to MLflow. Runs are here, model versions in `models`."""
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import time
@@ -15,7 +9,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from sdpose.errors import UserError
+from sdpose.tracking.server import (
+    connect,
+    is_configured,
+    mlflow_errors,
+    shown_uri,
+    sqlite_file,
+    tracking_uri,
+    unreachable,
+)
+
+__all__ = [
+    "PARENT_RUN_VARIABLE",
+    "RunStatus",
+    "TrackedRun",
+    "check_writable",
+    "close_sweep_run",
+    "git_commit",
+    "is_configured",
+    "log_artifact",
+    "run_tags",
+    "shown_uri",
+    "start_run",
+    "sweep_run",
+    "tag_run",
+    "tracking_uri",
+]
 
 EXPERIMENT_NAME = "sdpose"
 PARENT_RUN_VARIABLE = "SDPOSE_MLFLOW_PARENT_RUN"  # of a sweep; its trials' runs are nested in it
@@ -25,14 +44,6 @@ RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 # MLflow refuses longer values, and more of them in one call.
 MAX_PARAM_LENGTH = 6000
 MAX_BATCH = 100
-
-
-def tracking_uri() -> str:
-    """$MLFLOW_TRACKING_URI, else `work_dirs/mlflow.db` below the current folder."""
-    configured = os.environ.get("MLFLOW_TRACKING_URI")
-    if configured:
-        return configured
-    return f"sqlite:///{Path('work_dirs/mlflow.db').absolute()}"
 
 
 class TrackedRun:
@@ -87,7 +98,7 @@ def start_run(
     If that run is not there (another server, a deleted database), a new one is made.
     Raises UserError if MLflow is not installed or cannot be reached.
     """
-    client = _client()
+    client = connect()
     from mlflow.exceptions import MlflowException
 
     try:
@@ -103,15 +114,14 @@ def start_run(
         tracked.set_tags({**tags, **_git_tags(), **_parent_tags()})
         tracked.log_params(params)
     except Exception as error:
-        raise _unreachable(error) from error
+        raise unreachable(error) from error
     return tracked
 
 
 def sweep_run(sweep: str) -> str:
     """The id of the run that the trials of a sweep are nested in; made if there is none."""
-    client = _client()
-
-    try:
+    client = connect()
+    with mlflow_errors():
         experiment_id = _experiment_id(client)
         found = client.search_runs(
             [experiment_id], f"tags.`{SWEEP_TAG}` = '{sweep}'", max_results=1
@@ -121,160 +131,50 @@ def sweep_run(sweep: str) -> str:
             return str(found[0].info.run_id)
         tags = {SWEEP_TAG: sweep, **_git_tags()}
         return str(client.create_run(experiment_id, run_name=sweep, tags=tags).info.run_id)
-    except Exception as error:
-        raise _unreachable(error) from error
 
 
 def close_sweep_run(run_id: str, files: Mapping[Path, str], metrics: Mapping[str, float]) -> None:
     """Ends a sweep's run with what came of it. files: path to the name that MLflow shows."""
-    client = _client()
-    try:
+    client = connect()
+    with mlflow_errors():
         for path, name in files.items():
             client.log_text(run_id, path.read_text(encoding="utf-8"), name)
         for key, value in metrics.items():
             client.log_metric(run_id, key, value)
         client.set_terminated(run_id, "FINISHED")
-    except Exception as error:
-        raise _unreachable(error) from error
 
 
 def check_writable() -> None:
     """Raises UserError unless the server lets us write (a tag of our experiment)."""
-    client = _client()
-    try:
+    client = connect()
+    with mlflow_errors():
         client.set_experiment_tag(_experiment_id(client), "sdpose.checked", str(int(time.time())))
-    except Exception as error:
-        raise _unreachable(error) from error
-
-
-def create_model_version(
-    name: str, source: str, run_id: str | None, tags: Mapping[str, str]
-) -> str:
-    """A new version of the registered model `name` (made if it is new); returns its number."""
-    client = _client()
-    from mlflow.exceptions import MlflowException
-
-    try:
-        try:
-            client.create_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        version = client.create_model_version(
-            name, source, run_id=run_id, tags=dict(tags), await_creation_for=0
-        )
-    except Exception as error:
-        raise _unreachable(error) from error
-    return str(version.version)
-
-
-def find_model_version(name: str, tag: str, value: str) -> str | None:
-    """The number of the version of model `name` whose `tag` has this value, if there is one."""
-    client = _client()
-    try:
-        found = client.search_model_versions(f"name = '{name}' and tags.`{tag}` = '{value}'")
-    except Exception as error:
-        raise _unreachable(error) from error
-    return str(found[0].version) if found else None
 
 
 def tag_run(run_id: str, tags: Mapping[str, str]) -> None:
-    """Sets tags of a run; one that is not there (a deleted database) is passed over."""
-    client = _client()
-    from mlflow.exceptions import MlflowException
-
-    try:
-        TrackedRun(client, run_id).set_tags(tags)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise _unreachable(error) from error
-    except Exception as error:
-        raise _unreachable(error) from error
+    with mlflow_errors():
+        TrackedRun(connect(), run_id).set_tags(tags)
 
 
 def log_artifact(run_id: str, path: Path) -> None:
     """Adds a file to a run; one that is not there (a deleted database) is passed over."""
-    client = _client()
+    if run_tags(run_id) is not None:
+        with mlflow_errors():
+            connect().log_artifact(run_id, str(path))
+
+
+def run_tags(run_id: str) -> dict[str, str] | None:
+    """None if there is no such run (another server, a deleted database)."""
+    client = connect()
     from mlflow.exceptions import MlflowException
 
-    try:
-        client.get_run(run_id)
-        client.log_artifact(run_id, str(path))
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise _unreachable(error) from error
-    except Exception as error:
-        raise _unreachable(error) from error
-
-
-def model_version_tags(name: str, number: str) -> dict[str, str]:
-    client = _client()
-    try:
-        return dict(client.get_model_version(name, number).tags)
-    except Exception as error:
-        raise _unreachable(error) from error
-
-
-def tag_model_version(name: str, number: str, tags: Mapping[str, str]) -> None:
-    client = _client()
-    try:
-        for key, value in tags.items():
-            client.set_model_version_tag(name, number, key, value)
-    except Exception as error:
-        raise _unreachable(error) from error
-
-
-def model_aliases(name: str) -> dict[str, str]:
-    """Alias to MLflow's version number; empty for a model that MLflow does not know."""
-    client = _client()
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return {k: str(v) for k, v in client.get_registered_model(name).aliases.items()}
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return {}
-        raise _unreachable(error) from error
-    except Exception as error:
-        raise _unreachable(error) from error
-
-
-def set_model_alias(name: str, alias: str, number: str) -> None:
-    client = _client()
-    try:
-        client.set_registered_model_alias(name, alias, number)
-    except Exception as error:
-        raise _unreachable(error) from error
-
-
-def delete_model_alias(name: str, alias: str) -> None:
-    client = _client()
-    try:
-        client.delete_registered_model_alias(name, alias)
-    except Exception as error:
-        raise _unreachable(error) from error
-
-
-def _client() -> Any:
-    # MLflow and alembic tell the console of every table that they create.
-    os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "0")
-    for logger in ("alembic", "mlflow"):
-        logging.getLogger(logger).setLevel(logging.WARNING)
-    try:
-        from mlflow import MlflowClient
-    except ImportError as error:
-        raise UserError(
-            f"MLflow cannot be imported ({error}): install it (pip install mlflow), or remove "
-            "MlflowLoggerHook from log_config.hooks"
-        ) from None
-    uri = tracking_uri()
-    database = _sqlite_file(uri)
-    try:
-        if database is not None:
-            database.parent.mkdir(parents=True, exist_ok=True)
-        return MlflowClient(tracking_uri=uri, registry_uri=uri)
-    except Exception as error:
-        raise _unreachable(error) from error
+    with mlflow_errors():
+        try:
+            return dict(client.get_run(run_id).data.tags)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
 
 
 def _experiment_id(client: Any) -> str:
@@ -283,7 +183,7 @@ def _experiment_id(client: Any) -> str:
     experiment = client.get_experiment_by_name(EXPERIMENT_NAME)
     if experiment is not None:
         return str(experiment.experiment_id)
-    database = _sqlite_file(tracking_uri())
+    database = sqlite_file(tracking_uri())
     location = None  # a server chooses
     if database is not None:
         # MLflow's own default is relative to whatever folder it is next called in.
@@ -294,20 +194,6 @@ def _experiment_id(client: Any) -> str:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
         return _experiment_id(client)  # another run was faster
-
-
-def _sqlite_file(uri: str) -> Path | None:
-    prefix = "sqlite:///"
-    return Path(uri.removeprefix(prefix)) if uri.startswith(prefix) else None
-
-
-def _unreachable(error: Exception) -> UserError:
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    return UserError(
-        f"MLflow at {tracking_uri()}: {reason}\n"
-        "  Set MLFLOW_TRACKING_URI to a server that answers, unset it for a local file, or train "
-        "without: remove MlflowLoggerHook from log_config.hooks."
-    )
 
 
 def git_commit() -> str:

@@ -1,0 +1,84 @@
+"""Which MLflow, and how it is reached.
+
+$MLFLOW_TRACKING_URI, else an SQLite file in `work_dirs` below the current folder, with the
+artifacts beside it. Everything goes through an explicit client; MLflow's global "active run" is not
+used. MLflow is imported when it is first needed (it takes seconds).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sdpose.errors import UserError, without_secrets
+
+
+def tracking_uri() -> str:
+    """$MLFLOW_TRACKING_URI, else `work_dirs/mlflow.db` below the current folder."""
+    configured = os.environ.get("MLFLOW_TRACKING_URI")
+    if configured:
+        return configured
+    return f"sqlite:///{Path('work_dirs/mlflow.db').absolute()}"
+
+
+def shown_uri() -> str:
+    """For people: without the credentials that it may have."""
+    return without_secrets(tracking_uri())
+
+
+def is_configured() -> bool:
+    """Is there an MLflow? Of the local file: it was made by a run in this folder."""
+    database = sqlite_file(tracking_uri())
+    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or bool(database and database.exists())
+
+
+def connect() -> Any:
+    """MLflow's client. Raises UserError if MLflow is not installed or its database is of no use."""
+    # MLflow and alembic tell the console of every table that they create.
+    os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "0")
+    for logger in ("alembic", "mlflow"):
+        logging.getLogger(logger).setLevel(logging.WARNING)
+    try:
+        from mlflow import MlflowClient
+    except ImportError as error:
+        raise UserError(
+            f"MLflow cannot be imported ({error}): install it (pip install mlflow), or remove "
+            "MlflowLoggerHook from log_config.hooks"
+        ) from None
+    uri = tracking_uri()
+    database = sqlite_file(uri)
+    try:
+        if database is not None:
+            database.parent.mkdir(parents=True, exist_ok=True)
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    except Exception as error:
+        raise unreachable(error) from error
+
+
+@contextlib.contextmanager
+def mlflow_errors() -> Iterator[None]:
+    """MLflow's errors, and the network's, as UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise unreachable(error) from error
+
+
+def sqlite_file(uri: str) -> Path | None:
+    prefix = "sqlite:///"
+    return Path(uri.removeprefix(prefix)) if uri.startswith(prefix) else None
+
+
+def unreachable(error: Exception) -> UserError:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return UserError(
+        f"MLflow at {shown_uri()}: {without_secrets(reason)}\n"
+        "  Set MLFLOW_TRACKING_URI to a server that answers, unset it for a local file, or train "
+        "without: remove MlflowLoggerHook from log_config.hooks."
+    )
