@@ -14,6 +14,11 @@ from sdpose.registry.register import IMAGE_VARIABLE, RUN_ID_VARIABLE
 
 # KFP labels every pod of a run with the run's id.
 RUN_ID_LABEL = "pipeline/runid"
+# Autoscalers that tidy up move no pod that says so. KFP starts no pod again that was lost.
+STAYS = {
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    "karpenter.sh/do-not-disrupt": "true",
+}
 
 
 def place(step: Any, cluster: Cluster, *, torch: bool = False, computes: bool = False) -> None:
@@ -32,6 +37,8 @@ def place(step: Any, cluster: Cluster, *, torch: bool = False, computes: bool = 
         run_as_group=security.run_as_group,
         run_as_non_root=True,
     )
+    for name, value in STAYS.items():
+        kubernetes.add_pod_annotation(step, name, value)
     kubernetes.use_field_path_as_env(step, RUN_ID_VARIABLE, f"metadata.labels['{RUN_ID_LABEL}']")
     # The image's own home may be read-only.
     for name, value in ({"HOME": "/tmp", IMAGE_VARIABLE: image} | cluster.env).items():

@@ -13,7 +13,7 @@ from components.pytorchjob.api import Api, ApiUnavailableError, UnauthorizedErro
 from components.pytorchjob.build import build_job, job_name
 from components.pytorchjob.kinds import kind_of
 from components.pytorchjob.outcome import JobError
-from components.pytorchjob.submit import find_owner, remove, submit
+from components.pytorchjob.submit import disruption, find_owner, remove, submit
 from components.pytorchjob.supervise import Supervisor
 from sdpose.config import Experiment
 from sdpose.errors import USER_ERROR_EXIT_CODE, UserError
@@ -85,7 +85,8 @@ def run_job(
     """Submits the job, or finds the one of this run, and stays until it has succeeded.
 
     Raises JobError if it fails, does not start in time or restarts too often: it is gone then,
-    unless it failed by itself (its pods stay for its TTL). SIGTERM and SIGINT remove it.
+    unless it failed by itself (its pods stay for its TTL). SIGTERM and SIGINT remove it, unless
+    this pod is drained, evicted or preempted: then the run's next launcher finds it.
     """
     api, kind = Api(cluster.namespace), kind_of(cluster)
     name = job_name(experiment, run_id)
@@ -94,7 +95,7 @@ def run_job(
     with _interruptible():
         created, new = None, False
         try:
-            created, new = submit(api, kind, job, before_creation=before_creation)
+            created, new = submit(api, kind, job, before_creation=before_creation, say=say)
             say(
                 f"{kind.name} {api.namespace}/{name}: "
                 f"{'created' if new else 'found, it is watched again'}; "
@@ -102,6 +103,13 @@ def run_job(
             )
             Supervisor(api, kind, cluster, experiment, created, log, say).run()
         except _Interrupted as interrupted:
+            outlives_us = owner is not None and owner["kind"] != "Pod"
+            if outlives_us and (why := disruption(api)):
+                say(
+                    f"{interrupted}: this pod is taken away ({why}); {kind.name} {name} is left as "
+                    "it is, and `submit.py resume` watches over it again"
+                )
+                raise SystemExit(128 + interrupted.signum) from None
             say(f"{interrupted}: removing {kind.name} {name} and its pods")
             # The creation may have been under way.
             created = created or api.get(kind.resource, name)

@@ -20,12 +20,18 @@ DELETION_S = 600.0  # how long an earlier job of the same name may take to be go
 
 
 def submit(
-    api: Api, kind: Kind, job: Object, *, before_creation: Callable[[], None]
+    api: Api,
+    kind: Kind,
+    job: Object,
+    *,
+    before_creation: Callable[[], None],
+    say: Callable[[str], None],
 ) -> tuple[Object, bool]:
     """The job in the cluster, and whether it is new.
 
-    before_creation: called if there is no such job yet. A job of the same name that is being
-    deleted is waited for. UserError if the name is taken by another job.
+    before_creation: called if the run has no such job yet. One that has failed is replaced: nobody
+    starts a launcher again but to try again. One that is being deleted is waited for. UserError if
+    the name is taken by another job.
     """
     name = job["metadata"]["name"]
     prepared = False
@@ -54,6 +60,14 @@ def submit(
                 f"{kind.name} {api.namespace}/{name} exists and is not this run's job (its "
                 f"{DIGEST_ANNOTATION} differs): delete it, or start a new run"
             )
+        if kind.phase(found) == "failed" and not prepared:
+            say(
+                f"{kind.name} {api.namespace}/{name} had failed ({kind.message(found)}): a new one "
+                "takes its place and continues from its last checkpoint"
+            )
+            api.delete(kind.resource, name, found["metadata"]["uid"])
+            prepared = True  # what it has trained stays
+            continue
         return found, prepared
 
 
@@ -71,6 +85,15 @@ def remove(api: Api, kind: Kind, job: Object, grace_seconds: float) -> bool:
     return False
 
 
+def disruption(api: Api) -> str | None:
+    """Why Kubernetes takes this pod away, though nobody has ended its run; None if it does not."""
+    pod = _own_pod(api)
+    for condition in (pod or {}).get("status", {}).get("conditions") or []:
+        if condition["type"] == "DisruptionTarget" and condition["status"] == "True":
+            return f"{condition.get('reason', '')}: {condition.get('message', '')}".strip(": ")
+    return None
+
+
 def find_owner(api: Api) -> Object | None:
     """An owner reference that ends the job with its run; None outside of a cluster.
 
@@ -78,6 +101,18 @@ def find_owner(api: Api) -> Object | None:
     not end with the first. A pod that no Workflow owns is the owner itself.
     An owner in another namespace is none: Kubernetes would delete the job at once.
     """
+    pod = _own_pod(api)
+    if pod is None:
+        return None
+    for owner in pod["metadata"].get("ownerReferences", []):
+        if owner["kind"] == "Workflow":
+            return {key: owner[key] for key in ("apiVersion", "kind", "name", "uid")}
+    meta = pod["metadata"]
+    return {"apiVersion": "v1", "kind": "Pod", "name": meta["name"], "uid": meta["uid"]}
+
+
+def _own_pod(api: Api) -> Object | None:
+    """None outside of the namespace of `api`, or of any cluster."""
     name = os.environ.get("KFP_POD_NAME") or os.environ.get("POD_NAME")
     if not name and os.environ.get("KUBERNETES_SERVICE_HOST"):
         name = os.environ.get("HOSTNAME")
@@ -86,11 +121,4 @@ def find_owner(api: Api) -> Object | None:
         namespace = NAMESPACE_FILE.read_text(encoding="utf-8").strip()
     if not name or namespace != api.namespace:
         return None
-    pod = api.get(PODS, name)
-    if pod is None:
-        return None
-    owners = pod["metadata"].get("ownerReferences", [])
-    for owner in owners:
-        if owner["kind"] == "Workflow":
-            return {key: owner[key] for key in ("apiVersion", "kind", "name", "uid")}
-    return {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": pod["metadata"]["uid"]}
+    return api.get(PODS, name)

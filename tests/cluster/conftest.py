@@ -85,10 +85,21 @@ def results(kube: KubeCluster) -> Path:
 def launch(kube: KubeCluster, experiment: Experiment, profile: Cluster, tmp_path: Path) -> Launch:
     """Runs the job of a run to its end; returns what was said. Keywords change the profile."""
 
-    def run(run_id: str = "run-1", said: list[str] | None = None, **changes: Any) -> list[str]:
+    def run(
+        run_id: str = "run-1",
+        said: list[str] | None = None,
+        before_creation: Callable[[], None] = lambda: None,
+        **changes: Any,
+    ) -> list[str]:
         said = [] if said is None else said
-        cluster = parse_cluster(profile.model_dump_json(), **changes)
-        run_job(experiment, cluster, run_id=run_id, log=tmp_path / "log.txt", say=said.append)
+        run_job(
+            experiment,
+            parse_cluster(profile.model_dump_json(), **changes),
+            run_id=run_id,
+            log=tmp_path / "log.txt",
+            say=said.append,
+            before_creation=before_creation,
+        )
         return said
 
     return run

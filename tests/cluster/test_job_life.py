@@ -34,7 +34,9 @@ def test_whole_life(launch: Launch, results: Path, kube: KubeCluster, tmp_path: 
     assert re.search(r"^2\d{3}-\d\d-\d\dT\S+Z \[master-0\] done$", log, re.M)
 
 
-def test_failure_names_pod_code_and_last_lines(launch: Launch, results: Path) -> None:
+def test_failure_is_told_and_a_resumed_run_tries_again(
+    launch: Launch, results: Path, kube: KubeCluster
+) -> None:
     (results / "exit-1").write_text("3")
     (results / "hold").touch()
     with pytest.raises(JobError) as failure:
@@ -42,6 +44,15 @@ def test_failure_names_pod_code_and_last_lines(launch: Launch, results: Path) ->
     text = str(failure.value)
     assert "worker-0 (worker-0): exit code 3, Error; its last lines:" in text
     assert "    line 3\n    failing with 3" in text
+    assert len(kube.jobs()) == 1, "to be looked at"
+
+    (results / "hold").unlink()
+    prepared: list[str] = []
+    said = launch(before_creation=lambda: prepared.append("removed what it trained"))
+    assert "had failed" in said[0]
+    assert "created" in said[1]
+    assert not prepared
+    assert len(kube.store.created_of("pytorchjobs")) == 2
 
 
 def test_preempted_and_evicted_pods_start_again(

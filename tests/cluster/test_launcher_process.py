@@ -22,8 +22,9 @@ from sdpose.registry import read_version
 from sdpose.registry.channels import current
 from sdpose.registry.upkeep import verify
 from sdpose.storage import open_store, sha256_of_file
-from tests.cluster.conftest import IMAGE, running, until
+from tests.cluster.conftest import IMAGE, run_in_a_workflow, running, until
 from tests.cluster.kube import KubeCluster
+from tests.cluster.kube.store import Object
 
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -60,14 +61,16 @@ def start(tmp_path: Path, repository: Path) -> Iterator[Start]:
             process.wait(10)
 
 
-def test_killed_and_restarted_then_cancelled(
+def test_killed_then_drained_then_cancelled(
     start: Start,
     results: Path,
     kube: KubeCluster,
     experiment: Experiment,
     profile: Cluster,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    run_in_a_workflow(kube, monkeypatch)
     (results / "hold").touch()
 
     def says(text: str) -> bool:
@@ -84,10 +87,23 @@ def test_killed_and_restarted_then_cancelled(
     assert says("found, it is watched again")
     assert len(kube.store.created_of("pytorchjobs")) == 1
 
+    def drain(pod: Object) -> None:  # as the eviction API does before it deletes a pod
+        target = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
+        pod["status"]["conditions"] = [target]
+
+    kube.store.update(("", "pods", "pose", "launcher"), drain)
     second.terminate()
     assert second.wait(60) == 128 + signal.SIGTERM
+    assert says("SIGTERM: this pod is taken away (EvictionByEvictionAPI)")
+    assert running(kube, "worker-0")
+
+    run_in_a_workflow(kube, monkeypatch, "launcher-2")
+    third = start("job", experiment, profile)
+    until(lambda: says("[worker-0] line 3") and says("found, it is watched again"))
+    third.terminate()
+    assert third.wait(60) == 128 + signal.SIGTERM
     assert says("SIGTERM: removing PyTorchJob")
-    assert (kube.jobs(), kube.pods()) == ([], {})
+    assert (kube.jobs(), set(kube.pods())) == ([], {"launcher", "launcher-2"})
 
 
 @pytest.mark.timeout(600)

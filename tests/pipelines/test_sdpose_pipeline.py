@@ -122,6 +122,8 @@ def test_pods_are_made_as_the_profile_says(tmp_path: Path) -> None:
             {"name": "SDPOSE_RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"}
         ]
         assert pod["securityContext"]["runAsNonRoot"]
+        annotations = pod["podMetadata"]["annotations"]
+        assert annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
     assert pods["exec-evaluate"]["nodeSelector"] == {"labels": {"gpu": "h100"}}
     assert pods["exec-evaluate"]["emptyDirMounts"][0]["mountPath"] == "/dev/shm"
 
