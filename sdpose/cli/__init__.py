@@ -10,7 +10,7 @@ import sys
 import click
 
 from sdpose import __version__
-from sdpose.cli import compare, config, models, predict, registry, report, steps
+from sdpose.cli import compare, completion, config, models, predict, registry, report, steps
 from sdpose.errors import UserError, user_errors
 
 
@@ -39,6 +39,7 @@ for command in (
     report.report,
     compare.compare,
     registry.registry,
+    completion.completion,
 ):
     cli.add_command(command)
 

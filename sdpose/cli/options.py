@@ -7,13 +7,15 @@ from typing import Any
 
 import click
 
+from sdpose.cli.completion import complete_experiment
+
 Command = Callable[..., Any]
 
 
 def experiment_options(command: Command) -> Command:
     """The argument and options that say which experiment, on which data, into which folder."""
     decorators = (
-        click.argument("exp"),
+        click.argument("exp", shell_complete=complete_experiment),
         click.option("--data-root", metavar="DIR", help="Folder of the COCO dataset."),
         click.option("--work-dir", metavar="DIR", help="Folder of the results."),
         click.option(

@@ -228,7 +228,7 @@ def test_stopped_killed_and_continued(submit, living, tiny_coco: Path, tmp_path:
     asked = time.monotonic()
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=30)
-    assert time.monotonic() - asked < 5
+    assert time.monotonic() - asked < 15, "it waited for the end of training's grace"
     assert process.returncode == 130
     assert "SIGINT: stopped. To continue:" in stderr
     assert stderr.rstrip().endswith(f"--data-root {tiny_coco}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import signal
 
 import pytest
@@ -14,6 +13,7 @@ from sdpose.errors import UserError
 from sdpose.models import build_model, load_weights
 from sdpose.training import loop, train, train_step
 from sdpose.training.ema import AveragedModel
+from sdpose.training.interrupt import StopSignals
 
 OPTIONS = {
     "bf16, fused, channels_last": ("amp=bf16", "optimizer.fused=on", "channels_last=on"),
@@ -32,19 +32,26 @@ OPTIONS = {
 
 
 def train_until(step: int, experiment, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until a SIGTERM in that step."""
+    """Until it is asked to stop in that step, as another rank asks.
+
+    (A signal to this process would do more: after the grace period its timer ends pytest itself.)
+    """
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
     done = []
 
     def counted(*arguments, **options):
         done.append(1)
         if len(done) == step:
-            os.kill(os.getpid(), signal.SIGTERM)
+            StopSignals.installed.adopt(signal.SIGTERM)
         return train_step(*arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", counted)
         with pytest.raises(SystemExit):
             train(experiment)
+    # A process that is asked to stop has no use for them any more; this one goes on.
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
