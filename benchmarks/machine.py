@@ -34,6 +34,21 @@ def machine() -> dict[str, Any]:
     }
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM to what there is now
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Since `reset_peak_memory`: of a GPU what torch allocated, on a CPU the resident process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 2**10
+
+
 def show(title: str, rows: list[dict[str, Any]], report: dict[str, Any], path: Path | None) -> None:
     """The rows as a table (their keys are its columns), and the whole report as JSON in `path`."""
     table = Table(title=title)
@@ -43,6 +58,8 @@ def show(title: str, rows: list[dict[str, Any]], report: dict[str, Any], path: P
     for row in rows:
         table.add_row(*(_cell(row.get(name)) for name in columns))
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)  # in a file or a pipe nothing is cut short
     console.print(table)
     console.print(machine_line(report["machine"]))
     if path is not None:

@@ -154,9 +154,10 @@ def _train_epoch(run: Run, epoch: int) -> bool:
     lr, requested, save_due, complete = 0.0, 0, False, False
     run.parallel_model.train()
     run.stopwatch.restart()
-    loaded = run.options.on_device(run.loader.epoch(epoch, progress.iteration_in_epoch))
+    loaded = run.options.on_device(
+        run.stopwatch.waiting_for(run.loader.epoch(epoch, progress.iteration_in_epoch))
+    )
     while batches := list(itertools.islice(loaded, cumulative_iters)):
-        run.stopwatch.got_batch()
         lr = run.schedule(progress.iteration)
         values = train_step(
             run.parallel_model,
@@ -171,7 +172,6 @@ def _train_epoch(run: Run, epoch: int) -> bool:
         )
         if run.average is not None:
             run.average.update(progress.iteration)
-        run.stopwatch.finished_step()
         progress.iteration += 1
         progress.iteration_in_epoch += 1
         window.add(lr, [batch["sample_ids_N"] for batch in batches], values)

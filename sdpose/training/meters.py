@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sdpose.data.samples import Batch
 from sdpose.errors import UserError
 from sdpose.training.distributed import World, mean_over_ranks
 
@@ -140,14 +142,20 @@ class Stopwatch:
 
     def restart(self) -> None:
         """Begins a window now; what came before (evaluation, saving) does not count."""
-        self._begin = self._mark = time.perf_counter()
+        self._begin = time.perf_counter()
         self._waited = 0.0
 
-    def got_batch(self) -> None:
-        self._waited += time.perf_counter() - self._mark
-
-    def finished_step(self) -> None:
-        self._mark = time.perf_counter()
+    def waiting_for(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The loader's batches; waiting for one counts. (What takes them on to a GPU waits for the
+        GPU as well, which is no lack of data.)"""
+        batches = iter(batches)
+        while True:
+            before = time.perf_counter()
+            batch = next(batches, None)
+            self._waited += time.perf_counter() - before
+            if batch is None:
+                return
+            yield batch
 
     def window(self, steps: int) -> tuple[float, float]:
         """Seconds of the window that ends now, and those of them spent waiting for data."""

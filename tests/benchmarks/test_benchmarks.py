@@ -1,0 +1,42 @@
+"""The benchmarks run, small, as a user starts them; their numbers can be true."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+QUICKSTART_MACS = 11_206_656 + 338_688  # convolutions and linear layers; attention
+
+
+@pytest.fixture
+def run(repository, tmp_path):
+    def run(*command: str) -> dict:
+        out = tmp_path / "out.json"
+        script, *arguments = command
+        subprocess.run(
+            [sys.executable, repository / "benchmarks" / script, *arguments, "--json", out],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "SDPOSE_CACHE": str(tmp_path / "cache")},
+            cwd=tmp_path,
+            check=True,
+            timeout=300,
+        )
+        return json.loads(out.read_text())
+
+    return run
+
+
+def test_step(run) -> None:
+    report = run("step.py", "--exp", "quickstart", "--batch", "4", "8", "--steps", "2")
+    assert [row["batch"] for row in report["rows"]] == [4, 8]
+    for row in report["rows"]:
+        assert row["samples/s"] > 0
+        assert row["memory MiB"] > 100
+        assert 0 <= row["data wait %"] < 100
+        # Multiply-accumulates of a sample's forward pass, from MFU: forward and backward, 2 each.
+        peak = report["peak"]["float32"]["tflops"] * 1e12
+        macs = row["MFU % alone"] / 100 * peak / row["alone"] / 6
+        assert macs == pytest.approx(QUICKSTART_MACS, rel=1e-6)
