@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -135,34 +136,69 @@ def test_a_full_disk_and_a_read_only_folder_are_user_errors(coco_mini, tmp_path,
         prepare_coco(fast_experiment(coco_mini, tmp_path / "file"))
 
 
-def test_training_begins_with_the_shards_that_are_here(coco_mini, tmp_path, monkeypatch):
-    """Another machine, whose store holds just the first batch's shards yet."""
-    store = tmp_path / "store"
-    experiment = fast_experiment(coco_mini, store.as_uri())
+@pytest.fixture(params=["file", "moto"])
+def objects(request, tmp_path, monkeypatch):
+    """An empty store's URI, and take_away(key): its object, gone until the returned is called."""
+    if request.param == "file":
+        root = tmp_path / "store"
+
+        def rename(key):
+            path = root / key
+            hidden = path.with_suffix(".hidden")
+            path.rename(hidden)
+            return lambda: hidden.rename(path)
+
+        return root.as_uri(), rename
+    server = request.getfixturevalue("moto")
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    client, bucket = server.client(), server.new_bucket()
+
+    def delete(key):
+        found = client.get_object(Bucket=bucket, Key=f"packs/{key}")
+        body, metadata = found["Body"].read(), found["Metadata"]
+        client.delete_object(Bucket=bucket, Key=f"packs/{key}")
+        return lambda: client.put_object(
+            Bucket=bucket, Key=f"packs/{key}", Body=body, Metadata=metadata
+        )
+
+    return f"s3://{bucket}/packs", delete
+
+
+def test_training_begins_with_the_shards_that_are_here(coco_mini, tmp_path, monkeypatch, objects):
+    """Other machines: the first's store holds just the first batch's shards yet; the second's
+    loader processes and the fetching threads beside them ask for the same shards at once."""
+    uri, take_away = objects
+    experiment = fast_experiment(coco_mini, uri)
     location = prepare_coco(experiment).pack
-    assert location.startswith(store.as_uri())
+    assert location.startswith(uri)
     key = location.rsplit("/", 1)[-1]
-    reference = build_train_loader(experiment, pack=str(tmp_path / "cache/packs" / key))
+    local = tmp_path / "cache/packs" / key
+    reference = build_train_loader(experiment, pack=str(local))
     expected = list(reference.epoch(1))
 
     monkeypatch.setenv("SDPOSE_CACHE", str(tmp_path / "another"))
     needed = reference._samples.pack.read_persons(reference._requests[0][1]).image_index
     first_names = {f"shard-{image:05}.bin" for image in needed}
-    hidden = [p for p in (store / key).glob("shard-*.bin") if p.name not in first_names]
+    hidden = [p.name for p in local.glob("shard-*.bin") if p.name not in first_names]
     assert hidden
-    for path in hidden:
-        path.rename(path.with_suffix(".hidden"))
-    loader = build_train_loader(experiment, pack=location)
-    try:
+    bring_back = [take_away(f"{key}/{name}") for name in hidden]
+    with contextlib.closing(build_train_loader(experiment, pack=location)) as loader:
         batches = loader.epoch(1)
         first = next(batches)
         here = {path.name for path in (tmp_path / "another/packs" / key).glob("shard-*.bin")}
         assert here == first_names
-        for path in hidden:
-            path.with_suffix(".hidden").rename(path)
-        found = [first, *batches]
-    finally:
-        loader.close()
+        for one in bring_back:
+            one()
+        assert_same([first, *batches], expected)
+
+    monkeypatch.setenv("SDPOSE_CACHE", str(tmp_path / "third"))
+    helped = fast_experiment(coco_mini, uri, workers=2)
+    with contextlib.closing(build_train_loader(helped, pack=location)) as loader:
+        assert_same(list(loader.epoch(1)), expected)
+
+
+def assert_same(found, expected):
     assert len(found) == len(expected)
     for batch, other in zip(found, expected, strict=True):
         assert all(batch[name].equal(other[name]) for name in other)
