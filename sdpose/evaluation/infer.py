@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from sdpose.codec import decode, flip_back
+from sdpose.codec import flip_back
 from sdpose.config.schema import DataCfg, TestCfg
 from sdpose.data.coco import Boxes
 from sdpose.data.images import MEAN, STD, ImageError, read_image, warp_crop
 from sdpose.errors import UserError
+from sdpose.evaluation.decoder import Decoder
 from sdpose.evaluation.nms import rows_by_image
 from sdpose.geometry import box_to_center_size, crop_affine
 
@@ -39,12 +40,13 @@ def box_regions(
 
 
 def predict_heatmaps(model: nn.Module, crops_NHW3: Tensor, test_cfg: TestCfg) -> Tensor:
-    """Heatmaps float32[N,K,h,w] of uint8 RGB crops; with flip test the mean of both views."""
+    """Heatmaps float32[N,K,h,w] of uint8 RGB crops; with flip test the mean of both views, which
+    the model sees as one batch of 2N."""
     images_N3HW = normalize_crops(crops_NHW3)
-    heatmaps_NKHW = model.predict(images_N3HW)  # type: ignore[operator]
     if not test_cfg.flip_test:
-        return heatmaps_NKHW
-    mirrored_NKHW = model.predict(images_N3HW.flip(-1))  # type: ignore[operator]
+        return model.predict(images_N3HW)  # type: ignore[operator]
+    both_views = torch.cat([images_N3HW, images_N3HW.flip(-1)])
+    heatmaps_NKHW, mirrored_NKHW = model.predict(both_views).chunk(2)  # type: ignore[operator]
     return (heatmaps_NKHW + flip_back(mirrored_NKHW, test_cfg.shift_heatmap)) * 0.5
 
 
@@ -87,25 +89,17 @@ def predict_keypoints(
         ],
         data_cfg.image_size,
     )
-    found: list[Tensor] = []
+    keypoints_NK3 = np.zeros((len(rows), 17, 3), np.float32)
     done = 0
-    with _inference(model):
+    with _inference(model), Decoder(test_cfg, keypoints_NK3, centers_N2, sizes_N2) as decoder:
         for batch_NHW3 in crop_batches(crops, batch_size, num_workers):
             part = slice(done, done + len(batch_NHW3))
-            heatmaps_NKHW = predict_heatmaps(model, batch_NHW3.to(device), test_cfg)
-            found.append(
-                decode(
-                    heatmaps_NKHW,
-                    centers_N2[part],
-                    sizes_N2[part],
-                    post_process=test_cfg.post_process,
-                    kernel=test_cfg.modulate_kernel,
-                )
-            )
+            if device.type == "cuda":  # or the copy would wait for the batch before
+                batch_NHW3 = batch_NHW3.pin_memory().to(device, non_blocking=True)
+            decoder.submit(predict_heatmaps(model, batch_NHW3, test_cfg), part)
             done = part.stop
             if progress:
                 progress(done, len(rows))
-    keypoints_NK3 = torch.cat(found).cpu().numpy() if found else np.zeros((0, 17, 3), np.float32)
     if not np.isfinite(keypoints_NK3).all():
         bad = int((~np.isfinite(keypoints_NK3)).any(axis=(1, 2)).sum())
         raise UserError(

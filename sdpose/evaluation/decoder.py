@@ -1,0 +1,76 @@
+"""Heatmaps to keypoints while the model computes the next ones.
+
+N boxes, K = 17 joints, h x w heatmap pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sdpose.codec import decode
+from sdpose.config.schema import TestCfg
+
+Array = NDArray[np.float32]
+
+# Batches that may wait to be decoded; one of 32 boxes has 7 MB.
+_AHEAD = 3
+
+
+class Decoder:
+    """Decodes batches where they lie, in a thread: who waits for one batch's keypoints is not who
+    hands the next batch to the device. Leaving the context waits for all of them.
+
+    keypoints_NK3: where they go, see `codec.decode`.
+    """
+
+    def __init__(
+        self, test_cfg: TestCfg, keypoints_NK3: Array, centers_N2: Array, sizes_N2: Array
+    ) -> None:
+        self._test_cfg = test_cfg
+        self._keypoints_NK3 = keypoints_NK3
+        self._centers_N2, self._sizes_N2 = centers_N2, sizes_N2
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="decode")
+        self._decoding: deque[Future[None]] = deque()
+        self._stream: torch.cuda.Stream | None = None
+
+    def __enter__(self) -> Decoder:
+        return self
+
+    def __exit__(self, error: object, *_: object) -> None:
+        self._thread.shutdown(cancel_futures=error is not None)
+        if error is None:
+            for decoded in self._decoding:
+                decoded.result()
+
+    def submit(self, heatmaps_NKhw: Tensor, rows: slice) -> None:
+        """rows: the boxes of this batch."""
+        if len(self._decoding) == _AHEAD:
+            self._decoding.popleft().result()
+        stream: Any = contextlib.nullcontext()
+        if heatmaps_NKhw.is_cuda:  # on a stream of its own, or it would queue behind the next batch
+            self._stream = self._stream or torch.cuda.Stream(heatmaps_NKhw.device)
+            self._stream.wait_stream(torch.cuda.current_stream(heatmaps_NKhw.device))
+            heatmaps_NKhw.record_stream(self._stream)
+            stream = torch.cuda.stream(self._stream)
+        self._decoding.append(self._thread.submit(self._decode, heatmaps_NKhw, rows, stream))
+
+    def _decode(
+        self, heatmaps_NKhw: Tensor, rows: slice, stream: contextlib.AbstractContextManager
+    ) -> None:
+        with stream, torch.inference_mode():
+            keypoints_NK3 = decode(
+                heatmaps_NKhw,
+                self._centers_N2[rows],
+                self._sizes_N2[rows],
+                post_process=self._test_cfg.post_process,
+                kernel=self._test_cfg.modulate_kernel,
+            )
+            self._keypoints_NK3[rows] = keypoints_NK3.cpu().numpy()
