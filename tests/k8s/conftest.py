@@ -32,7 +32,7 @@ def k8s(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def render(k8s: Path) -> Callable[[str], list[Object]]:
     """The objects of a folder below k8s."""
     if shutil.which("kubectl") is None:
-        message = "kubectl is not on this machine"
+        message = "kubectl (1.27 or newer) is not on this machine: it renders k8s/"
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(message)
     rendered: dict[str, list[Object]] = {}
 
