@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
-from sdpose.cli.text import format_rows
+from sdpose.cli.text import answer, format_rows, json_option
 
 if TYPE_CHECKING:
     from sdpose.comparison.runs import Comparison
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
-@click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+@json_option
 def compare(runs: tuple[str, ...], as_json: bool) -> None:
     """Compare RUNs: settings that differ beside the metrics of their best epoch.
 
@@ -32,7 +31,7 @@ def compare(runs: tuple[str, ...], as_json: bool) -> None:
     from sdpose.comparison.runs import compare as compare_runs
 
     comparison = compare_runs(runs)
-    click.echo(json.dumps(_value(comparison), indent=2) if as_json else _text(comparison))
+    answer(_text(comparison), _value(comparison), as_json=as_json)
 
 
 def _text(comparison: Comparison) -> str:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
 import click
 
+from sdpose.cli.text import answer, json_option
+
 
 @click.command()
-def models() -> None:
+@json_option
+def models(as_json: bool) -> None:
     """The four models: parameters and multiply-accumulates, beside the paper's figures."""
     from sdpose.models.complexity import format_models_table, models_table
 
-    click.echo(format_models_table(models_table()))
+    rows = models_table()
+    answer(format_models_table(rows), [asdict(row) for row in rows], as_json=as_json)
 
 
 @click.group()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from sdpose.cli.options import experiment_options
+from sdpose.cli.text import answer, json_option
 from sdpose.config import load_experiment
 
 
@@ -39,7 +41,10 @@ def synth(out: Path, num_train: int, num_val: int, seed: int) -> None:
     metavar="SOURCE",
     help="First bring COCO here, from an http(s) mirror, s3://bucket/prefix or a folder.",
 )
-def prepare(exp: str, overrides: tuple[str, ...], fetch: str | None, **options: str | None) -> None:
+@json_option
+def prepare(
+    exp: str, overrides: tuple[str, ...], fetch: str | None, as_json: bool, **options: str | None
+) -> None:
     """Check the dataset of EXP and print its digest.
 
     All problems are reported at once: missing files, images that do not decode, annotations that
@@ -52,7 +57,8 @@ def prepare(exp: str, overrides: tuple[str, ...], fetch: str | None, **options: 
         from sdpose.data.fetch import fetch_coco
 
         fetch_coco(fetch, Path(experiment.data_root))
-    click.echo(prepare_coco(experiment).summary())
+    prepared = prepare_coco(experiment)
+    answer(prepared.summary(), asdict(prepared), as_json=as_json)
 
 
 @click.command()
@@ -108,6 +114,7 @@ def launch(arguments: tuple[str, ...]) -> None:
     metavar="F.json",
     help="Write the COCO results list here, and the figures to F.metrics.json.",
 )
+@json_option
 def test(
     exp: str,
     checkpoint: Path,
@@ -115,6 +122,7 @@ def test(
     metric: str,
     use_gt_bbox: bool,
     out: Path | None,
+    as_json: bool,
     **options: str | None,
 ) -> None:
     """Evaluate CHECKPOINT on the validation set of EXP.
@@ -132,7 +140,7 @@ def test(
     result = test_checkpoint(experiment, checkpoint)
     if result is None:  # not the first process of torchrun
         return
-    click.echo(f"{metric} on {result.bbox_source} boxes")
-    click.echo(format_table(result.metrics))
+    text = f"{metric} on {result.bbox_source} boxes\n{format_table(result.metrics)}"
+    answer(text, {**result.metrics, "settings": result.settings}, as_json=as_json)
     if out:
         write_results(result, out)
