@@ -28,4 +28,4 @@ def test_values_instead_of_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     prepared = value("prepare", "quickstart", "--data-root", "coco")
     assert isinstance(prepared, dict)
     assert (prepared["num_train_images"], len(prepared["digest"])) == (3, 64)
-    assert value("registry", "list") == []
+    assert value("registry", "list") == {}
