@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from servers.browser import chromium  # noqa: F401 (fixtures)
 from servers.kfp import kfp_server  # noqa: F401 (fixtures)
 from servers.mlflow import mlflow_server, own_mlflow_server  # noqa: F401 (fixtures)
 from servers.objects import image_server, object_server  # noqa: F401 (fixtures)

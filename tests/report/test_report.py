@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from run_sdpose import sdpose
+from servers.browser import shown
 
 from sdpose.report.history import read_history
 
@@ -35,59 +34,20 @@ def report(run_folder: Path) -> Path:
     return run_folder / "full.html"
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("chromium is not installed: apt-get install chromium")
-        pytest.skip("chromium is not installed")
-    from playwright.sync_api import sync_playwright
-
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-    flags += ["--disable-background-networking"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=flags, timeout=90_000)
-        yield browser
-        browser.close()
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1440, 390])
 def test_in_a_browser(chromium: Any, report: Path, width: int, scheme: Any, tmp_path: Path) -> None:
-    context = chromium.new_context(
-        viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
-    )
-    page = context.new_page()
-    page.set_default_timeout(60_000)
-    said: list[str] = []
-    asked: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url.partition(":")[0]))
-    page.goto(report.as_uri())
-    assert said == []
-    assert set(asked) <= {"file", "data"}
-    assert page.locator("h2").all_inner_texts() == list(SECTIONS)
-    assert page.locator(".missing").count() == 0
-    wider = page.evaluate(
-        "[...document.querySelectorAll('body *')].filter(e => !e.closest('pre') &&"
-        " e.getBoundingClientRect().right > innerWidth + 0.5).map(e => e.outerHTML.slice(0, 120))"
-    )
-    assert wider == []
-    assert page.evaluate("document.documentElement.scrollWidth") == width
-    broken = page.evaluate(
-        "Promise.all([...document.querySelectorAll('image')].map(i => { const p = new Image();"
-        " p.src = i.getAttribute('href'); return p.decode().then(() => 0, () => 1); }))"
-        ".then(list => list.reduce((a, b) => a + b, 0))"
-    )
-    assert broken == 0
-    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    brightness = sum(map(int, background[4:-1].split(",")))
-    assert (brightness > 600) == (scheme == "light")
-    page.screenshot(path=tmp_path / "page.png", full_page=True)
+    with shown(chromium, report, width, scheme) as page:
+        assert page.locator("h2").all_inner_texts() == list(SECTIONS)
+        assert page.locator(".missing").count() == 0
+        broken = page.evaluate(
+            "Promise.all([...document.querySelectorAll('image')].map(i => { const p = new Image();"
+            " p.src = i.getAttribute('href'); return p.decode().then(() => 0, () => 1); }))"
+            ".then(list => list.reduce((a, b) => a + b, 0))"
+        )
+        assert broken == 0
+        page.screenshot(path=tmp_path / "page.png", full_page=True)
     assert (tmp_path / "page.png").stat().st_size > 50_000
-    context.close()
 
 
 def test_texts_of_a_chart_do_not_overlap(chromium: Any, report: Path) -> None:
