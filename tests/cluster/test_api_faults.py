@@ -74,14 +74,16 @@ def test_watches_and_logs_that_break_lose_nothing(
     ]
     kube.fault(*faults)
 
+    said: list[str] = []
+
     def compact() -> None:
-        until(lambda: running(kube, "worker-0") and running(kube, "master-0"))
+        until(lambda: {"[master-0] line 3", "[worker-0] line 3"} <= set(said))
         until(lambda: all(fault.met == fault.times for fault in faults))
         kube.store.compact()
         (results / "hold").unlink()
 
     meanwhile(compact)
-    said = launch()
+    launch(said=said)
     for pod in ("master-0", "worker-0"):
         lines = [line.partition("] ")[2] for line in said if line.startswith(f"[{pod}]")]
         assert lines[1:4] == ["line 1", "line 2", "line 3"]

@@ -19,8 +19,18 @@ def uid(pod: Object) -> str:
     return str(pod["metadata"]["uid"])
 
 
-def test_whole_life(launch: Launch, results: Path, kube: KubeCluster, tmp_path: Path) -> None:
-    said = launch()
+def test_whole_life(
+    launch: Launch, results: Path, kube: KubeCluster, meanwhile: Meanwhile, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    (results / "hold").touch()  # the master's end is the job's: a slow worker would say nothing
+
+    def let_go() -> None:
+        until(lambda: {"[master-0] line 3", "[worker-0] line 3"} <= set(said))
+        (results / "hold").unlink()
+
+    meanwhile(let_go)
+    launch(said=said)
     (job,) = kube.jobs()
     conditions = {c["type"] for c in job["status"]["conditions"] if c["status"] == "True"}
     assert {"Created", "Succeeded"} <= conditions
@@ -138,7 +148,7 @@ def test_operator_restart_and_deadline(
     (results / "hold").touch()
 
     def restart() -> None:
-        until(lambda: running(kube, "worker-0"))
+        until(lambda: len(kube.pods()) == 2)
         kube.restart_operator()
 
     meanwhile(restart)
