@@ -40,3 +40,11 @@ def test_step(run) -> None:
         peak = report["peak"]["float32"]["tflops"] * 1e12
         macs = row["MFU % alone"] / 100 * peak / row["alone"] / 6
         assert macs == pytest.approx(QUICKSTART_MACS, rel=1e-6)
+
+
+def test_evaluate(run) -> None:
+    report = run("evaluate.py", "--exp", "quickstart", "--batch", "16")
+    (row,) = report["rows"]
+    assert row["boxes"] == 21 * row["images"] > 0
+    assert row["without model s"] > 0
+    assert row["keypoints s"] + row["score s"] == pytest.approx(row["boxes"] / row["boxes/s"])
