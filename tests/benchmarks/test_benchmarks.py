@@ -48,3 +48,13 @@ def test_evaluate(run) -> None:
     assert row["boxes"] == 21 * row["images"] > 0
     assert row["without model s"] > 0
     assert row["keypoints s"] + row["score s"] == pytest.approx(row["boxes"] / row["boxes/s"])
+
+
+def test_scaling(run) -> None:
+    report = run("scaling.py", "--exp", "quickstart", "--network", "12.5", "--jitter", "0")
+    assert sum(report["counted"]["buckets"]) == report["counted"]["gradient_bytes"]
+    weak = [row for row in report["rows"] if row["scaling"] == "weak"]
+    assert [row["GPUs"] for row in weak] == [1, 2, 4, 8, 16, 32, 64]
+    assert weak[0]["samples/s"] == pytest.approx(report["settings"]["gpu_rate"])
+    efficiencies = [row["effic. %"] for row in weak]
+    assert efficiencies == sorted(efficiencies, reverse=True)
