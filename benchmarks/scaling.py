@@ -26,7 +26,7 @@ from sdpose.data.pack.build import SHARD_BYTES
 from sdpose.losses import build_loss
 from sdpose.models import build_model
 
-PERSONS, PHOTOS, PACK_BYTES = 149_813, 56_599, 48e9  # of COCO train2017, persons to train on
+PERSONS, PACK_BYTES = 149_813, 48e9  # of COCO train2017, persons to train on
 GPUS_A_NODE = 8
 CPU_SECONDS = 0.099e-3  # a sample in a loader process, pipeline fast
 SCORE_SECONDS = 8.3  # OKS-NMS and AP of COCO val2017's detections: the first rank alone
