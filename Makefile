@@ -71,7 +71,7 @@ manifests-check: $(VENV)/bin/python  ## checkov over the manifests and the Docke
 	$(VENV)/checkov/bin/pip install --quiet checkov==3.3.30
 	k8s/checkov.sh $(VENV)/checkov/bin/checkov
 
-same-ap: $(VENV)/.runtime  ## trains with both data pipelines over 3 seeds and compares AP (6 min)
+same-ap: $(VENV)/.runtime  ## trains with both data pipelines over 3 seeds and compares AP (15 min)
 	$(BIN)/python benchmarks/same_ap.py
 
 clean:  ## remove the virtual environment (results and data stay)

@@ -34,6 +34,7 @@ from sdpose.data.pack import Pack
 from sdpose.data.prepare import prepare_coco
 from sdpose.data.samples import TrainSamples
 from sdpose.data.synthetic import write_synthetic_coco
+from sdpose.errors import user_errors
 
 # mmpose 0.29's pipeline on the same photos, samples/s on one core.
 REFERENCE = 330
@@ -180,4 +181,5 @@ def _synthetic(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    with user_errors():
+        main()

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from sdpose.config import Experiment, load_experiment
 from sdpose.data.coco import load_annotations
 from sdpose.data.synthetic import write_synthetic_coco
+from sdpose.errors import user_errors
 from sdpose.evaluation import score, validation_boxes
 from sdpose.evaluation.infer import predict_keypoints
 from sdpose.models import build_model
@@ -145,4 +146,5 @@ def _detections(experiment: Experiment, folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    with user_errors():
+        main()

@@ -22,6 +22,7 @@ from machine import machine, show
 
 from sdpose.config import load_experiment
 from sdpose.data.synthetic import write_synthetic_coco
+from sdpose.errors import user_errors
 from sdpose.training import train
 
 
@@ -68,4 +69,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with user_errors():
+        main()

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdpose.config import Experiment, load_experiment
 from sdpose.data.pack.build import SHARD_BYTES
+from sdpose.errors import user_errors
 from sdpose.losses import build_loss
 from sdpose.models import build_model
 
@@ -179,4 +180,5 @@ def _count_kernels(experiment: Experiment, model: nn.Module) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    with user_errors():
+        main()

@@ -31,10 +31,12 @@ import torch
 from machine import machine, peak_memory_mib, reset_peak_memory, show
 
 from sdpose.config import Experiment, load_experiment
+from sdpose.data.coco import load_annotations
 from sdpose.data.loader import build_train_loader
 from sdpose.data.prepare import prepare_coco
 from sdpose.data.samples import Batch
 from sdpose.data.synthetic import write_synthetic_coco
+from sdpose.errors import user_errors
 from sdpose.losses import build_loss
 from sdpose.models import build_model
 from sdpose.models.complexity import count_macs
@@ -155,7 +157,9 @@ def _data(root: Path | None, folder: Path, num_persons: int) -> list[str]:
     if root is None:
         root = folder / "coco"
         write_synthetic_coco(root, num_train=200, num_val=1, seed=0)
-    document = json.loads((root / "annotations/person_keypoints_train2017.json").read_text())
+    annotations = root / "annotations/person_keypoints_train2017.json"
+    load_annotations(annotations)  # says what is wrong with it
+    document = json.loads(annotations.read_text())
     people = document["annotations"]
     usable = sum(bool(p.get("num_keypoints")) and not p["iscrowd"] for p in people)
     copies = range(-(-num_persons // usable))
@@ -202,4 +206,5 @@ def _wait(device: torch.device) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with user_errors():
+        main()
