@@ -83,6 +83,14 @@ def without_secrets(text: str) -> str:
     return text
 
 
+def how_to_install(extra: str) -> str:
+    """The command that adds an extra of this project, which is on no package index."""
+    root = Path(__file__).parents[1]
+    if not (root / "pyproject.toml").exists():
+        root = Path("PATH/OF/SDPOSE")
+    return f"pip install --constraint {root}/requirements.lock --editable '{root}[{extra}]'"
+
+
 def did_you_mean(word: str, allowed: Sequence[str]) -> str:
     """A hint for a mistyped word: the nearest allowed ones, else all of them.
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdpose.data.coco import CocoAnnotations
-from sdpose.errors import UserError
+from sdpose.errors import UserError, how_to_install
 from sdpose.skeleton import NUM_JOINTS
 
 # COCOeval.stats for keypoints, in its order; the names are mmpose's.
@@ -149,6 +149,6 @@ def _backend(name: str) -> tuple[Any, Any]:
     except ImportError:
         raise UserError(
             "evaluation.backend is faster-coco-eval, which is not installed: "
-            "pip install 'sdpose[fast-eval]', or set evaluation.backend=pycocotools"
+            f"{how_to_install('fast-eval')}, or set evaluation.backend=pycocotools"
         ) from None
     return faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import time
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -15,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sdpose.config import Experiment, dump_experiment
-from sdpose.errors import UserError
+from sdpose.errors import UserError, how_to_install
 from sdpose.inference.estimator import Runtime
 from sdpose.models import SDPose
 from sdpose.models.export import Predictor, export_onnx, export_program
@@ -84,9 +87,19 @@ def _write(
         torch.export.save(export_program(model, image_size), path, extra_files={METADATA: metadata})
     else:
         example = torch.zeros(2, 3, *image_size[::-1])
-        with torch.no_grad():
+        with torch.no_grad(), _quiet_jit():
             traced = torch.jit.trace(Predictor(model), (example,), check_trace=False)
-        torch.jit.save(traced, str(path), _extra_files={METADATA: metadata})
+            torch.jit.save(traced, str(path), _extra_files={METADATA: metadata})
+
+
+@contextlib.contextmanager
+def _quiet_jit() -> Iterator[None]:
+    """Without torch's advice to use torch.export instead: who asked for TorchScript needs it. And
+    without the tracer's, to check the result for other batches: `export` does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        yield
 
 
 def open_exported(path: Path) -> tuple[Runtime, dict[str, Any]]:
@@ -99,7 +112,8 @@ def open_exported(path: Path) -> tuple[Runtime, dict[str, Any]]:
         if path.suffix == ".pt2":
             module: Any = torch.export.load(path, extra_files=extra).module()
         else:
-            module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
+            with _quiet_jit():
+                module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
     except UserError:
         raise
     except Exception as error:  # each runtime has errors of its own
@@ -110,7 +124,7 @@ def open_exported(path: Path) -> tuple[Runtime, dict[str, Any]]:
 
 def _open_onnx(path: Path) -> tuple[Runtime, dict[str, Any]]:
     if importlib.util.find_spec("onnxruntime") is None:
-        raise UserError(f"{path} needs ONNX Runtime: pip install 'sdpose[export]'")
+        raise UserError(f"{path} needs ONNX Runtime: {how_to_install('export')}")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdpose.data.images import read_image
-from sdpose.errors import UserError
+from sdpose.errors import UserError, how_to_install
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 VIDEOS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
@@ -141,7 +141,7 @@ class TorchvisionDetector:
 
     def __init__(self, device: str, weights: Path | None = None, threshold: float = 0.5) -> None:
         if importlib.util.find_spec("torchvision") is None:
-            raise UserError("--detector torchvision needs it: pip install 'sdpose[detect]'")
+            raise UserError(f"--detector torchvision needs it: {how_to_install('detect')}")
         import torch
         from torchvision.models import detection
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from sdpose.errors import UserError
+from sdpose.errors import UserError, how_to_install
 from sdpose.models.sdpose import SDPose
 
 _DYNAMIC_SHAPES = {"images_N3HW": {0: Dim("batch")}}
@@ -46,7 +46,8 @@ def export_onnx(model: SDPose, path: str | Path, image_size: tuple[int, int]) ->
     needed = ("onnx", "onnxscript")
     absent = [name for name in needed if importlib.util.find_spec(name) is None]
     if absent:
-        raise UserError(f"ONNX export needs {' and '.join(absent)}: pip install 'sdpose[export]'")
+        needs = " and ".join(absent)
+        raise UserError(f"ONNX export needs {needs}: {how_to_install('export')}")
     program = torch.onnx.export(
         Predictor(model).eval(),
         (_example(model, image_size),),
