@@ -5,26 +5,60 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 from kfp.dsl.base_component import BaseComponent
 
-from pipelines.console import same_command, say
+from pipelines.console import confirm, same_command, say
 from pipelines.processes import Interrupted, interruptible
 from pipelines.run_local import RUN_FILE, StepError, run_local
-from pipelines.sdpose_pipeline import make_pipeline
+from pipelines.sdpose_pipeline import compile_pipeline, make_pipeline
 from sdpose.code_version import code_version
-from sdpose.config import parse_experiment
+from sdpose.config import Experiment, dump_experiment, parse_experiment
 from sdpose.errors import UserError
 from sdpose.registry.promote import objections
 from sdpose.registry.run import read_summary, write_summary
 from sdpose.tracking import shown_uri
-from sdpose.training.workdir import REPORT, work_dir_of
+from sdpose.training.workdir import EXPERIMENT_FILE, REPORT, work_dir_of
 
 # Below the work dir: what the pipeline itself leaves.
 PIPELINE_FOLDER = "pipeline"
+
+
+def run_experiment_here(
+    experiment: Experiment,
+    *,
+    promotion: Mapping[str, str],
+    cache: bool,
+    overwrite: bool,
+    dry_run: bool,
+    yes: bool,
+) -> None:
+    """Runs the pipeline, or shows what would run. promotion: the pipeline's arguments for it.
+    yes: do not ask before anything is removed."""
+    work_dir = work_dir_of(experiment)
+    package = work_dir / PIPELINE_FOLDER / "sdpose_pipeline.yaml"
+    pipeline = make_pipeline(overwrite=overwrite, promotes=bool(promotion))
+    try:
+        compile_pipeline(pipeline, package)
+    except OSError as error:
+        raise UserError(f"cannot write {package}: {error.strerror}; choose --work-dir") from None
+    if dry_run:
+        say(f"# compiled pipeline: {package.absolute()}")
+        say(dump_experiment(experiment))
+        return
+    if overwrite and (work_dir / EXPERIMENT_FILE).exists():
+        confirm(f"Remove the checkpoints, logs and summary in {work_dir}?", yes)
+    arguments = {
+        "experiment": dump_experiment(experiment),
+        "code_version": code_version(),
+        "runner": "local",
+        **promotion,
+    }
+    run_here(pipeline, arguments, work_dir, cache=cache)
 
 
 def run_here(

@@ -22,7 +22,6 @@ if missing := [name for name in REQUIRED if find_spec(name) is None]:
 import click  # noqa: E402
 
 from pipelines.console import confirm, say  # noqa: E402
-from sdpose.code_version import code_version  # noqa: E402
 from sdpose.config import (  # noqa: E402
     Experiment,
     dump_experiment,
@@ -41,6 +40,11 @@ if TYPE_CHECKING:
 
 CLUSTER_VARIABLE = "SDPOSE_CLUSTER"
 IMAGE_VARIABLE = "SDPOSE_IMAGE"
+# Options that change nothing on this machine. (Waiting does: a run here is always waited for.)
+OF_CLUSTERS = (
+    *("check", "no_preflight", "any_code", "namespace", "image", "nodes", "gpus", "train_api"),
+    *("volumes", "run_name", "schedule"),
+)
 
 Command = Callable[..., Any]
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -187,13 +191,16 @@ def submit(
     """
     if (exp is None) == (sweep_name is None):
         raise UserError("give --exp NAME for one experiment, or --sweep NAME for many")
-    if runner == "local":
-        profile = profile if _given("profile") else None  # the environment's is for clusters
-    target = _choose_runner(runner, endpoint, profile)
+    if exp is not None and options["parallel"]:
+        raise UserError("--parallel is for the trials of a sweep: give --sweep NAME")
+    from pipelines.target import choose_target
+
+    target = choose_target(runner, endpoint, profile, profile_is_given=_given("profile"))
     where: dict[str, str | None] = {"data_root": data_root, "work_dir": work_dir}
     files: dict[str, str | None] = {"resume_from": resume_from, "load_from": load_from}
     cluster = None
     if target.endpoint is None:
+        _refuse_options_of_clusters()
         # The steps run elsewhere than in the shell that a relative path was typed in.
         where, files = _absolute(where), _absolute(files)
     else:
@@ -213,7 +220,16 @@ def submit(
     _check_values(exp, experiment)
     say(f"{comment}experiment: {experiment.exp_name}, digest {experiment_digest(experiment)}")
     if target.endpoint is None or cluster is None:
-        _here(experiment, options)
+        from pipelines.on_this_machine import run_experiment_here
+
+        run_experiment_here(
+            experiment,
+            promotion=_promotion(options),
+            cache=not options["no_cache"],
+            overwrite=options["overwrite"],
+            dry_run=dry_run,
+            yes=options["yes"],
+        )
     else:
         sys.exit(_on_cluster(target.endpoint, experiment, cluster, options))
 
@@ -238,10 +254,12 @@ def resume(
     if is_local_run(run):
         resume_here(run)
         return
+    from pipelines.kfp_api import Kfp
     from pipelines.on_cluster import wait as wait_for
     from pipelines.run_kfp import resume_run
+    from pipelines.target import endpoint_of_run
 
-    kfp = _kfp(run, profile, endpoint)
+    kfp = Kfp(endpoint_of_run(run, endpoint, profile))
     run = resume_run(kfp, run, say)
     if wait:
         sys.exit(wait_for(kfp, run, cancel_on_interrupt=cancel_on_interrupt))
@@ -257,9 +275,11 @@ def cancel(run: str, profile: str | None, endpoint: str | None) -> None:
     Its training job ends with it, and saves a checkpoint first. (A run on this machine is ended by
     Ctrl-C.)
     """
+    from pipelines.kfp_api import Kfp
     from pipelines.run_kfp import cancel as end
+    from pipelines.target import endpoint_of_run
 
-    end(_kfp(run, profile, endpoint), run, say)
+    end(Kfp(endpoint_of_run(run, endpoint, profile)), run, say)
 
 
 def _check_values(name: str, experiment: Experiment) -> None:
@@ -267,10 +287,11 @@ def _check_values(name: str, experiment: Experiment) -> None:
         raise UserError(f"{name}: '{{{{$' cannot be part of a value: it is Kubeflow's own syntax")
 
 
-def _refuse_options_of_clusters(options: dict[str, Any]) -> None:
-    for name in ("schedule", "check"):
-        if options[name]:
-            raise UserError(f"--{name} is for a cluster: give --cluster FILE and --endpoint URL")
+def _refuse_options_of_clusters() -> None:
+    for name in OF_CLUSTERS:
+        if _given(name):
+            option = name.removesuffix("s") if name == "volumes" else name.replace("_", "-")
+            raise UserError(f"--{option} is for a cluster: give --cluster FILE and --endpoint URL")
 
 
 def _sweep(
@@ -287,6 +308,11 @@ def _sweep(
             "--resume-from is for one experiment: trials of a sweep continue by "
             "themselves when it is submitted again"
         )
+    if options["promote"]:
+        raise UserError(
+            "--promote is for one experiment: look at the sweep's ranking, then "
+            "`sdpose registry promote MODEL VERSION`"
+        )
     if cluster is not None:
         places = cluster.places("")
         own = {key: value for key, value in given.items() if value}
@@ -297,7 +323,6 @@ def _sweep(
     for trial in trials:
         _check_values(trial.name, trial.experiment)
     if endpoint is None or cluster is None:
-        _refuse_options_of_clusters(options)
         from pipelines.run_sweep import run_sweep_here
 
         if options["overwrite"] and not options["dry_run"]:
@@ -312,8 +337,11 @@ def _sweep(
             dry_run=options["dry_run"],
         )
         return
-    from pipelines.on_cluster import sweep_to_cluster
+    from pipelines.on_cluster import check_cluster, sweep_to_cluster
 
+    if options["check"]:
+        check_cluster(endpoint, cluster)
+        return
     if not options["configured"] and not options["dry_run"]:
         confirm(f"Submit the sweep {sweep.name} to {endpoint.host}?", options["yes"])
     wishes = _wishes(options)
@@ -328,37 +356,6 @@ def _sweep(
             dry_run=options["dry_run"],
         )
     )
-
-
-def _here(experiment: Experiment, options: dict[str, Any]) -> None:
-    """Runs the pipeline on this machine."""
-    _refuse_options_of_clusters(options)
-    # kfp takes a second to import: not before the input is known to be good.
-    from pipelines.on_this_machine import PIPELINE_FOLDER, run_here
-    from pipelines.sdpose_pipeline import compile_pipeline, make_pipeline
-
-    work_dir = Path(str(experiment.work_dir))
-    package = work_dir / PIPELINE_FOLDER / "sdpose_pipeline.yaml"
-    pipeline = make_pipeline(
-        overwrite=options["overwrite"], promotes=options["promote"] is not None
-    )
-    try:
-        compile_pipeline(pipeline, package)
-    except OSError as error:
-        raise UserError(f"cannot write {package}: {error.strerror}; choose --work-dir") from None
-    if options["dry_run"]:
-        say(f"# compiled pipeline: {package.absolute()}")
-        say(dump_experiment(experiment))
-        return
-    if options["overwrite"] and (work_dir / "experiment.yaml").exists():
-        confirm(f"Remove the checkpoints, logs and summary in {work_dir}?", options["yes"])
-    arguments = {
-        "experiment": dump_experiment(experiment),
-        "code_version": code_version(),
-        "runner": "local",
-        **_promotion(options),
-    }
-    run_here(pipeline, arguments, work_dir, cache=not options["no_cache"])
 
 
 def _on_cluster(
@@ -403,43 +400,6 @@ def _promotion(options: dict[str, Any]) -> dict[str, str]:
     return {"promote_to": options["promote"], "approver": default_approver()}
 
 
-class _Target:
-    """Where a run goes (None: this machine), and why there."""
-
-    def __init__(self, endpoint: Endpoint | None, reason: str) -> None:
-        self.endpoint = endpoint
-        self.reason = reason
-
-
-def _choose_runner(runner: str | None, option: str | None, profile: str | None) -> _Target:
-    if runner == "local":
-        for name, value in {"--endpoint": option, "--cluster": profile}.items():
-            if value:
-                raise UserError(f"--runner local and {name} contradict each other: leave one out")
-        return _Target(None, "--runner local")
-    from pipelines.endpoint import ENDPOINT_VARIABLES, find_endpoint
-
-    endpoint = find_endpoint(option, _profiles_endpoint(profile))
-    if endpoint is not None:
-        return _Target(endpoint, f"endpoint {endpoint.host}: {endpoint.found}")
-    if runner == "kfp" or (profile and _given("profile")):
-        raise UserError(
-            f"{'--runner kfp' if runner else '--cluster'}: no Kubeflow Pipelines endpoint is "
-            f"configured: give --endpoint URL, set ${ENDPOINT_VARIABLES[0]}, or name it in the "
-            "cluster profile (pipelines.endpoint)"
-        )
-    ways = ", ".join(["--endpoint", *(f"${variable}" for variable in ENDPOINT_VARIABLES)])
-    return _Target(None, f"no Kubeflow Pipelines endpoint is configured: {ways}")
-
-
-def _profiles_endpoint(profile: str | None) -> str | None:
-    if not profile:
-        return None
-    from components.cluster import load_cluster
-
-    return load_cluster(profile).pipelines.endpoint
-
-
 def _read_cluster(profile: str | None, options: dict[str, Any]) -> Cluster:
     if not profile:
         raise UserError(
@@ -458,19 +418,6 @@ def _read_cluster(profile: str | None, options: dict[str, Any]) -> Cluster:
         gpus_per_node=options["gpus"],
         train_api=options["train_api"],
     )
-
-
-def _kfp(run: str, profile: str | None, option: str | None) -> Any:
-    from pipelines.endpoint import ENDPOINT_VARIABLES, find_endpoint
-    from pipelines.kfp_api import Kfp
-
-    endpoint = find_endpoint(option, _profiles_endpoint(profile))
-    if endpoint is None:
-        raise UserError(
-            f"{run}: no work dir of a run on this machine, and no Kubeflow Pipelines endpoint is "
-            f"configured: give --endpoint URL or set ${ENDPOINT_VARIABLES[0]}"
-        )
-    return Kfp(endpoint)
 
 
 def _given(option: str) -> bool:
