@@ -6,6 +6,7 @@ import contextlib
 import resource
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import psutil
 import pytest
 
 from sdpose.errors import UserError
-from sdpose.training import mirror, saving, train
+from sdpose.training import loop, mirror, saving, train
 from sdpose.training.loop import finished_training
 
 PRUNED = "checkpoint_config.max_keep_ckpts=1"
@@ -108,8 +109,23 @@ def test_a_work_dir_that_is_a_uri(make, tmp_path: Path, monkeypatch) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_dead_mirror_is_told_and_fails_the_run_at_its_end(make, tmp_path: Path, capsys) -> None:
+def test_a_dead_mirror_is_told_and_fails_the_run_at_its_end(
+    make, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A file where its folder should be; then it is mended and the same command given again."""
+    told = threading.Event()
+    trouble, finish_epoch = mirror.Reminder.trouble, loop._finish_epoch
+
+    def tell(self: mirror.Reminder, text: str) -> None:
+        trouble(self, text)
+        told.set()
+
+    def finish_epoch_slowly(run: loop.Run) -> None:  # or two epochs are over before one upload
+        finish_epoch(run)
+        told.wait(30)
+
+    monkeypatch.setattr(mirror.Reminder, "trouble", tell)
+    monkeypatch.setattr(loop, "_finish_epoch", finish_epoch_slowly)
     place = tmp_path / "mirror"
     place.write_text("")
     experiment = make(f"checkpoint_config.mirror={place}", "total_epochs=2")
