@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from sdpose import __version__, tracking
 from sdpose.config import Experiment, dump_experiment, experiment_digest, flatten
 from sdpose.errors import UserError
+from sdpose.tracking.system import SystemMonitor
 from sdpose.training.environment import environment
 from sdpose.training.workdir import EXPERIMENT_FILE, MLFLOW_RUN_FILE, work_dir_of
 
@@ -343,6 +344,7 @@ class MlflowSink(Sink):
         self.run_id = self._run.run_id
         id_file.write_text(self.run_id + "\n", encoding="utf-8")
         self._run.log_artifact(work_dir / EXPERIMENT_FILE)
+        self._system = SystemMonitor()
         resumed = self.run_id == known
         self._logged = {
             name: self._run.last_step(name) if resumed else -1 for name in ("train/loss", "val/AP")
@@ -351,13 +353,15 @@ class MlflowSink(Sink):
     def epoch(self, record: EpochRecord) -> None:
         if record.epoch > self._logged["train/loss"]:
             values = {f"train/{name}": value for name, value in record.values.items()}
-            self._log({**values, "learning_rate": record.lr}, record.epoch)
+            values |= {"learning_rate": record.lr, **self._system.take()}
+            self._log(values, record.epoch)
 
     def evaluation(self, record: EvaluationRecord) -> None:
         if record.epoch > self._logged["val/AP"]:
             self._log(tracked_metrics(record.metrics), record.epoch)
 
     def close(self, status: Status, best_checkpoint: Path | None) -> None:
+        self._system.close()
         try:
             self._deliver()
             for suffix in (".log", ".log.json"):

@@ -88,7 +88,12 @@ def test_sigterm_saves_the_step_and_mlflow_goes_on(make, launch, assert_same_wei
     (run,) = client.search_runs(["1"])
     assert (run.info.status, run.info.run_name) == ("FINISHED", "tiny")
     assert (work_dir / "mlflow_run_id").read_text().strip() == run.info.run_id
-    for metric, steps in [("train/heatmap_loss", [1, 2, 3]), ("val/AP_50", [2, 3])]:
+    memory = "system/system_memory_usage_megabytes"
+    for metric, steps in [
+        ("train/heatmap_loss", [1, 2, 3]),
+        ("val/AP_50", [2, 3]),
+        (memory, [1, 2, 3]),
+    ]:
         history = client.get_metric_history(run.info.run_id, metric)
         assert [point.step for point in history] == steps
     assert run.data.params["optimizer.lr"] == "0.001"
