@@ -42,10 +42,7 @@ def run_experiment_here(
     work_dir = work_dir_of(experiment)
     package = work_dir / PIPELINE_FOLDER / "sdpose_pipeline.yaml"
     pipeline = make_pipeline(overwrite=overwrite, promotes=bool(promotion))
-    try:
-        compile_pipeline(pipeline, package)
-    except OSError as error:
-        raise UserError(f"cannot write {package}: {error.strerror}; choose --work-dir") from None
+    compile_here(pipeline, package)
     if dry_run:
         say(f"# compiled pipeline: {package.absolute()}")
         say(dump_experiment(experiment))
@@ -59,6 +56,14 @@ def run_experiment_here(
         **promotion,
     }
     run_here(pipeline, arguments, work_dir, cache=cache)
+
+
+def compile_here(pipeline: BaseComponent, package: Path) -> None:
+    """Writes the pipeline's IR below the work dir; UserError if it cannot be written there."""
+    try:
+        compile_pipeline(pipeline, package)
+    except OSError as error:
+        raise UserError(f"cannot write {package}: {error.strerror}; choose --work-dir") from None
 
 
 def run_here(

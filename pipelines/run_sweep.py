@@ -10,8 +10,7 @@ from typing import Any
 
 from pipelines.console import say
 from pipelines.gpus import visible_gpus
-from pipelines.on_this_machine import PIPELINE_FOLDER, run_steps
-from pipelines.sdpose_pipeline import compile_pipeline
+from pipelines.on_this_machine import PIPELINE_FOLDER, compile_here, run_steps
 from pipelines.sweep_pipeline import make_sweep_pipeline
 from sdpose.code_version import code_version
 from sdpose.config import Sweep, Trial, dump_experiment
@@ -81,10 +80,7 @@ def run_sweep_here(
     package = folder / PIPELINE_FOLDER / "sdpose_sweep.yaml"
     pipeline = make_sweep_pipeline(parallel=run.parallel, overwrite=overwrite)
     arguments = run.arguments(code_version(), "local")
-    try:
-        compile_pipeline(pipeline, package)
-    except OSError as error:
-        raise UserError(f"cannot write {package}: {error.strerror}; choose --work-dir") from None
+    compile_here(pipeline, package)
     plan(sweep, trials, "# " if dry_run else "")
     if dry_run:
         say(f"# compiled pipeline: {package.absolute()}")
