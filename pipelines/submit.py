@@ -220,6 +220,7 @@ def submit(
     _check_values(exp, experiment)
     say(f"{comment}experiment: {experiment.exp_name}, digest {experiment_digest(experiment)}")
     if target.endpoint is None or cluster is None:
+        # kfp takes a second to import: not before the input is known to be good.
         from pipelines.on_this_machine import run_experiment_here
 
         run_experiment_here(
