@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 CODE := sdpose components pipelines benchmarks tests
 
 .PHONY: help demo ui test check format lint types imports lock clean images images-check \
-	manifests-check same-ap k8s/pytorchjob.yaml
+	registry-fight manifests-check same-ap k8s/pytorchjob.yaml
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -24,6 +24,9 @@ ui: $(VENV)/.runtime  ## the MLflow UI on http://127.0.0.1:5000
 
 test: $(VENV)/.dev  ## the tests
 	$(BIN)/pytest -n 2 --dist loadfile --max-worker-restart 0
+
+registry-fight: $(VENV)/.dev  ## 16 processes, 64 checkpoints, 200 promotions, on a folder and on S3
+	SDPOSE_FIGHT=full $(BIN)/pytest -s tests/registry/test_concurrency.py
 
 check: format lint types imports test  ## format, lint, types, import contracts, tests
 

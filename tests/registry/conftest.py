@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
 from made import Register, write_checkpoint
+from servers.s3 import S3Server
 
 from sdpose.config import Experiment, parse_experiment
 from sdpose.registry.register import register_checkpoint
@@ -19,9 +21,36 @@ def nothing_of_whoever_runs_the_tests(tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.fixture(scope="session")
+def bucket(moto: S3Server) -> str:
+    return moto.new_bucket()
+
+
+@pytest.fixture(scope="session")
+def probed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What an endpoint guarantees is found out once in a session."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(tmp_path / "registry")
+def on_s3(moto: S3Server, bucket: str, probed: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A registry of this test alone on a server with conditional writes."""
+    for name, value in moto.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SDPOSE_CACHE", str(probed))
+    return f"s3://{bucket}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(params=["file", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "file":
+        return str(tmp_path / "registry")
+    return str(request.getfixturevalue("on_s3"))
+
+
+@pytest.fixture
+def store(root: str) -> Store:
+    return open_store(root)
 
 
 @pytest.fixture(scope="session")

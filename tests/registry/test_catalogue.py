@@ -34,6 +34,14 @@ def server(
 
 
 @pytest.fixture
+def root(server: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """In a folder with one database, on S3 with the other: MLflow is told other sources."""
+    if "postgresql" in request.node.callspec.params.values():
+        return str(request.getfixturevalue("on_s3"))
+    return str(tmp_path / "registry")
+
+
+@pytest.fixture
 def model() -> str:
     """A name that no test had before: the server is shared."""
     return f"tiny-{uuid.uuid4().hex[:8]}"

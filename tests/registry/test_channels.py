@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from datetime import timedelta
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +15,12 @@ from made import Register, with_promotion, write_checkpoint
 from sdpose.cli import cli
 from sdpose.config import Experiment
 from sdpose.errors import UserError
-from sdpose.registry import channels, pull, read_version, resolve
+from sdpose.registry import channels, pull, resolve
 from sdpose.registry.channels import current, history, refusals
 from sdpose.registry.layout import blob_key, history_key
 from sdpose.registry.promote import promote, rollback
 from sdpose.registry.upkeep import gc, verify
-from sdpose.storage import Store, open_store
+from sdpose.storage import Store
 
 
 def test_promote_refuse_and_roll_back(
@@ -102,40 +100,6 @@ def test_a_promoter_that_dies_after_the_move_leaves_a_whole_history(
     assert len(list(store.list("models/tiny/channels/staging/history"))) == 3
 
 
-def _fight(root: Path, numbers: list[int], start: Any, won: Any) -> None:
-    store = open_store(root)
-    versions = {number: read_version(store, "tiny", number) for number in set(numbers)}
-    start.wait()
-    for number in numbers:
-        record = channels.move(store, versions[number], "candidate", action="promote", approver="p")
-        won.put((record["generation"], record["version"]))
-
-
-def test_promoters_at_once(store: Store, register: Register, tmp_path: Path) -> None:
-    """4 processes fight 100 promotions over one channel."""
-    for seed in (1, 2, 3):
-        register(seed)
-    context = multiprocessing.get_context("spawn")
-    start, won = context.Barrier(4), context.Queue()
-    turns = [[(turn + i) % 3 + 1 for turn in range(25)] for i in range(4)]
-    processes = [
-        context.Process(target=_fight, args=(tmp_path / "registry", turn, start, won))
-        for turn in turns
-    ]
-    for process in processes:
-        process.start()
-    answers = [won.get(timeout=120) for _ in range(100)]
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
-    records = history(store, "tiny", "candidate")
-    assert [r["generation"] for r in records] == list(range(1, len(records) + 1))
-    assert all(a["version"] == b["previous_version"] for a, b in pairwise(records))
-    assert records[-1] == current(store, "tiny", "candidate")
-    assert {(r["generation"], r["version"]) for r in records} == set(answers)
-    assert verify(store) == []
-
-
 def test_gc_keeps_what_a_version_names(store: Store, register: Register, tmp_path: Path) -> None:
     version = register(1)
     orphan = tmp_path / "orphan"
@@ -165,14 +129,14 @@ def test_registering_takes_a_mark_back(store: Store, register: Register, tmp_pat
     assert verify(store) == []
 
 
-def test_the_command_line(tmp_path: Path, experiment: Experiment) -> None:
+def test_the_command_line(root: str, tmp_path: Path, experiment: Experiment) -> None:
     checkpoint = write_checkpoint(tmp_path / "best.pth", experiment, 1)
     metrics = tmp_path / "r.metrics.json"
     metrics.write_text(json.dumps({"AP": 0.61, "settings": {"bbox_source": "ground truth"}}))
-    root = ["--registry", str(tmp_path / "r")]
+    registry = ["--registry", root]
 
     def run(*words: str, code: int = 0) -> Any:
-        result = CliRunner().invoke(cli, ["registry", *words, *root, "--json"])
+        result = CliRunner().invoke(cli, ["registry", *words, *registry, "--json"])
         assert result.exit_code == code, (result.output, result.exception)
         return json.loads(result.stdout)
 
@@ -193,5 +157,5 @@ def test_the_command_line(tmp_path: Path, experiment: Experiment) -> None:
     assert run("verify") == []
     assert run("gc")["dry_run"]
     for words in (["list"], ["list", "tiny"], ["show", "tiny@1"], ["history", "tiny"], ["verify"]):
-        result = CliRunner().invoke(cli, ["registry", *words, *root])
+        result = CliRunner().invoke(cli, ["registry", *words, *registry])
         assert result.exit_code == 0, result.output

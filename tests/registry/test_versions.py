@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from made import Register, write_checkpoint
+from made import Register
 from safetensors.torch import load_file
 
 from sdpose.config import Experiment, experiment_digest
@@ -19,7 +17,6 @@ from sdpose.errors import UserError
 from sdpose.registry import pull, read_version, resolve, summarize
 from sdpose.registry.channels import move
 from sdpose.registry.layout import blob_key
-from sdpose.registry.register import register_checkpoint
 from sdpose.registry.upkeep import gc, verify
 from sdpose.storage import DamagedObjectError, Store, sha256_of_file
 
@@ -156,7 +153,7 @@ def test_the_index_is_only_a_cache(store: Store, register: Register, tmp_path: P
 
 
 def test_pull_replaces_whole_files_and_needs_only_the_store(
-    store: Store, register: Register, tmp_path: Path
+    root: str, store: Store, register: Register, tmp_path: Path
 ) -> None:
     version = register(1)
     out = tmp_path / "device" / "model.safetensors"
@@ -165,13 +162,14 @@ def test_pull_replaces_whole_files_and_needs_only_the_store(
     code = (
         "import sys; from pathlib import Path; from sdpose.storage import open_store;"
         "from sdpose.registry import pull;"
-        f"pull(open_store({str(tmp_path / 'registry')!r}), 'tiny@1', Path({str(out)!r}));"
+        f"pull(open_store({root!r}), 'tiny@1', Path({str(out)!r}));"
         "print(sorted({'torch', 'mlflow', 'boto3', 'cv2', 'numpy'} & set(sys.modules)))"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
-    assert result.stdout.strip() == "[]", result.stderr
+    needed = ["boto3"] if root.startswith("s3") else []
+    assert result.stdout.strip() == str(needed), result.stderr
     assert sha256_of_file(out) == version.sha256
     assert json.loads((out.parent / "model.safetensors.json").read_text()) == version.manifest
     assert sorted(p.name for p in out.parent.iterdir()) == [
@@ -186,36 +184,3 @@ def test_pull_replaces_whole_files_and_needs_only_the_store(
     }.items():
         with pytest.raises(UserError, match=message):
             pull(store, reference, out)
-
-
-def _register_all(root: Path, paths: list[Path], experiment: Experiment, start: Any, found: Any):
-    start.wait()
-    for path in paths:
-        version = register_checkpoint(
-            "tiny", path, experiment=experiment, metrics={"AP": 0.5}, git_commit="", root=root
-        )
-        found.put((path.name, version.version, version.created))
-
-
-def test_processes_at_once(tmp_path: Path, store: Store, experiment: Experiment) -> None:
-    """4 processes, each with the same 6 checkpoints: 6 versions, each made once."""
-    paths = [write_checkpoint(tmp_path / f"{i}.pth", experiment, i) for i in range(6)]
-    context = multiprocessing.get_context("spawn")
-    start, found = context.Barrier(4), context.Queue()
-    processes = [
-        context.Process(
-            target=_register_all,
-            args=(tmp_path / "registry", paths[i:] + paths[:i], experiment, start, found),
-        )
-        for i in range(4)
-    ]
-    for process in processes:
-        process.start()
-    answers = [found.get(timeout=120) for _ in range(4 * 6)]
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
-    assert [summary["version"] for summary in summarize(store, "tiny")] == [1, 2, 3, 4, 5, 6]
-    assert len({(name, version) for name, version, _ in answers}) == 6
-    assert sum(created for *_, created in answers) == 6
-    assert verify(store) == []
