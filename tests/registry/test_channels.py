@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ from sdpose.config import Experiment
 from sdpose.errors import UserError
 from sdpose.registry import channels, pull, resolve
 from sdpose.registry.channels import current, history, refusals
-from sdpose.registry.layout import blob_key, history_key
+from sdpose.registry.layout import history_key
 from sdpose.registry.promote import promote, rollback
-from sdpose.registry.upkeep import gc, verify
+from sdpose.registry.upkeep import verify
 from sdpose.storage import Store
 
 
@@ -98,35 +97,6 @@ def test_a_promoter_that_dies_after_the_move_leaves_a_whole_history(
     promote(store, "tiny", 3, "staging", approver="kim")
     assert [r["version"] for r in history(store, "tiny", "staging")] == [1, 2, 3]
     assert len(list(store.list("models/tiny/channels/staging/history"))) == 3
-
-
-def test_gc_keeps_what_a_version_names(store: Store, register: Register, tmp_path: Path) -> None:
-    version = register(1)
-    orphan = tmp_path / "orphan"
-    orphan.write_bytes(b"of a registration that was killed")
-    from sdpose.storage import sha256_of_file
-
-    sha256 = sha256_of_file(orphan)
-    store.put_file(orphan, blob_key(sha256), sha256)
-    assert gc(store).marked == (sha256,)
-    assert not list(store.list("gc"))  # a dry run
-    assert gc(store, dry_run=False).marked == (sha256,)
-    assert gc(store, dry_run=False).waiting == (sha256,)
-    done = gc(store, dry_run=False, grace=timedelta(0))
-    assert done.deleted == (sha256,)
-    assert [key.rsplit("/")[-1] for key in store.list("blobs")] == [version.sha256]
-    assert not list(store.list("gc"))
-
-
-def test_registering_takes_a_mark_back(store: Store, register: Register, tmp_path: Path) -> None:
-    version = register(1)
-    key = f"models/tiny/versions/{version.version}.json"
-    store.delete(key)
-    store.delete("models/tiny/index.json")
-    assert gc(store, dry_run=False).marked == (version.sha256,)
-    register(1)
-    assert gc(store, dry_run=False, grace=timedelta(0)).deleted == ()
-    assert verify(store) == []
 
 
 def test_the_command_line(root: str, tmp_path: Path, experiment: Experiment) -> None:

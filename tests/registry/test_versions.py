@@ -14,11 +14,8 @@ from safetensors.torch import load_file
 
 from sdpose.config import Experiment, experiment_digest
 from sdpose.errors import UserError
-from sdpose.registry import pull, read_version, resolve, summarize
-from sdpose.registry.channels import move
-from sdpose.registry.layout import blob_key
-from sdpose.registry.upkeep import gc, verify
-from sdpose.storage import DamagedObjectError, Store, sha256_of_file
+from sdpose.registry import pull, read_version, summarize
+from sdpose.storage import Store, sha256_of_file
 
 
 def test_same_content_is_the_same_version(store: Store, register: Register) -> None:
@@ -79,66 +76,6 @@ def test_weights_of_another_model_are_refused(
     with pytest.raises(UserError, match="does not fit the model"):
         register(1) and register(1, experiment=parse_experiment(other))
     assert len(summarize(store, "tiny")) == 1
-
-
-def _flip_a_bit(store: Store, key: str) -> None:
-    data = bytearray(store.read(key))
-    data[len(data) // 2] ^= 1
-    store.put(key, bytes(data))
-
-
-def test_every_damaged_object_is_named(store: Store, register: Register, tmp_path: Path) -> None:
-    first, second = register(1), register(2)
-    orphan = tmp_path / "orphan"
-    orphan.write_bytes(b"of a registration that was killed")
-    store.put_file(orphan, blob_key(sha256_of_file(orphan)), sha256_of_file(orphan))
-    for version in (1, 2, 1):
-        move(store, read_version(store, "tiny", version), "staging", action="promote", approver="k")
-    refused = move(
-        *(store, second, "staging"),
-        **{"action": "promote", "approver": "k"},
-        gates=lambda _: [{"gate": "never", "passed": False, "reason": "no"}],
-    )
-    assert not refused["allowed"]
-    assert verify(store) == []
-
-    keys = [key for key in store.list("") if not key.startswith("gc/")]
-    assert len(keys) == 3 + 2 + 1 + 1 + 3 + 1  # blobs, manifests, index, pointer, history, refused
-    for key in keys:
-        _flip_a_bit(store, key)
-    named = {problem.uri for problem in verify(store)}
-    assert {store.uri(key) for key in keys} <= named
-    with pytest.raises(DamagedObjectError):
-        resolve(store, "tiny@1")
-    with pytest.raises(DamagedObjectError):
-        resolve(store, "tiny@staging")
-    with pytest.raises(DamagedObjectError):
-        gc(store, dry_run=False)  # what cannot be read could name anything
-    for key in keys:
-        _flip_a_bit(store, key)
-    assert verify(store) == []
-
-    target = tmp_path / "out.safetensors"
-    _flip_a_bit(store, blob_key(first.sha256))
-    (problem,) = verify(store)
-    assert problem.uri == store.uri(blob_key(first.sha256))
-    assert "the weights of tiny version 1" in problem.what
-    with pytest.raises(DamagedObjectError):
-        pull(store, "tiny@1", target)
-    assert not target.exists()
-    assert register(1).version == 1  # registering again puts the right bytes there
-    assert verify(store) == []
-
-    store.delete(blob_key(first.sha256))
-    store.delete("models/tiny/channels/staging/history/00000002.json")
-    store.delete("models/tiny/versions/2.json")
-    store.put("models/tiny/versions/notes.json", b"{}")
-    said = sorted(problem.what for problem in verify(store))
-    assert [what.split(":")[0] for what in said] == [
-        "it does not belong here",
-        "the history is not a whole sequence",
-        "the weights of tiny version 1 are missing",
-    ]
 
 
 def test_the_index_is_only_a_cache(store: Store, register: Register, tmp_path: Path) -> None:
