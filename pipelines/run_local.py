@@ -142,22 +142,26 @@ class _Parallel(dag_orchestrator.ParallelExecutor):
 def _in_a_thread(work: Callable[[], object], refuse: Callable[[], None]) -> None:
     """kfp waits for the iterations of a loop in a way that no signal interrupts; here, one does."""
     failures: list[BaseException] = []
+    # Not Thread.join(): one that a signal's exception leaves takes the thread for ended, until
+    # Python 3.13, and a second join() does not wait for it.
+    ended = threading.Event()
 
     def run() -> None:
         try:
             work()
         except BaseException as error:
             failures.append(error)
+        finally:
+            ended.set()
 
-    thread = threading.Thread(target=run, name="kfp", daemon=True)
-    thread.start()
     try:
-        while thread.is_alive():
-            thread.join(0.1)
+        threading.Thread(target=run, name="kfp", daemon=True).start()
+        while not ended.wait(0.1):
+            pass
     except BaseException:
         refuse()
         stop_descendants()
-        thread.join(10.0)
+        ended.wait(10.0)
         raise
     for failure in failures:
         raise failure

@@ -103,3 +103,32 @@ def test_exit_code_and_a_process_left_behind(repository: Path) -> None:
         timeout=20,
     )
     assert process.stdout == "code 3\n"
+
+
+def test_kfp_is_waited_for_when_interrupted(repository: Path) -> None:
+    """Or it would write into a log that is closed, and say so on the terminal."""
+    script = """
+import os, signal, threading, time
+from pipelines.processes import Interrupted, interruptible
+from pipelines.run_local import _in_a_thread
+refused = threading.Event()
+def work():
+    os.kill(os.getpid(), signal.SIGINT)
+    assert refused.wait(20)
+    time.sleep(1)
+    print("kfp has ended")
+try:
+    with interruptible():
+        _in_a_thread(work, refused.set)
+except Interrupted:
+    print("interrupted")
+"""
+    done = subprocess.run(
+        [sys.executable, "-u", "-c", script],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert (done.stdout, done.stderr) == ("kfp has ended\ninterrupted\n", "")
