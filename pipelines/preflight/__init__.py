@@ -17,9 +17,9 @@ from pipelines.preflight.images import (
     image_digest,
 )
 from pipelines.preflight.kube import Kube, NoAccessError
-from pipelines.preflight.report import Report
 from sdpose.code_version import source_version
 from sdpose.config import Experiment
+from sdpose.doctor.report import Report
 
 __all__ = ["Report", "check_from_here", "check_in_cluster"]
 
@@ -27,7 +27,7 @@ __all__ = ["Report", "check_from_here", "check_in_cluster"]
 def check_from_here(cluster: Cluster) -> Report:
     """What can be seen from outside of the cluster. Stores and MLflow, whose secrets are the
     cluster's, are left to the run's first step."""
-    report = Report()
+    report = Report("preflight")
     _check_kubernetes(cluster, report, in_cluster=False)
     report.unknown.append("stores, MLflow: only the run's first step has their secrets; it looks")
     return report
@@ -36,7 +36,7 @@ def check_from_here(cluster: Cluster) -> Report:
 def check_in_cluster(experiment: Experiment, cluster: Cluster, submitted: str) -> Report:
     """All that can be seen from a step's pod. submitted: the `source_version` of the code that the
     run was submitted from; "" takes the image's code as it is."""
-    report = Report()
+    report = Report("preflight")
     if submitted and submitted != source_version():
         report.problem(
             f"the image's code ({source_version()[:12]}) is not the code that was submitted from "

@@ -11,7 +11,7 @@ from kubernetes.utils import parse_quantity
 from components.cluster import Cluster
 from components.pytorchjob.pod import resources
 from pipelines.preflight.kube import Kube, RefusedError
-from pipelines.preflight.report import Report
+from sdpose.doctor.report import Report
 
 Object = dict[str, Any]
 

@@ -10,7 +10,7 @@ from components.cluster import Cluster
 from components.pytorchjob.api import LOCAL_QUEUES
 from components.pytorchjob.kinds import kind_of
 from pipelines.preflight.kube import Kube, RefusedError
-from pipelines.preflight.report import Report
+from sdpose.doctor.report import Report
 
 # What the launcher asks of Kubernetes (components/pytorchjob); k8s/base/rbac.yaml grants it.
 Right = tuple[str, str, str]  # API group, resource (with its subresource), verb

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from pathlib import Path
 
 from components.cluster import Cluster, is_s3
-from pipelines.preflight.report import Report
 from sdpose import tracking
 from sdpose.config import Experiment
+from sdpose.doctor import services
+from sdpose.doctor.report import Report
 from sdpose.errors import UserError
 from sdpose.registry import registry_root
 from sdpose.storage import open_store
-
-PROBE_FOLDER = "preflight"
 
 
 def check_stores(experiment: Experiment, cluster: Cluster, report: Report) -> None:
@@ -29,8 +26,8 @@ def check_stores(experiment: Experiment, cluster: Cluster, report: Report) -> No
             "set SDPOSE_REGISTRY in the profile's env, to s3://BUCKET/PREFIX or a path on a volume",
         )
     else:
-        _check_writable(root, "the model registry", report, conditional=True)
-    _check_writable(str(experiment.work_dir), "the work dir", report, conditional=False)
+        services.check_writable(root, "the model registry", report, conditional=True)
+    services.check_writable(str(experiment.work_dir), "the work dir", report, conditional=False)
     if is_s3(cluster.data_root):
         try:
             if next(iter(open_store(cluster.data_root).list("")), None) is None:
@@ -38,32 +35,7 @@ def check_stores(experiment: Experiment, cluster: Cluster, report: Report) -> No
             else:
                 report.fine.append(f"the dataset {cluster.data_root} can be read")
         except UserError as error:
-            report.problem(f"the dataset: {error}", "correct data_root, or its credentials")
-
-
-def _check_writable(uri: str, what: str, report: Report, *, conditional: bool) -> None:
-    key = f"{PROBE_FOLDER}/{uuid.uuid4().hex}"
-    try:
-        store = open_store(uri)
-        store.put(key, b"preflight")
-        try:
-            readable = store.read(key) == b"preflight"
-        finally:
-            store.delete(key)
-        capabilities = store.capabilities()
-    except UserError as error:
-        report.problem(f"{what}: {error}", "correct its address, its rights or its credentials")
-        return
-    if not readable:
-        report.problem(f"{what} {uri} does not give back what was written", "look at the store")
-    elif conditional and not capabilities.put_if_absent:
-        report.problem(
-            f"{what} {uri} knows no conditional writes ({'; '.join(capabilities.reasons)}): two "
-            "runs could take the same version number",
-            "use a store that honours If-None-Match (AWS S3, MinIO, Ceph, Swift)",
-        )
-    else:
-        report.fine.append(f"{what} {uri} can be read and written")
+            report.error("the dataset", error, "correct data_root, or its credentials")
 
 
 def check_tracking(experiment: Experiment, report: Report) -> None:
@@ -76,12 +48,5 @@ def check_tracking(experiment: Experiment, report: Report) -> None:
             "set MLFLOW_TRACKING_URI in the profile's env",
         )
         return
-    # MLflow's client would try for minutes.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    try:
-        tracking.check_writable()
-    except UserError as error:
-        report.problems.append(str(error))
-    else:
-        report.fine.append(f"MLflow {tracking.shown_uri()} can be written")
+    with services.time_limits():
+        services.check_tracking(report)

@@ -10,7 +10,17 @@ import sys
 import click
 
 from sdpose import __version__
-from sdpose.cli import compare, completion, config, models, predict, registry, report, steps
+from sdpose.cli import (
+    compare,
+    completion,
+    config,
+    doctor,
+    models,
+    predict,
+    registry,
+    report,
+    steps,
+)
 from sdpose.errors import UserError, user_errors
 
 
@@ -29,6 +39,7 @@ for command in (
     steps.synth,
     config.config,
     steps.prepare,
+    doctor.doctor,
     steps.train,
     steps.launch,
     steps.test,

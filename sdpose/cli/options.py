@@ -14,7 +14,8 @@ Command = Callable[..., Any]
 
 def experiment_options(command: Command) -> Command:
     """The argument and options that say which experiment, on which data, into which folder."""
-    decorators = (
+    return _with(
+        command,
         click.argument("exp", shell_complete=complete_experiment),
         click.option("--data-root", metavar="DIR", help="Folder of the COCO dataset."),
         click.option("--work-dir", metavar="DIR", help="Folder of the results."),
@@ -26,6 +27,23 @@ def experiment_options(command: Command) -> Command:
             help="Change one value of the experiment; repeatable.",
         ),
     )
+
+
+def start_options(command: Command) -> Command:
+    """What a training begins with."""
+    return _with(
+        command,
+        click.option(
+            "--resume-from", metavar="PATH|auto", help="Continue this checkpoint, or the newest."
+        ),
+        click.option("--load-from", metavar="PATH", help="Start from the weights of this file."),
+        click.option(
+            "--overwrite", is_flag=True, help="Remove what the work dir holds and start anew."
+        ),
+    )
+
+
+def _with(command: Command, *decorators: Callable[[Command], Command]) -> Command:
     for decorator in reversed(decorators):
         command = decorator(command)
     return command

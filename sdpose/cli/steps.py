@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from sdpose.cli.options import experiment_options
+from sdpose.cli.options import experiment_options, start_options
 from sdpose.cli.text import answer, json_option
 from sdpose.config import load_experiment
 
@@ -63,9 +63,7 @@ def prepare(
 
 @click.command()
 @experiment_options
-@click.option("--resume-from", metavar="PATH|auto", help="Continue this checkpoint, or the newest.")
-@click.option("--load-from", metavar="PATH", help="Start from the weights of this file.")
-@click.option("--overwrite", is_flag=True, help="Remove what the work dir holds and start anew.")
+@start_options
 def train(exp: str, overrides: tuple[str, ...], overwrite: bool, **options: str | None) -> None:
     """Train EXP in this process.
 

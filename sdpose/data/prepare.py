@@ -16,21 +16,18 @@ from pathlib import Path
 from typing import Literal
 
 from sdpose.config import Experiment
-from sdpose.data.coco import CocoAnnotations, load_annotations, load_detections
 from sdpose.data.pack import Source, prepare_pack
 from sdpose.data.progress import ConsoleProgress
+from sdpose.data.splits import (
+    HOW_TO_GET_COCO,
+    Split,
+    describe_unusable,
+    read_split,
+    val_boxes,
+)
 from sdpose.data.verify import MISSING, CheckedFiles, FileCheck
 from sdpose.errors import UserError
 from sdpose.storage import sha256_of_file
-
-SHOWN = 20  # unusable images named in a message; all of them are in a file that it names
-
-HOW_TO_GET_COCO = """\
-How to get COCO 2017 (https://cocodataset.org/#download): unpack into data_root
-    annotations_trainval2017.zip (0.25 GB), train2017.zip (18 GB), val2017.zip (0.8 GB),
-  or let it be fetched: sdpose prepare EXP --fetch http://images.cocodataset.org
-  Data in another place: --data-root DIR. Another layout: data.train, data.val of the experiment.
-  Without COCO: sdpose synth DIR writes a synthetic dataset."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ def prepare_coco(
     if not root.is_dir():
         raise UserError(f"data_root is not a folder: {root.absolute()}\n  {HOW_TO_GET_COCO}")
     problems: list[str] = []
-    splits = {name: _read_split(experiment, name, problems) for name in ("train", "val")}
+    splits = {name: read_split(experiment, name, problems) for name in ("train", "val")}
     found = [split for split in splits.values() if split]
     files = CheckedFiles(root)
     names = list(dict.fromkeys(name for split in found for name in split.image_names))
@@ -96,13 +93,13 @@ def prepare_coco(
     for split in found:
         unusable |= split.unusable(checks)
     if unusable and experiment.data.on_corrupt == "fail":
-        problems.append(_describe(unusable, len(names), files))
+        problems.append(describe_unusable(unusable, len(names), files))
     num_persons = [len(split.usable(unusable).persons()) for split in found]
     if 0 in num_persons and not problems:
         path = found[num_persons.index(0)].annotations.path
         problems.append(f"{path}: no person with keypoints in any usable image")
     train, val = splits["train"], splits["val"]
-    boxes = _val_boxes(experiment, val, unusable, problems)
+    boxes = val_boxes(experiment, val, unusable, problems)
     if problems or not train or not val:
         absent = not train or not val or MISSING in unusable.values()
         advice = [HOW_TO_GET_COCO] if absent else []
@@ -128,7 +125,7 @@ def prepare_coco(
 
 def _pack(
     experiment: Experiment,
-    train: _Split,
+    train: Split,
     unusable: dict[str, str],
     checks: dict[str, FileCheck],
     files: CheckedFiles,
@@ -175,7 +172,7 @@ def unusable_images(experiment: Experiment, split: Literal["train", "val"]) -> f
     if experiment.data.on_corrupt == "fail":
         return frozenset()
     problems: list[str] = []
-    found = _read_split(experiment, split, problems)
+    found = read_split(experiment, split, problems)
     if not found:
         raise UserError("\n  ".join(problems))
     files = CheckedFiles(Path(experiment.data_root))
@@ -185,109 +182,8 @@ def unusable_images(experiment: Experiment, split: Literal["train", "val"]) -> f
     return frozenset(found.annotations.file_names) - frozenset(found.usable(unusable).file_names)
 
 
-@dataclass(frozen=True)
-class _Split:
-    ann_file: str  # relative to data_root, as the folder of the images
-    img_prefix: str
-    annotations: CocoAnnotations
-
-    @property
-    def image_names(self) -> list[str]:
-        """Paths relative to data_root."""
-        return [f"{self.img_prefix}/{name}" for name in self.annotations.file_names]
-
-    def unusable(self, checks: dict[str, FileCheck]) -> dict[str, str]:
-        """Why which image (relative to data_root) cannot be used."""
-        reasons: dict[str, str] = {}
-        sizes = self.annotations.image_sizes_wh.tolist()
-        for name, (width, height) in zip(self.image_names, sizes, strict=True):
-            check = checks[name]
-            if check.error:
-                reasons[name] = check.error
-            elif (check.width, check.height) != (width, height):
-                reasons[name] = (
-                    f"{check.width} x {check.height} pixels as shown, annotated as "
-                    f"{width} x {height}"
-                )
-        return reasons
-
-    def usable(self, unusable: dict[str, str]) -> CocoAnnotations:
-        columns = zip(self.image_names, self.annotations.file_names, strict=True)
-        return self.annotations.without_images([file for name, file in columns if name in unusable])
-
-
-@dataclass(frozen=True)
-class _ValBoxes:
-    file: str | None = None  # detections, relative to data_root; None = ground truth
-    count: int = 0
-    note: str = ""
-
-
-def _read_split(experiment: Experiment, name: str, problems: list[str]) -> _Split | None:
-    split = getattr(experiment.data, name)
-    path = Path(experiment.data_root) / split.ann_file
-    if not path.is_file():
-        problems.append(f"data.{name}.ann_file not found: {path.absolute()}")
-        return None
-    try:
-        return _Split(split.ann_file, split.img_prefix, load_annotations(path))
-    except UserError as error:
-        problems.append(str(error).replace("\n", "\n  "))
-        return None
-
-
-def _val_boxes(
-    experiment: Experiment, val: _Split | None, unusable: dict[str, str], problems: list[str]
-) -> _ValBoxes:
-    cfg = experiment.data_cfg
-    if cfg.use_gt_bbox or not val:
-        return _ValBoxes()
-    path = Path(experiment.data_root) / cfg.bbox_file
-    if not path.is_file():
-        return _ValBoxes(
-            note=f"no detection file {path}: the pipeline evaluates on ground-truth boxes, "
-            "`sdpose test` needs --use-gt-bbox"
-        )
-    try:
-        detections = load_detections(path, val.annotations, cfg.det_bbox_thr)
-    except UserError as error:
-        problems.append(str(error).replace("\n", "\n  "))
-        return _ValBoxes()
-    left_out = {
-        "of images that are not in the val annotations": detections.num_other_images,
-        "without width or height": detections.num_empty,
-    }
-    notes = [f"{count} detections {what} are not used" for what, count in left_out.items() if count]
-    names = val.image_names
-    count = sum(names[index] not in unusable for index in detections.image_index)
-    return _ValBoxes(cfg.bbox_file, count, "; ".join(notes))
-
-
-def _describe(unusable: dict[str, str], num_images: int, files: CheckedFiles) -> str:
-    """One problem: all unusable images, by reason, the first ones by name."""
-    lines = [f"{len(unusable)} of {num_images} images are unusable:"]
-    missing = [name for name, reason in unusable.items() if reason == MISSING]
-    shown = list(unusable.items())
-    if len(missing) > SHOWN:
-        folders = sorted({str(Path(name).parent) for name in missing})
-        lines.append(
-            f"  {len(missing)} files not found in {', '.join(folders[:5])}, {missing[0]} for one"
-        )
-        shown = [(name, reason) for name, reason in shown if reason != MISSING]
-    lines += [f"  {name}: {reason}" for name, reason in shown[:SHOWN]]
-    hidden = len(shown) - SHOWN
-    if hidden > 0 or len(missing) > SHOWN:
-        path = files.record_path.with_suffix(".unusable.txt")
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(f"{n}: {r}\n" for n, r in unusable.items()), encoding="utf-8")
-            lines.append(f"  {f'and {hidden} more; ' if hidden > 0 else ''}all of them: {path}")
-    lines.append("  Restore these files, or leave them out: --set data.on_corrupt=skip")
-    return "\n  ".join(lines)
-
-
 def _digest(
-    splits: list[_Split], bbox_file: str | None, checks: dict[str, FileCheck], files: CheckedFiles
+    splits: list[Split], bbox_file: str | None, checks: dict[str, FileCheck], files: CheckedFiles
 ) -> str:
     digest = hashlib.sha256(b"sdpose dataset 1\n")
     for name, split in zip(("train", "val"), splits, strict=True):
@@ -300,7 +196,7 @@ def _digest(
     return digest.hexdigest()
 
 
-def _count_licenses(splits: list[_Split]) -> dict[str, int]:
+def _count_licenses(splits: list[Split]) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for split in splits:
         table = split.annotations.licenses

@@ -328,6 +328,15 @@ class S3Store:
 
     # ---------------------------------------------------------------------------------- guarantees
 
+    def room(self) -> int | None:
+        """Bytes that the bucket's quota leaves; None if the server tells none (only Ceph does)."""
+        answer = self._patiently(
+            self._client.head_bucket, f"s3://{self.bucket}", Bucket=self.bucket
+        )
+        headers = answer["ResponseMetadata"]["HTTPHeaders"]
+        quota = int(headers.get("x-rgw-quota-bucket-size", 0))  # -1 or 0: none
+        return max(quota - int(headers["x-rgw-bytes-used"]), 0) if quota > 0 else None
+
     def capabilities(self) -> Capabilities:
         return self._capabilities
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,9 @@ from sdpose.tracking.server import (
 )
 
 __all__ = [
+    "MAX_PARAM_LENGTH",
     "PARENT_RUN_VARIABLE",
+    "PastRun",
     "RunStatus",
     "TrackedRun",
     "check_writable",
@@ -29,6 +32,7 @@ __all__ = [
     "is_configured",
     "log_artifact",
     "run_tags",
+    "runs_named",
     "shown_uri",
     "start_run",
     "sweep_run",
@@ -175,6 +179,26 @@ def run_tags(run_id: str) -> dict[str, str] | None:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             return None
+
+
+@dataclass(frozen=True)
+class PastRun:
+    run_id: str
+    status: str
+    params: dict[str, str]
+
+
+def runs_named(name: str) -> list[PastRun]:
+    """The newest 100 runs of this name in our MLflow experiment, the newest first."""
+    client = connect()
+    with mlflow_errors():
+        experiment = client.get_experiment_by_name(EXPERIMENT_NAME)
+        if experiment is None:
+            return []
+        found = client.search_runs(
+            [experiment.experiment_id], f"attributes.run_name = '{name}'", max_results=100
+        )
+    return [PastRun(run.info.run_id, run.info.status, dict(run.data.params)) for run in found]
 
 
 def _experiment_id(client: Any) -> str:

@@ -132,19 +132,42 @@ def locked(work_dir: Path) -> Iterator[None]:
 
 
 def claim(experiment: Experiment, *, overwrite: bool, say: Say) -> Start:
-    """Makes the work dir this experiment's and finds what to continue from.
+    """Makes the work dir this experiment's and finds what to continue from, see `find_start`.
 
-    A new folder starts at the beginning. The same experiment's continues by itself, from the newest
-    intact checkpoint of the folder or its mirror. Another experiment's is refused (UserError),
-    unless `resume_from` is set or `overwrite` is. `say` is told what was chosen.
+    overwrite: removes first what trainings left there. `say` is told what was chosen.
     """
     work_dir, folder = work_dir_of(experiment), checkpoint_folder(experiment)
     if overwrite:
         remove_results(experiment)
-    store, keys = _open_mirror(experiment, say)
+    store, keys = open_mirror(experiment, say)
     for leftover in folder.glob(".*.pth.tmp"):  # of a run that was killed while it saved
         leftover.unlink()
+    start = find_start(experiment, store, keys, say)
+    if start.path is not None:
+        # From here on the newest: what is there already may be damaged, or of a later epoch.
+        folder.mkdir(parents=True, exist_ok=True)
+        same_file(start.path, folder / LATEST)
+    with atomic_file(work_dir / EXPERIMENT_FILE) as file:
+        file.write(dump_experiment(experiment).encode())
+    return start
 
+
+def find_start(
+    experiment: Experiment,
+    store: Store | None,
+    keys: list[str],
+    say: Say,
+    *,
+    scratch: Path | None = None,
+) -> Start:
+    """Where a training of the experiment begins; store, keys: see `open_mirror`.
+
+    A new folder starts at the beginning. The same experiment's continues by itself, from the newest
+    intact checkpoint of the folder or its mirror. Another experiment's is refused (UserError),
+    unless `resume_from` is set.
+    scratch: what is fetched goes there, and nothing else is changed; default: to its place.
+    """
+    work_dir, folder = work_dir_of(experiment), checkpoint_folder(experiment)
     documents = [path.read_text("utf-8") for path in [work_dir / EXPERIMENT_FILE] if path.is_file()]
     if store is not None and EXPERIMENT_FILE in keys:
         documents.append(store.read(EXPERIMENT_FILE).decode())
@@ -160,16 +183,9 @@ def claim(experiment: Experiment, *, overwrite: bool, say: Say) -> Start:
     path = experiment.resume_from
     if path in (None, "auto") or (same_run and known[0].get("resume_from") == path):
         # The second case: this run was started from `path` and has gone on since.
-        found = _newest(experiment, store, keys, say)
+        found = _newest(experiment, store, keys, say, scratch)
     else:
         found = Path(str(path)), _load_named(str(path))
-    if found is not None:
-        # From here on the newest: what is there already may be damaged, or of a later epoch.
-        folder.mkdir(parents=True, exist_ok=True)
-        same_file(found[0], folder / LATEST)
-
-    with atomic_file(work_dir / EXPERIMENT_FILE) as file:
-        file.write(dump_experiment(experiment).encode())
     if found is None:
         if path is not None:
             say(f"nothing to resume in {folder}: starting from the beginning")
@@ -181,22 +197,27 @@ def claim(experiment: Experiment, *, overwrite: bool, say: Say) -> Start:
 
 def newest(experiment: Experiment, say: Say) -> tuple[Path, Checkpoint] | None:
     """The newest intact checkpoint of the work dir or its mirror, fetched from there."""
-    return _newest(experiment, *_open_mirror(experiment, say), say)
+    return _newest(experiment, *open_mirror(experiment, say), say)
 
 
 def _newest(
-    experiment: Experiment, store: Store | None, keys: list[str], say: Say
+    experiment: Experiment,
+    store: Store | None,
+    keys: list[str],
+    say: Say,
+    scratch: Path | None = None,
 ) -> tuple[Path, Checkpoint] | None:
     folder = checkpoint_folder(experiment)
     found = newest_checkpoint(folder, say)
     if store is None:
         return found
-    folder.mkdir(parents=True, exist_ok=True)
-    restore_files(store, keys, work_dir_of(experiment), OWN_FILES)
-    return newer_checkpoint(store, keys, folder, found, say)
+    if scratch is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        restore_files(store, keys, work_dir_of(experiment), OWN_FILES)
+    return newer_checkpoint(store, keys, scratch or folder, found, say)
 
 
-def _open_mirror(experiment: Experiment, say: Say) -> tuple[Store | None, list[str]]:
+def open_mirror(experiment: Experiment, say: Say) -> tuple[Store | None, list[str]]:
     """The mirror, if there is one and it answers, and the keys that it holds."""
     uri = mirror_uri(experiment)
     if uri is None:

@@ -1,0 +1,119 @@
+"""`sdpose doctor`: the questions that people ask before a run, answered by trying."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from sdpose import tracking
+from sdpose.config import Experiment
+from sdpose.data.glance import Glance, glance_at_coco
+from sdpose.doctor.batch import Trial, check_batch
+from sdpose.doctor.names import check_mlflow, check_registry
+from sdpose.doctor.report import Report
+from sdpose.doctor.services import check_tracking, check_writable, time_limits
+from sdpose.doctor.space import Need, check_space
+from sdpose.doctor.start import check_start
+from sdpose.errors import UserError
+from sdpose.registry import registry_root
+from sdpose.storage import Store, open_store
+from sdpose.training.workdir import mirror_uri, open_mirror
+
+SHARED_MEMORY = Path("/dev/shm")
+BATCHES_PER_WORKER = 2  # torch's prefetch_factor
+PACKED_SAMPLE_BYTES = 220_000  # the pixels that a crop reads
+
+
+def examine(experiment: Experiment, *, overwrite: bool = False) -> Report:
+    """Everything that a training of the experiment on this machine needs.
+
+    Nothing is changed: what is written for trial is removed. overwrite: as `sdpose train` has it.
+    """
+    report = Report("doctor")
+    glance = _check_data(experiment, report)
+    checkpoint = check_batch(experiment, report)
+    _check_shared_memory(experiment, report)
+    with time_limits():
+        mirror = _check_mirror(experiment, report)
+        model = Trial(experiment, torch.device("cpu")).model
+        check_start(experiment, model, mirror, report, overwrite=overwrite)
+        packs = [Need("the pack", *glance.pack)] if glance.pack else []
+        check_space(experiment, checkpoint, mirror[0], packs, report)
+        _check_registry(experiment, report)
+        if any(hook.type == "MlflowLoggerHook" for hook in experiment.log_config.hooks):
+            _check_mlflow(experiment, report)
+    return report
+
+
+def _check_data(experiment: Experiment, report: Report) -> Glance:
+    glance = glance_at_coco(experiment)
+    report.fine += glance.lines
+    for what, remedy in glance.problems:
+        report.problem(what, remedy)
+    return glance
+
+
+def _check_shared_memory(experiment: Experiment, report: Report) -> None:
+    """Where loaders hand over their batches; small in containers unless somebody sets it."""
+    workers = experiment.data.workers_per_gpu * max(1, torch.cuda.device_count())
+    if not workers or not SHARED_MEMORY.is_dir():
+        return
+    (width, height), (columns, rows) = (
+        experiment.data_cfg.image_size,
+        experiment.data_cfg.heatmap_size,
+    )
+    sample = PACKED_SAMPLE_BYTES
+    if experiment.data.pipeline == "exact":
+        sample = 4 * (3 * width * height + 17 * columns * rows)
+    need = workers * BATCHES_PER_WORKER * experiment.data.samples_per_gpu * sample
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    text = f"shared memory: {workers} loaders take up to {need / 1e6:.0f} MB of {SHARED_MEMORY}"
+    if need > free:
+        report.problem(
+            f"{text}, where {free / 1e6:.0f} MB are free",
+            "docker run --shm-size=8g (Kubernetes: an emptyDir with medium: Memory there), or "
+            "fewer data.workers_per_gpu",
+        )
+    else:
+        report.fine.append(f"{text} ({free / 1e6:.0f} MB free)")
+
+
+def _check_mirror(experiment: Experiment, report: Report) -> tuple[Store | None, list[str]]:
+    """Store and keys, as `open_mirror` gives them; (None, []) if it is of no use."""
+    uri = mirror_uri(experiment)
+    if uri is None:
+        return None, []
+    if uri.startswith("s3:") and not check_writable(uri, "the mirror", report, conditional=False):
+        return None, []
+    try:
+        return open_mirror(experiment, lambda text: None)
+    except UserError as error:
+        report.error("the mirror", error)
+        return None, []
+
+
+def _check_registry(experiment: Experiment, report: Report) -> None:
+    root = registry_root()
+    try:
+        if root.startswith("s3:"):
+            store = check_writable(root, "the model registry", report, conditional=True)
+        else:
+            store = open_store(root)
+        if store is not None:
+            check_registry(experiment, store, report)
+    except UserError as error:
+        report.error("the model registry", error)
+
+
+def _check_mlflow(experiment: Experiment, report: Report) -> None:
+    uri = tracking.tracking_uri()
+    if not tracking.is_configured():
+        report.fine.append(f"MLflow: a new database, {uri}; MLFLOW_TRACKING_URI names a server")
+        return
+    if check_tracking(report):
+        try:
+            check_mlflow(experiment, report)
+        except UserError as error:
+            report.error("MLflow", error)

@@ -1,0 +1,61 @@
+"""Does the experiment's name stand for these settings alone?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sdpose import tracking
+from sdpose.config import Experiment, flatten
+from sdpose.doctor.report import Report
+from sdpose.registry import read_version, summarize
+from sdpose.storage import Store
+from sdpose.training.workdir import PLACES, differences
+
+SHOWN = 3  # differing settings
+RENAME = "choose another name: --set exp_name=NAME, or exp_name in the experiment's file"
+
+
+def check_registry(experiment: Experiment, registry: Store, report: Report) -> None:
+    name = experiment.exp_name
+    versions = summarize(registry, name)
+    if not versions:
+        report.fine.append(f"name: the model registry has no {name} yet")
+        return
+    newest = read_version(registry, name, versions[-1]["version"])
+    differing = differences(newest.manifest["experiment"], experiment)
+    there = f"the model registry has {name}, up to version {newest.version}"
+    if differing:
+        report.problem(f"name: {there}, of other settings: {_few(differing)}", RENAME)
+    else:
+        report.fine.append(f"name: {there}, of these settings; the next one joins them")
+
+
+def check_mlflow(experiment: Experiment, report: Report) -> None:
+    name, ours = experiment.exp_name, _as_logged(experiment.model_dump(mode="json"))
+    runs = tracking.runs_named(name)
+    for run in runs:
+        differing = [
+            f"{key}: {run.params[key]} -> {value}"
+            for key, value in ours.items()
+            if key not in PLACES and run.params.get(key, value) != value
+        ]
+        if differing:
+            report.problem(
+                f"name: MLflow has a run {name} of other settings ({run.run_id}, {run.status}): "
+                f"{_few(differing)}",
+                RENAME,
+            )
+            return
+    there = f"{len(runs)} runs {name}, all of these settings" if runs else f"no run {name} yet"
+    report.fine.append(f"name: MLflow has {there}")
+
+
+def _as_logged(experiment: dict[str, Any]) -> dict[str, str]:
+    return {
+        key: str(value)[: tracking.MAX_PARAM_LENGTH] for key, value in flatten(experiment).items()
+    }
+
+
+def _few(differing: list[str]) -> str:
+    more = len(differing) - SHOWN
+    return "; ".join(differing[:SHOWN]) + (f"; and {more} more" if more > 0 else "")

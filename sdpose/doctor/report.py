@@ -1,0 +1,61 @@
+"""What was found: everything, not the first thing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sdpose.errors import UserError
+
+
+@dataclass(frozen=True)
+class Problem:
+    what: str
+    remedy: str  # "" where `what` says it
+
+    def __str__(self) -> str:
+        remedy = self.remedy.replace("\n", "\n   ")
+        text = f"{self.what}\n-> {remedy}" if remedy else self.what
+        return text.replace("\n", "\n      ")
+
+
+@dataclass
+class Report:
+    """Lines for people. `unknown` is what could not be looked at from here, and why."""
+
+    title: str
+    fine: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def problem(self, what: str, remedy: str = "") -> None:
+        self.problems.append(Problem(what, remedy))
+
+    def error(self, what: str, error: UserError | OSError, remedy: str = "") -> None:
+        """A problem that an error tells of; its first line, its own remedy behind it."""
+        first, _, rest = str(error).partition("\n")
+        lines = [line.strip() for line in rest.splitlines()]
+        self.problem(f"{what}: {first}", "\n".join(filter(None, [*lines, remedy])))
+
+    def summary(self) -> str:
+        """All of it: a line that says how many problems there are, then every finding."""
+        count = len(self.problems)
+        if count:
+            head = f"{count} problem{'s' if count > 1 else ''}"
+        else:
+            head = "nothing is missing"
+            if self.unknown:
+                head += f", but not all could be seen ({len(self.unknown)} unknown)"
+        return "\n".join(
+            [
+                f"{self.title}: {head}",
+                *(f"  ok       {text}" for text in self.fine),
+                *(f"  unknown  {text}" for text in self.unknown),
+                *(f"  problem  {problem}" for problem in self.problems),
+            ]
+        )
+
+    def settle(self) -> str:
+        """The summary; raises UserError with it if there is any problem."""
+        if self.problems:
+            raise UserError(self.summary())
+        return self.summary()
