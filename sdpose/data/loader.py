@@ -12,13 +12,10 @@ only, no lists of objects, whose reference counts would copy the parent's memory
 from __future__ import annotations
 
 import math
-import os
-import signal
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
@@ -37,6 +34,7 @@ from sdpose.data.samples import (
     TrainSamples,
     Unreadable,
 )
+from sdpose.data.worker import start_worker
 from sdpose.errors import UserError
 
 
@@ -129,7 +127,7 @@ class TrainLoader:
             sampler=self._requests,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # or it would draw from torch's global one
         )
@@ -169,11 +167,3 @@ class TrainLoader:
         if workers is not None:
             workers._shutdown_workers()  # type: ignore[attr-defined]
             self._batches._iterator = None
-
-
-def _start_worker(_: int) -> None:
-    # Ctrl-C and torchrun signal the whole process group. A worker that died of it would take the
-    # training process along before that has saved; it ends when the parent closes or is gone.
-    os.setpgid(0, 0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(0)

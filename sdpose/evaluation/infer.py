@@ -6,13 +6,10 @@ N = boxes, K = 17 joints, H x W crop or heatmap pixels.
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -23,6 +20,7 @@ from sdpose.codec import flip_back
 from sdpose.config.schema import DataCfg, TestCfg
 from sdpose.data.coco import Boxes
 from sdpose.data.images import MEAN, STD, ImageError, read_image, warp_crop
+from sdpose.data.worker import start_worker
 from sdpose.errors import UserError
 from sdpose.evaluation.decoder import Decoder
 from sdpose.evaluation.nms import rows_by_image
@@ -144,7 +142,7 @@ def crop_batches(crops: ImageCrops, batch_size: int, num_workers: int) -> Iterat
         crops,
         batch_size=None,  # an item is an image; the boxes are batched below
         num_workers=num_workers,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         generator=torch.Generator(),  # or it would draw from torch's global one
     )
     waiting: list[Tensor] = []
@@ -162,13 +160,6 @@ def crop_batches(crops: ImageCrops, batch_size: int, num_workers: int) -> Iterat
     rest = torch.cat(waiting) if waiting else torch.empty(0)
     if len(rest):
         yield rest
-
-
-def _start_worker(_: int) -> None:
-    # As in data/loader.py: signals to the process group are for the training process.
-    os.setpgid(0, 0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(0)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,6 @@ after COLLECTIVE_TIMEOUT.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import inspect
 import os
 import re
@@ -31,6 +30,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from sdpose.errors import USER_ERROR_EXIT_CODE, UserError
+from sdpose.parent import signal_at_parents_end
 
 # Longer than what rank 0 does alone between two collectives: writing a checkpoint, the AP of a
 # large detection file.
@@ -86,7 +86,10 @@ def process_group() -> Iterator[World]:
     if size == 1:
         yield World(rank=0, size=1, device=device)
         return
-    _die_with_launcher()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        # If torchrun itself is killed, save and end. Nobody else would see to it: an orphan trains
+        # on, or waits for ranks that are gone.
+        signal_at_parents_end(signal.SIGTERM)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store, rank, size = next(rendezvous("env://", timeout=COLLECTIVE_TIMEOUT))
     # torchrun's static rendezvous keeps its store over a restart, and the addresses of processes
@@ -121,16 +124,6 @@ def is_peer_lost(error: Exception) -> bool:
     """Whether a collective failed because another process is gone, or does not answer any more."""
     is_gloo = isinstance(error, RuntimeError) and "/gloo/" in str(error)
     return isinstance(error, dist.DistError) or is_gloo
-
-
-def _die_with_launcher() -> None:
-    """If torchrun itself is killed, Linux sends this process SIGTERM: it saves and ends.
-
-    Nobody else would: an orphan trains on, or waits for ranks that are gone.
-    """
-    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG, linux/prctl.h
-        ctypes.CDLL(None).prctl(set_parent_death_signal, int(signal.SIGTERM))
 
 
 def _device(local_rank: int) -> torch.device:
