@@ -306,10 +306,11 @@ class S3Store:
 
     def sweep(self, older_than: timedelta, *, dry_run: bool = True) -> tuple[str, ...]:
         oldest = datetime.now(UTC) - older_than
-        where = f"s3://{self.bucket}/{self.prefix}"
+        prefix = f"{self.prefix}/" if self.prefix else ""  # not what only begins alike
+        where = f"s3://{self.bucket}/{prefix}"
         try:
             answer = self._patiently(
-                self._client.list_multipart_uploads, where, Bucket=self.bucket, Prefix=self.prefix
+                self._client.list_multipart_uploads, where, Bucket=self.bucket, Prefix=prefix
             )
         except NotImplementedByServerError:
             return ()

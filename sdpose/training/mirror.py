@@ -74,7 +74,7 @@ class Mirror:
         newest epoch_N.pth that stay; -1: all."""
         self._store, self._work_dir, self._folder = store, work_dir, folder
         self._own_files, self._keep = own_files, keep
-        self._reminder = Reminder(say)
+        self._say, self._reminder = say, Reminder(say)
         # key -> file and number of the request, in the order in which they are uploaded
         self._wanted: dict[str, tuple[Path, int]] = {}
         self._requests = 0
@@ -87,7 +87,7 @@ class Mirror:
 
     def upload(self, name: str) -> None:
         """A checkpoint, and with it whatever else has changed in the work dir."""
-        self._want({name: self._folder / name})
+        self._want(name)
 
     def upload_latest(self, meta: Mapping[str, Any]) -> None:
         """latest.pth, which is as far as `meta` says."""
@@ -111,17 +111,19 @@ class Mirror:
 
     def close(self, seconds: float) -> None:
         """Uploads the logs' last state, for `seconds` at most, and ends."""
-        self._want({})
+        self._want(None)
         missing = self.wait(seconds)
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         if missing:
-            self._reminder.trouble("not uploaded: " + ", ".join(missing))
+            self._say("not uploaded: " + ", ".join(missing))
 
     # ----------------------------------------------------------------------- the mirror's thread
 
-    def _want(self, files: dict[str, Path]) -> None:
+    def _want(self, checkpoint: str | None) -> None:
+        # The work dir's own files first: a checkpoint without its experiment has no owner.
+        files: dict[str, Path] = {}
         for pattern in self._own_files:
             for path in self._work_dir.glob(pattern):
                 state = path.stat()
@@ -130,6 +132,8 @@ class Mirror:
                 if self._uploaded.get(key) != version:
                     self._uploaded[key] = version
                     files[key] = path
+        if checkpoint is not None:
+            files[checkpoint] = self._folder / checkpoint
         with self._changed:
             self._requests += 1
             for key, path in files.items():
@@ -227,7 +231,8 @@ def newer_checkpoint(
             and _fetch(store, best, folder, say) is not None
         ):
             os.replace(folder / FETCHED, folder / best)
-    (folder / FETCHED).unlink(missing_ok=True)
+    for left in folder.glob(f"*{FETCHED}*"):  # and what a killed run had fetched of it
+        left.unlink()
     return found
 
 

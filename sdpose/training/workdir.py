@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,14 @@ OWN_FILES = (
     "????????_??????.log.json",
     "tf_logs/events.out.tfevents.*",
 )
-OWN_CHECKPOINTS = (LATEST, "epoch_*.pth", "best_AP_epoch_*.pth", ".*.pth.tmp")
+OWN_CHECKPOINTS = (LATEST, "epoch_*.pth", "best_AP_epoch_*.pth", ".*.pth.tmp*")
 
 # Keys that may differ between two starts of one run: where things lie, how often they are saved and
 # what is asked of the result, not what is computed.
 PLACES = (
     "work_dir",
     "data_root",
+    "data.workers_per_gpu",
     "resume_from",
     "checkpoint_config.mirror",
     "checkpoint_config.interval_minutes",
@@ -59,7 +61,7 @@ PLACES = (
 )
 
 # How long a run waits for one in the same work dir: a killed run's loader processes hold on to the
-# folder until they notice, within 5 s.
+# folder until they notice, within 5 s (on Linux at once).
 LOCK_WAIT_SECONDS = 10.0
 
 Say = Callable[[str], None]
@@ -140,8 +142,7 @@ def claim(experiment: Experiment, *, overwrite: bool, say: Say) -> Start:
     if overwrite:
         remove_results(experiment)
     store, keys = open_mirror(experiment, say)
-    for leftover in folder.glob(".*.pth.tmp"):  # of a run that was killed while it saved
-        leftover.unlink()
+    _remove_leftovers(folder, store, say)
     start = find_start(experiment, store, keys, say)
     if start.path is not None:
         # From here on the newest: what is there already may be damaged, or of a later epoch.
@@ -193,6 +194,17 @@ def find_start(
     if experiment.load_from:
         say(f"load_from ({experiment.load_from}) is not read: the checkpoint goes before it")
     return Start(checkpoint=found[1], path=found[0], same_run=same_run)
+
+
+def _remove_leftovers(folder: Path, store: Store | None, say: Say) -> None:
+    """Of a run that was killed while it saved or uploaded."""
+    for leftover in folder.glob(".*.pth.tmp"):
+        leftover.unlink()
+    try:
+        if store is not None:
+            store.sweep(timedelta(), dry_run=False)
+    except UserError as error:  # it may be a right that training does not need
+        say(f"warning: uploads that were cut off are not removed: {error}")
 
 
 def newest(experiment: Experiment, say: Say) -> tuple[Path, Checkpoint] | None:
