@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 CODE := sdpose components pipelines benchmarks tests
 
-.PHONY: help demo ui test check format lint types imports lock clean images images-check \
+.PHONY: help demo ui test chaos check format lint types imports lock clean images images-check \
 	registry-fight manifests-check same-ap k8s/pytorchjob.yaml
 
 help:  ## this list
@@ -24,6 +24,11 @@ ui: $(VENV)/.runtime  ## the MLflow UI on http://127.0.0.1:5000
 
 test: $(VENV)/.dev  ## the tests
 	$(BIN)/pytest -n 2 --dist loadfile --max-worker-restart 0
+
+# Each time other moments; those of a failure again: make chaos CHAOS_SEED=...
+CHAOS_SEED ?= $(shell date +%s)
+chaos: $(VENV)/.dev  ## a run that is killed 100 times, against one that was left alone (6 min)
+	CHAOS_SEED=$(CHAOS_SEED) CHAOS_KILLS=100 $(BIN)/pytest -s tests/training/test_training_chaos.py
 
 registry-fight: $(VENV)/.dev  ## 16 processes, 64 checkpoints, 200 promotions, on a folder and on S3
 	SDPOSE_FIGHT=full $(BIN)/pytest -s tests/registry/test_concurrency.py

@@ -9,8 +9,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -82,7 +83,14 @@ def make(tmp_path: Path, dataset: Path) -> MakeExperiment:
 class Launched:
     """A training in processes of their own, with its output in a file."""
 
-    def __init__(self, experiment: Experiment, ranks: int, launcher: str) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        ranks: int,
+        launcher: str,
+        environment: Mapping[str, str],
+        pause: float,
+    ) -> None:
         assert experiment.work_dir is not None
         self.work_dir = Path(experiment.work_dir)
         folder = self.work_dir.parent
@@ -97,7 +105,9 @@ class Launched:
                 started = psutil.Popen(
                     [sys.executable, "-m", "sdpose", "launch", *options.split(), "--", *command],
                     cwd=folder,
-                    env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+                    env=os.environ
+                    | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+                    | dict(environment),
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
@@ -105,18 +115,24 @@ class Launched:
             self.processes = [started]
             return
         self.output.touch()
-        shared = {"WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        shared = {
+            **environment,
+            "WORLD_SIZE": ranks,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
         self.processes = [
-            Forked(command, folder, self.output, {**shared, "RANK": r, "LOCAL_RANK": r})
+            Forked(command, folder, self.output, {**shared, "RANK": r, "LOCAL_RANK": r}, pause)
             for r in range(ranks)
         ]
 
     def text(self) -> str:
         return self.output.read_text()
 
-    def wait_for(self, text: str, seconds: float = 120) -> None:
+    def wait_for(self, text: str, seconds: float = 120, *, after: int = 0, times: int = 1) -> None:
+        """Until the output, but for its first `after` characters, has the text so many times."""
         end = time.monotonic() + seconds
-        while text not in self.text():
+        while self.text()[after:].count(text) < times:
             for process in self.processes:
                 assert process.status() != psutil.STATUS_ZOMBIE, f"ended: {self.text()[-3000:]}"
             assert time.monotonic() < end, f"no {text!r} in: {self.text()[-3000:]}"
@@ -142,11 +158,18 @@ def _free_port() -> int:
 @pytest.fixture
 def launch() -> Iterator[Callable[..., Launched]]:
     """launch(experiment): `sdpose train`; with ranks=N as any launcher starts it (RANK, ... in the
-    environment), with launcher="OPTIONS" by `sdpose launch OPTIONS`."""
+    environment), with launcher="OPTIONS" by `sdpose launch OPTIONS`. Without a launcher it sleeps
+    after every step, so that it is not over before a test has seen where it is."""
     started: list[Launched] = []
 
-    def start(experiment: Experiment, ranks: int = 1, launcher: str = "") -> Launched:
-        started.append(Launched(experiment, ranks, launcher))
+    def start(
+        experiment: Experiment,
+        ranks: int = 1,
+        launcher: str = "",
+        environment: Mapping[str, str] = MappingProxyType({}),
+        pause: float = 0.03,
+    ) -> Launched:
+        started.append(Launched(experiment, ranks, launcher, environment, pause))
         return started[-1]
 
     yield start

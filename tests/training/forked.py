@@ -9,6 +9,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import tempfile
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,18 @@ _context.set_forkserver_preload(["sdpose.cli", "sdpose.training", "sdpose.data.s
 
 
 class Forked(psutil.Process):
-    """`sdpose COMMAND ...` in `folder`, its output appended to `output`."""
+    """`sdpose COMMAND ...` in `folder`, its output appended to `output`; after every training step
+    it sleeps for `pause` seconds."""
 
     def __init__(
-        self, command: list[str], folder: Path, output: Path, environment: dict[str, Any]
+        self,
+        command: list[str],
+        folder: Path,
+        output: Path,
+        environment: dict[str, Any],
+        pause: float = 0.0,
     ) -> None:
-        arguments = (command, str(folder), str(output), environment)
+        arguments = (command, str(folder), str(output), environment, pause)
         self._started = _context.Process(target=_run, args=arguments)
         self._started.start()
         super().__init__(self._started.pid)
@@ -44,14 +52,29 @@ class Forked(psutil.Process):
         return self._started.exitcode
 
 
-def _run(command: list[str], folder: str, output: str, environment: dict[str, Any]) -> None:
+def _run(
+    command: list[str], folder: str, output: str, environment: dict[str, Any], pause: float
+) -> None:
     import torch
 
     from sdpose.cli import main
+    from sdpose.training import loop
+
+    train_step = loop.train_step
+
+    def train_step_and_sleep(*arguments: Any, **options: Any) -> Any:
+        values = train_step(*arguments, **options)
+        time.sleep(pause)
+        return values
+
+    loop.train_step = train_step_and_sleep
 
     code: Any = 70
     # Its loader processes start as those of `python -m sdpose` do, not from a server of their own.
     multiprocessing.set_start_method("fork", force=True)
+    # Nor do they share the folder of this one's temporary files.
+    multiprocessing.current_process()._config.pop("tempdir", None)
+    tempfile.tempdir = None
     try:
         os.setsid()
         os.chdir(folder)
