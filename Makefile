@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 CODE := sdpose components pipelines benchmarks tests
 
 .PHONY: help demo ui test chaos check format lint types imports lock clean images images-check \
-	registry-fight manifests-check same-ap k8s/pytorchjob.yaml
+	registry-fight faults manifests-check same-ap k8s/pytorchjob.yaml
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -32,6 +32,9 @@ chaos: $(VENV)/.dev  ## a run that is killed 100 times, against one that was lef
 
 registry-fight: $(VENV)/.dev  ## 16 processes, 64 checkpoints, 200 promotions, on a folder and on S3
 	SDPOSE_FIGHT=full $(BIN)/pytest -s tests/registry/test_concurrency.py
+
+faults: $(VENV)/.dev  ## every fault and kill -9 at every request of register, promote and pull (1 h)
+	SDPOSE_FAULTS=all $(BIN)/pytest -q -rP --show-capture=stdout tests/registry/faults
 
 check: format lint types imports test  ## format, lint, types, import contracts, tests
 

@@ -107,7 +107,9 @@ class S3Store:
         raise DamagedObjectError(f"{self.uri(key)} is damaged: it has SHA-256 {stored}")
 
     def put(self, key: str, data: bytes) -> None:
-        self._patiently(self._client.put_object, self.uri(key), **self._new(key, data))
+        arguments = self._new(key, data)
+        self._patiently(self._client.put_object, self.uri(key), **arguments)
+        self._mend(key, arguments)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         if single_writer():
@@ -139,20 +141,21 @@ class S3Store:
                 return False
         except ObjectNotFoundError:  # there is nothing to match
             return False
-        if not self.capabilities().checksums:
-            self._mend(key, arguments)
+        self._mend(key, arguments)
         return True
 
     def _mend(self, key: str, written: dict[str, Any]) -> None:
-        """Reads back what was written to a server that takes any bytes, and writes it again while
-        it is damaged and still ours."""
-        nonce = written["Metadata"][NONCE]
+        """Reads back what was written if the server takes any bytes, and writes it again while it
+        is damaged and still ours."""
+        known, nonce = self.capabilities(), written["Metadata"][NONCE]
+        if known.checksums:
+            return
         for _ in range(TRIES):
             try:
                 data, answer = patiently(lambda: self._get(key), attempts())
                 if data == written["Body"] or answer["Metadata"].get(NONCE) != nonce:
                     return
-                condition = {"IfMatch": answer["ETag"]}
+                condition = {"IfMatch": answer["ETag"]} if known.swap else {}
                 self._patiently(self._client.put_object, self.uri(key), **written, **condition)
             except ConditionFailedError:
                 continue

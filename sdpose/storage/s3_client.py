@@ -32,6 +32,8 @@ _DAMAGED_CODES = {
     "XAmzContentSHA256Mismatch",
     "XAmzContentChecksumMismatch",
     "IncompleteBody",
+    "InvalidPart",  # so says a server without checksums of a damaged list of parts
+    "MalformedXML",
 }
 _TRANSIENT_CODES = {
     "RequestTimeout",

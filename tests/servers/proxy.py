@@ -58,7 +58,23 @@ class FlipBit:
     what: Literal["upload", "answer"]
 
 
-Fault = Cut | Answer | Delay | Truncate | FlipBit
+@dataclass(frozen=True)
+class Ignore:
+    """Leaves a header out of the request."""
+
+    header: str
+
+
+@dataclass(frozen=True)
+class Call:
+    """Calls something before the server hears of the request, or after it has done it; the client
+    gets no answer."""
+
+    action: Callable[[], object]
+    when: Literal["before", "after"]
+
+
+Fault = Cut | Answer | Delay | Truncate | FlipBit | Ignore | Call
 SLOW_DOWN = Answer(503, "SlowDown")
 
 
@@ -170,6 +186,11 @@ class FaultProxy:
         if isinstance(fault, Answer):
             client.sendall(_error_answer(fault, method).to_bytes())
             return True
+        if isinstance(fault, Call) and fault.when == "before":
+            fault.action()
+            return False
+        if isinstance(fault, Ignore):
+            message.headers = [h for h in message.headers if h[0].lower() != fault.header.lower()]
         if isinstance(fault, Delay):
             time.sleep(fault.seconds)
         if fault == Cut("upload"):
@@ -181,7 +202,9 @@ class FaultProxy:
         if fault == FlipBit("upload"):
             message.body = _flipped(message.body)
         answer = self._ask(method, message)
-        if fault == Cut("after"):
+        if isinstance(fault, Call):
+            fault.action()
+        if fault == Cut("after") or isinstance(fault, Call):
             return False
         if fault == Cut("answer"):
             client.sendall(answer.to_bytes()[: -(len(answer.body) // 2) or -1])

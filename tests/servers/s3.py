@@ -85,10 +85,23 @@ def moto(tmp_path_factory) -> Iterator[S3Server]:
 def moto_server(folder: Path) -> Iterator[S3Server]:
     (port,) = free_ports(1)
     server = S3Server("moto", f"http://127.0.0.1:{port}")
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-c", _MOTO, str(port)]
     with running([command], folder):
         wait_for(port, folder)
         yield server
+
+
+# moto looks for an object and writes it in two steps: on a busy machine two writers won a race.
+_MOTO = """
+import sys, threading
+from moto.server import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from werkzeug.serving import run_simple
+moto, one_at_a_time = DomainDispatcherApplication(create_backend_app), threading.Lock()
+def app(environ, start_response):
+    with one_at_a_time:
+        return moto(environ, start_response)
+run_simple("127.0.0.1", int(sys.argv[1]), app, threaded=True, request_handler=MotoRequestHandler)
+"""
 
 
 @contextlib.contextmanager
@@ -143,12 +156,18 @@ for name, port in (server.split("=") for server in servers):
     builder.get_ring().save(f"{folder}/{name}.ring.gz")
 """
 
+# On a busy machine a listing would else miss an object, for ever: no updater runs.
+_PATIENT = "conn_timeout = 60\nnode_timeout = 60\ncontainer_update_timeout = 60\n"
+
 _PROXY_PIPELINE = """
 [pipeline:main]
 pipeline = catch_errors gatekeeper proxy-logging listing_formats s3api tempauth bulk slo dlo \
 versioned_writes symlink proxy-logging proxy-server
 [app:proxy-server]
 use = egg:swift#proxy
+conn_timeout = 60
+node_timeout = 60
+recoverable_node_timeout = 60
 account_autocreate = true
 allow_account_management = true
 [filter:s3api]
@@ -174,7 +193,7 @@ def _swift_configuration(name: str, port: int, folder: Path) -> str:
     if name != "proxy":
         return (
             f"{common}[pipeline:main]\npipeline = {name}-server\n"
-            f"[app:{name}-server]\nuse = egg:swift#{name}\n"
+            f"[app:{name}-server]\nuse = egg:swift#{name}\n{_PATIENT}"
         )
     plain = ("catch_errors", "gatekeeper", "listing_formats", "bulk", "slo", "dlo", "symlink")
     filters = "".join(f"[filter:{filter}]\nuse = egg:swift#{filter}\n" for filter in plain)
