@@ -6,6 +6,7 @@ A file is PyTorch's zip format and loads with `torch.load(path, weights_only=Tru
     training_state_dict   with `ema`: the weights that are trained
     optimizer    the optimizer's state_dict
     scaler       with fp16: the GradScaler's
+    usual_loss   what a loss spike is measured by (watch.py)
     meta         format "sdpose/1", epoch (epochs completed), iteration (steps done, whole run),
                  and what `sdpose.training.loop` keeps to continue exactly
 

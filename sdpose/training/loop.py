@@ -1,7 +1,7 @@
 """Training an experiment: epochs, evaluation, checkpoints, and going on after an interruption.
 
     train            everything from the experiment to the best checkpoint
-      _train_epoch   the steps of one epoch, and what is said of them
+      _train_steps   of one epoch, and what is said of them
         train_step   (step.py)
 
 `latest.pth` is written at the end of every epoch and every checkpoint_config.interval_minutes
@@ -54,6 +54,7 @@ from sdpose.training.events import (
 from sdpose.training.halving import reason_to_stop
 from sdpose.training.interrupt import Interrupted, StopSignals
 from sdpose.training.meters import Progress, Window
+from sdpose.training.recovery import recovers, recovers_from_drop, say_bad_steps
 from sdpose.training.run import (
     Run,
     best_checkpoint,
@@ -64,6 +65,7 @@ from sdpose.training.run import (
     resume_command,
 )
 from sdpose.training.step import train_step
+from sdpose.training.watch import DivergedError
 from sdpose.training.workdir import (
     Start,
     checkpoint_folder,
@@ -143,15 +145,29 @@ def train(experiment: Experiment, *, overwrite: bool = False) -> TrainResult:
 
 
 def _train_epoch(run: Run, epoch: int) -> bool:
+    """`_train_steps`, with `on_divergence: rollback` past what diverges."""
+    for rollbacks in itertools.count():
+        try:
+            return _train_steps(run, epoch)
+        except DivergedError as error:
+            if not recovers(run, error, rollbacks):
+                raise
+    raise AssertionError
+
+
+def _train_steps(run: Run, epoch: int) -> bool:
     """Trains the rest of an epoch, or up to a request to stop, at the same step on all ranks.
 
     Returns whether there was one; the same on all ranks.
     """
     progress, clip = run.progress, run.experiment.optimizer_config.grad_clip
     cumulative_iters = run.experiment.optimizer_config.cumulative_iters
-    window, shared_stop = Window(run.world), SharedStop(run.world)
+    window, shared_stop = Window(run.world, run.watch), SharedStop(run.world)
     seconds_before = progress.seconds
     lr, requested, save_due, complete = 0.0, 0, False, False
+    if progress.iteration_in_epoch == len(run.loader):  # rolled back at the epoch's last window
+        progress.complete_epoch()
+        return False
     run.parallel_model.train()
     run.stopwatch.restart()
     loaded = run.options.on_device(
@@ -169,6 +185,8 @@ def _train_epoch(run: Run, epoch: int) -> bool:
             norm_type=clip.norm_type if clip else 2.0,
             autocast=run.options.autocast(),
             scaler=run.scaler,
+            is_bad=run.watch.is_bad,
+            skip_bad=run.experiment.on_divergence == "skip_step",
         )
         if run.average is not None:
             run.average.update(progress.iteration)
@@ -207,7 +225,8 @@ def _train_epoch(run: Run, epoch: int) -> bool:
 def _log_steps(run: Run, window: Window, epoch: int, lr: float) -> None:
     """Ends a window of steps: the one place where the host waits for the device."""
     progress, steps = run.progress, len(window)
-    values = window.flush(progress)
+    values, bad_steps = window.flush(progress)
+    say_bad_steps(run, bad_steps)
     seconds, waited = run.stopwatch.window(steps)
     progress.seconds += seconds
     record = TrainRecord(
@@ -268,6 +287,10 @@ def _finish_epoch(run: Run) -> None:
         with run.stop.deferred():
             _save(run)
     run.saver.name(_names(experiment, progress))
+    if progress.evaluated_epoch == epoch:
+        with run.stop.deferred():
+            if recovers_from_drop(run):
+                _save(run)
 
 
 def _evaluate(run: Run) -> None:
@@ -322,6 +345,7 @@ def _content(run: Run) -> Checkpoint:
         content["scaler"] = run.scaler.state_dict()
     return {
         **content,
+        "usual_loss": run.watch.state,
         "optimizer": run.optimizer.state_dict(),
         "meta": {
             "format": FORMAT,

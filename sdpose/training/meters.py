@@ -13,8 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sdpose.data.samples import Batch
-from sdpose.errors import UserError
 from sdpose.training.distributed import World, mean_over_ranks
+from sdpose.training.watch import BAD_STEPS_IN_A_ROW, BadStep, DivergedError, LossWatch
 
 
 @dataclass
@@ -76,8 +76,8 @@ class Window:
     Their values stay on the device until `flush`, the only place where the host waits for it.
     """
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, world: World, watch: LossWatch) -> None:
+        self._world, self._watch = world, watch
         self._steps: list[tuple[float, list[Tensor], dict[str, Tensor]]] = []
 
     def __len__(self) -> int:
@@ -88,22 +88,31 @@ class Window:
         # Clones: the tensor of a loader process holds one of our file descriptors.
         self._steps.append((lr, [ids_N.clone() for ids_N in sample_ids], values))
 
-    def flush(self, progress: Progress) -> dict[str, float]:
-        """Means over the window's steps and all ranks; the steps are added to the epoch's sums.
+    def flush(self, progress: Progress) -> tuple[dict[str, float], list[BadStep]]:
+        """Means over the window's steps and all ranks, and the steps that were bad (watch.py); the
+        steps are added to the epoch's sums.
 
         Steps that were skipped do not count, unless all were.
-        Raises UserError, on every rank, if a value of any other step is not finite.
+        Raises DivergedError, on every rank, after a step that went into the weights although it is
+        not finite, and after `BAD_STEPS_IN_A_ROW` skipped ones.
         """
         names = list(self._steps[0][2])
         rows = torch.stack([torch.stack([v[name] for name in names]) for *_, v in self._steps])
         values_SV = mean_over_ranks(rows, self._world).double().tolist()
         steps = [dict(zip(names, row, strict=True)) for row in values_SV]
-        counted = []
+        counted, bad_steps = [], []
         for index, values in enumerate(steps):
-            if values.pop("skipped", 0.0):
+            skipped, bad = values.pop("skipped", 0.0), values.pop("bad", 0.0)
+            finite = all(map(math.isfinite, values.values()))
+            if bad or not finite:
+                bad_steps.append(self._bad_step(progress, index, values))
+                self._watch.bad_in_a_row += 1
+            else:
+                self._watch.bad_in_a_row = 0
+            if skipped and self._watch.bad_in_a_row < BAD_STEPS_IN_A_ROW:
                 continue
-            if not all(map(math.isfinite, values.values())):
-                raise self._diverged(progress, index, values)
+            if skipped or not finite:
+                raise DivergedError(bad_steps[-1])
             counted.append(values)
             for name, value in [*values.items(), ("steps", 1.0)]:
                 # One step after the other: the sum does not depend on where windows end.
@@ -111,24 +120,22 @@ class Window:
         self._steps.clear()
         counted = counted or steps
         means = {name: sum(values[name] for values in counted) / len(counted) for name in steps[0]}
-        return {name: value for name, value in means.items() if math.isfinite(value)}
+        return {n: value for n, value in means.items() if math.isfinite(value)}, bad_steps
 
-    def _diverged(self, progress: Progress, index: int, values: dict[str, float]) -> UserError:
+    def _bad_step(self, progress: Progress, index: int, values: dict[str, float]) -> BadStep:
         lr, sample_ids, _ = self._steps[index]
         ids = [torch.cat(sample_ids).tolist()]
         if self._world.size > 1:
             ids = [[]] * self._world.size
             dist.all_gather_object(ids, torch.cat(sample_ids).tolist())
         back = len(self._steps) - 1 - index
-        return UserError(
-            f"training diverged in epoch {progress.epoch + 1}, iteration "
-            f"{progress.iteration_in_epoch - back} (step {progress.iteration - back} of the run): "
-            + ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-            + f"\n  learning rate: {lr:.4g}\n  samples (annotation ids): "
-            + ", ".join(str(i) for rank_ids in ids for i in rank_ids)
-            + "\n  Nothing was saved since; the checkpoints before are intact. Lower optimizer.lr, "
-            "set optimizer_config.grad_clip.max_norm,\n  or lengthen lr_config.warmup_iters; then "
-            "go on with --resume-from auto."
+        return BadStep(
+            epoch=progress.epoch + 1,
+            iteration=progress.iteration_in_epoch - back,
+            step=progress.iteration - back,
+            lr=lr,
+            values=values,
+            samples=[i for rank_ids in ids for i in rank_ids],
         )
 
 

@@ -17,7 +17,7 @@ from sdpose.losses import build_loss
 from sdpose.models import SDPose, build_model
 from sdpose.models.weights import load_backbone_weights, load_weights
 from sdpose.storage import open_store
-from sdpose.training.checkpoint import training_weights
+from sdpose.training.checkpoint import Checkpoint, training_weights
 from sdpose.training.distributed import World, distribute, on_main
 from sdpose.training.ema import AveragedModel
 from sdpose.training.events import Events
@@ -32,6 +32,7 @@ from sdpose.training.optim import (
 )
 from sdpose.training.options import StepOptions, step_options
 from sdpose.training.saving import CheckpointSaver, NoSaver
+from sdpose.training.watch import LossWatch
 from sdpose.training.workdir import (
     EXPERIMENT_FILE,
     OWN_FILES,
@@ -59,6 +60,7 @@ class Run:
     average: AveragedModel | None  # with `ema`
     schedule: Schedule
     progress: Progress
+    watch: LossWatch
     saver: CheckpointSaver | NoSaver
     mlflow_run_id: str | None = None
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
@@ -92,17 +94,13 @@ def build_run(
     options = step_options(experiment, world.device)
     options.prepare(model)
     optimizer = build_optimizer(model.parameters(), experiment.optimizer, fused=options.fused)
-    scaler = options.scaler()
+    scaler, watch = options.scaler(), LossWatch(world)
     ema = experiment.ema
     average = AveragedModel(model, decay=ema.decay, warm_up=ema.warm_up) if ema else None
     progress = Progress()
     if start.checkpoint is not None:
         progress = Progress.of(start.checkpoint["meta"])
-        load_optimizer_state(optimizer, start.checkpoint["optimizer"])
-        if scaler is not None and "scaler" in start.checkpoint:
-            scaler.load_state_dict(start.checkpoint["scaler"])
-        if average is not None:  # without one there, the average begins with the weights
-            average.model.load_state_dict(start.checkpoint["state_dict"])
+        restore(start.checkpoint, optimizer, scaler, average, watch)
     loader = build_train_loader(
         experiment,
         rank=world.rank,
@@ -134,6 +132,7 @@ def build_run(
         average=average,
         schedule=build_schedule(experiment, len(loader)),
         progress=progress,
+        watch=watch,
         saver=build_saver(experiment, events.say, start) if world.is_main else NoSaver(),
     )
 
@@ -161,6 +160,23 @@ def build_saver(
         interval_minutes=settings.interval_minutes,
         mirror=mirror,
     )
+
+
+def restore(
+    checkpoint: Checkpoint,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None,
+    average: AveragedModel | None,
+    watch: LossWatch,
+) -> None:
+    """All that moves with the weights under training, as the checkpoint has it."""
+    load_optimizer_state(optimizer, checkpoint["optimizer"])
+    if scaler is not None and "scaler" in checkpoint:
+        scaler.load_state_dict(checkpoint["scaler"])
+    if average is not None:  # without one there, the average begins with the weights
+        average.model.load_state_dict(checkpoint["state_dict"])
+    if "usual_loss" in checkpoint:
+        watch.state.copy_(checkpoint["usual_loss"])
 
 
 def _initial_weights(experiment: Experiment, model: SDPose, start: Start) -> dict[str, Tensor]:

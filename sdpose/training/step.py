@@ -6,7 +6,7 @@ N samples, K joints, (H, W) image or heatmap size.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ def train_step(
     norm_type: float = 2.0,
     autocast: contextlib.AbstractContextManager[None] | None = None,
     scaler: torch.amp.GradScaler | None = None,
+    is_bad: Callable[[Tensor, Tensor], Tensor] | None = None,
+    skip_bad: bool = False,
 ) -> dict[str, Tensor]:
     """Forward, losses by name, backward (for every batch), clip, step.
 
@@ -36,14 +38,18 @@ def train_step(
     max_norm: gradients are scaled down to this norm; None: they are left as they are.
     autocast: a context in which the forward pass runs; the losses are computed outside of it.
     scaler: scales the loss (fp16); a step whose gradients overflow is left out.
+    is_bad: judges a step by its loss and gradient norm; with skip_bad it is left out if bad.
 
     Returns detached scalars on the device, means over the batches: every loss, `acc_pose`, their
-    total `loss`, `grad_norm` (before clipping), and `skipped` (1: the weights did not move) where
-    that can happen. Nothing here waits for the device; reading a value does.
+    total `loss`, `grad_norm` (before clipping), `bad` (0 or 1), and `skipped` (1: neither weights
+    nor BatchNorm's statistics moved) where that can happen. Nothing here waits for the device;
+    reading a value does (and an optimizer that can skip steps but is not fused).
     """
     set_learning_rate(optimizer, lr)
     optimizer.zero_grad(set_to_none=True)
     rows: list[dict[str, Tensor]] = []
+    can_skip = skip_bad or scaler is not None
+    statistics = [(buffer, buffer.clone()) for buffer in model.buffers()] if can_skip else []
     for batch in batches:
         is_last = len(rows) == len(batches) - 1
         with contextlib.nullcontext() if is_last else _without_averaging(model):
@@ -69,18 +75,24 @@ def train_step(
     grad_norm = nn.utils.get_total_norm(gradients, norm_type=norm_type)
     if max_norm is not None:
         nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, grad_norm)
-    skip = None
-    if scaler is None:
-        optimizer.step()
-    else:
-        skip = ~grad_norm.isfinite()
-        step_unless(skip, optimizer)
-        scaler.update()
-
     values = rows[0]
     if len(rows) > 1:
         values = {name: torch.stack([row[name] for row in rows]).mean() for name in values}
-    values = values | {"grad_norm": grad_norm} | ({} if skip is None else {"skipped": skip.float()})
+    values = values | {"grad_norm": grad_norm}
+    skip = ~grad_norm.isfinite()
+    if is_bad is not None:
+        bad = is_bad(values["loss"], grad_norm)
+        values["bad"] = bad.float()
+        skip = skip | bad if skip_bad else skip
+    if can_skip:
+        step_unless(skip, optimizer)
+        for buffer, before in statistics:
+            buffer.copy_(torch.where(skip, before, buffer))
+        values["skipped"] = skip.float()
+    else:
+        optimizer.step()
+    if scaler is not None:
+        scaler.update()
     return {name: value.detach() for name, value in values.items()}
 
 

@@ -6,6 +6,8 @@ itself would inherit the locks of torch's threads, and wait for them for ever.
 
 from __future__ import annotations
 
+import itertools
+import math
 import multiprocessing
 import os
 import sys
@@ -23,7 +25,11 @@ _context.set_forkserver_preload(["sdpose.cli", "sdpose.training", "sdpose.data.s
 
 class Forked(psutil.Process):
     """`sdpose COMMAND ...` in `folder`, its output appended to `output`; after every training step
-    it sleeps for `pause` seconds."""
+    it sleeps for `pause` seconds.
+
+    environment: with SPOIL=(rank, step, factor), see `spoilt`; every rank then says the sum of its
+    weights after every step.
+    """
 
     def __init__(
         self,
@@ -52,6 +58,12 @@ class Forked(psutil.Process):
         return self._started.exitcode
 
 
+def spoilt(batches: list[dict[str, Any]], factor: float) -> list[dict[str, Any]]:
+    """A step's batches whose loss is NaN (factor NaN), or about factor^2 times as high."""
+    names = ["images_N3HW", *["targets_NKHW"] * math.isfinite(factor)]
+    return [{**batch, **{name: batch[name] * factor for name in names}} for batch in batches]
+
+
 def _run(
     command: list[str], folder: str, output: str, environment: dict[str, Any], pause: float
 ) -> None:
@@ -61,9 +73,18 @@ def _run(
     from sdpose.training import loop
 
     train_step = loop.train_step
+    rank, spoil, steps = environment.get("RANK", 0), environment.get("SPOIL"), itertools.count(1)
 
-    def train_step_and_sleep(*arguments: Any, **options: Any) -> Any:
-        values = train_step(*arguments, **options)
+    def train_step_and_sleep(
+        model: Any, loss: Any, optimizer: Any, batches: Any, **options: Any
+    ) -> Any:
+        step = next(steps)
+        if spoil and spoil[:2] == (rank, step):
+            batches = spoilt(batches, spoil[2])
+        values = train_step(model, loss, optimizer, batches, **options)
+        if spoil:
+            weights = sum(p.double().sum().item() for p in model.parameters())
+            print(f"weights after step {step} on rank {rank}: {weights!r}")
         time.sleep(pause)
         return values
 

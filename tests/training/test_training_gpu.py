@@ -13,14 +13,17 @@ from sdpose.data.prepare import prepare_coco
 from sdpose.losses import build_loss
 from sdpose.models import build_model
 from sdpose.training import train_step
+from sdpose.training.distributed import World
 from sdpose.training.optim import build_optimizer
 from sdpose.training.options import step_options
+from sdpose.training.watch import LossWatch
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("name", ["sdpose_s_v1", "maskedkd_v2"])
-def test_no_step_waits_for_the_device(dataset, tmp_path, name) -> None:
-    """From the loader's batch to the optimizer's step, with bf16 and clipping, uncompiled."""
+@pytest.mark.parametrize(("name", "skip_bad"), [("sdpose_s_v1", True), ("maskedkd_v2", False)])
+def test_no_step_waits_for_the_device(dataset, tmp_path, name, skip_bad) -> None:
+    """From the loader's batch to the optimizer's step, watched, with bf16 and clipping,
+    uncompiled."""
     changes = [
         f"data_root={dataset}",
         "data.samples_per_gpu=8",
@@ -38,14 +41,22 @@ def test_no_step_waits_for_the_device(dataset, tmp_path, name) -> None:
     optimizer = build_optimizer(model.parameters(), experiment.optimizer, fused=True)
     loss = build_loss(experiment.model.keypoint_head)
     loader = build_train_loader(experiment, pack=prepare_coco(experiment).pack)
+    watch = LossWatch(World(0, 1, device))
     values = []
     try:
         batches = options.on_device(loader.epoch(1))
         for number, batch in enumerate(itertools.islice(batches, 6)):
-            autocast = options.autocast()
             values.append(
                 train_step(
-                    model, loss, optimizer, [batch], lr=1e-4, max_norm=1.0, autocast=autocast
+                    model,
+                    loss,
+                    optimizer,
+                    [batch],
+                    lr=1e-4,
+                    max_norm=1.0,
+                    autocast=options.autocast(),
+                    is_bad=watch.is_bad,
+                    skip_bad=skip_bad,
                 )
             )
             if number == 1:  # tables are on the device, kernels chosen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -53,6 +53,12 @@ class Experiment(Section):
         "auto", description="memory format of images and convolutions; auto: on GPUs"
     )
     ema: Ema | None = Field(None, description="average the weights; null: off")
+    on_divergence: Literal["stop", "skip_step", "rollback"] = Field(
+        "stop",
+        description="after NaN or Inf; skip_step leaves such steps and loss spikes out; rollback "
+        "goes back to the weights of the last checkpoint (after a drop of AP: of the best one) and "
+        "on with the samples after those that diverged",
+    )
     sync_bn: bool = Field(
         True,
         description="BatchNorm over the global batch, so that N processes train the model of one",

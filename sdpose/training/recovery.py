@@ -1,0 +1,65 @@
+"""What is done about steps and epochs that went wrong, see watch.py: said, and with
+`on_divergence: rollback` undone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sdpose.training.checkpoint import LATEST, Checkpoint, load_checkpoint, training_weights
+from sdpose.training.distributed import on_main
+from sdpose.training.run import Run, best_checkpoint, position, restore
+from sdpose.training.watch import AP_DROP, BadStep, DivergedError
+
+MAX_ROLLBACKS = 3  # in one epoch
+STEPS_SAID = 3  # of one window
+
+
+def say_bad_steps(run: Run, steps: Sequence[BadStep]) -> None:
+    for step in steps[:STEPS_SAID]:
+        run.events.say(str(step))
+    if len(steps) > STEPS_SAID:
+        run.events.say(f"and {len(steps) - STEPS_SAID} more such steps up to here")
+
+
+def recovers(run: Run, error: DivergedError, rollbacks: int) -> bool:
+    """Whether training goes on, from the last checkpoint's weights, after `rollbacks` of this epoch
+    before; the same on all ranks."""
+    if run.experiment.on_divergence != "rollback" or rollbacks == MAX_ROLLBACKS:
+        return False
+    run.events.say(f"training diverged: {error.step}")
+    return _roll_back(run, run.folder / LATEST)
+
+
+def recovers_from_drop(run: Run) -> bool:
+    """Says if the AP is far below the best; whether the best weights are trained on from here."""
+    progress, best = run.progress, best_checkpoint(run.folder, run.progress)
+    if best is None or progress.best_metrics["AP"] - progress.metrics["AP"] < AP_DROP:
+        return False
+    run.events.say(
+        f"AP dropped from {progress.best_metrics['AP']:.4f} at epoch {progress.best_epoch} to "
+        f"{progress.metrics['AP']:.4f} at epoch {progress.epoch}; "
+        f"learning rate {run.schedule(progress.iteration - 1):.4g}"
+    )
+    goes_on = progress.epoch < run.experiment.total_epochs and not progress.stopped
+    return goes_on and run.experiment.on_divergence == "rollback" and _roll_back(run, best)
+
+
+def _roll_back(run: Run, path: Path) -> bool:
+    """Weights, optimizer and the like of a checkpoint, while the position stays: training goes on
+    after the samples that diverged. False if the checkpoint is not there."""
+
+    def load() -> Checkpoint | None:
+        run.saver.flush()
+        return load_checkpoint(path) if path.exists() else None
+
+    checkpoint = on_main(run.world, load)
+    if checkpoint is None:
+        return False
+    run.model.load_state_dict(training_weights(checkpoint))
+    restore(checkpoint, run.optimizer, run.scaler, run.average, run.watch)
+    run.events.say(
+        f"rolled back to the weights of {path} (epoch {checkpoint['meta']['epoch']}), "
+        f"going on at {position(run)}"
+    )
+    return True

@@ -1,0 +1,92 @@
+"""Notices steps that go wrong: values that are not finite, and losses far above the usual.
+
+Steps are judged on the device; the host learns of it at the next log line (meters.py), where bad
+steps are said and `on_divergence` decides (loop.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sdpose.errors import UserError
+from sdpose.training.distributed import World, mean_over_ranks
+
+# A loss is a spike above this many times the usual one.
+SPIKE_FACTOR = 5.0
+# The usual loss is a running mean: of all steps at first, later of about this many.
+MEAN_STEPS = 50
+# So many bad steps in a row are no accident.
+BAD_STEPS_IN_A_ROW = 10
+# An AP this far (0..1) below the best so far is a drop.
+AP_DROP = 0.1
+
+
+class LossWatch:
+    """The usual loss, kept on the device: judging a step waits for nothing.
+
+    It costs a dozen operations on scalars a step and, with several processes, an all_reduce of one
+    number, queued behind the gradients' (on a GPU the host goes on; gloo's is waited for).
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.state = torch.zeros(2, device=world.device)  # the usual loss, steps seen
+        self.bad_in_a_row = 0  # steps, as of the last log line
+
+    def is_bad(self, loss: Tensor, grad_norm: Tensor) -> Tensor:
+        """Whether this step's loss or gradient is not finite or the loss a spike (a bool scalar,
+        the same on all ranks). Nothing is a spike in the first `BAD_STEPS_IN_A_ROW` steps."""
+        loss = mean_over_ranks(loss.detach().float(), self._world)
+        usual, steps = self.state
+        ceiling = torch.where(steps < BAD_STEPS_IN_A_ROW, math.inf, SPIKE_FACTOR * usual)
+        # The mean follows a loss that stays high, slowly; never one that is not finite.
+        share = 1 / (steps + 1).clamp(max=MEAN_STEPS)
+        finite = loss.isfinite() & grad_norm.isfinite()
+        moved = torch.stack((usual + share * (torch.minimum(loss, ceiling) - usual), steps + 1))
+        self.state = torch.where(finite, moved, self.state)
+        return ~finite | (loss > ceiling)
+
+
+@dataclass(frozen=True)
+class BadStep:
+    epoch: int  # from 1
+    iteration: int  # from 1, in the epoch
+    step: int  # from 1, in the run
+    lr: float
+    values: dict[str, float]
+    samples: Sequence[int]  # annotation ids, all ranks
+
+    @property
+    def what(self) -> str:
+        if all(map(math.isfinite, self.values.values())):
+            return "a loss spike"
+        if math.isfinite(self.values["loss"]):
+            return "gradients that overflow (with amp: fp16, now and then is normal)"
+        return "a loss that is not finite"
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} in epoch {self.epoch}, iteration {self.iteration} "
+            f"(step {self.step} of the run): "
+            + ", ".join(f"{name} {value:.4g}" for name, value in self.values.items())
+            + f"\n  learning rate: {self.lr:.4g}\n  samples (annotation ids): "
+            + ", ".join(map(str, self.samples))
+        )
+
+
+class DivergedError(UserError):
+    """Training does not come back by itself."""
+
+    def __init__(self, step: BadStep) -> None:
+        self.step = step
+        super().__init__(
+            f"training diverged: {step}"
+            "\n  Nothing was saved since; the checkpoints before are intact. Lower optimizer.lr, "
+            "set optimizer_config.grad_clip.max_norm,\n  lengthen lr_config.warmup_iters, or set "
+            "on_divergence to skip_step or rollback; then go on with --resume-from auto."
+        )
