@@ -33,6 +33,8 @@ SECRET_VARIABLES = (
     "KFP_COOKIE",
 )
 SHORTEST_SECRET = 6  # a shorter value is a word that means something else
+_USER_INFO = re.compile(r"(\w+://)[^/\s@\"']+@")
+_SIGNED_QUERY = re.compile(r"\w+://\S*[?&](x-amz-\w+|signature|sig|[\w-]*token)=", re.IGNORECASE)
 
 
 class UserError(ValueError):
@@ -73,7 +75,7 @@ def without_secrets(text: str) -> str:
     >>> without_secrets("cannot reach https://me:hunter2@host/b/k?X-Amz-Signature=aa&x=1 now")
     'cannot reach https://***@host/b/k?*** now'
     """
-    text = re.sub(r"(\w+://)[^/\s@\"']+@", r"\1***@", text)
+    text = _USER_INFO.sub(r"\1***@", text)
     text = re.sub(r"(\w+://[^\s?\"']+\?)[^\s\"']+", r"\1***", text)
     text = re.sub(r"(X-Amz-\w+=)[^\s&\"']+", r"\1***", text, flags=re.IGNORECASE)
     for name in SECRET_VARIABLES:
@@ -81,6 +83,22 @@ def without_secrets(text: str) -> str:
         if len(value) >= SHORTEST_SECRET:
             text = text.replace(value, "***")
     return text
+
+
+def refuse_credentials(address: str) -> str:
+    """The address, if it holds no credentials: what names it (an experiment, a manifest, a
+    pipeline's parameters, a log) is kept and shown to others. Raises UserError, without them.
+
+    >>> refuse_credentials("s3://bucket/key")
+    's3://bucket/key'
+    """
+    if _USER_INFO.search(address) or _SIGNED_QUERY.search(address):
+        raise UserError(
+            f"{without_secrets(address)}: an address with credentials would be kept where others "
+            "read it; leave them out and give them as environment variables (AWS_ACCESS_KEY_ID, "
+            "AWS_SECRET_ACCESS_KEY, AWS_PROFILE; on a cluster from a Secret)"
+        )
+    return address
 
 
 def how_to_install(extra: str) -> str:

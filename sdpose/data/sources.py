@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from sdpose.errors import UserError
+from sdpose.errors import UserError, refuse_credentials
 from sdpose.storage import s3_client
 from sdpose.storage.patience import InterruptionError
 from sdpose.storage.ranges import Stream
@@ -43,7 +43,7 @@ class Source(Protocol):
 
 def open_source(where: str) -> Source:
     """http(s)://host/path, s3://bucket/prefix, or a folder (a path or file://)."""
-    parts = urllib.parse.urlsplit(where)
+    parts = urllib.parse.urlsplit(refuse_credentials(where))
     if parts.scheme in ("http", "https"):
         return HttpSource(where)
     if parts.scheme == "s3":

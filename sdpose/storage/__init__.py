@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from sdpose.errors import UserError
+from sdpose.errors import UserError, refuse_credentials
 from sdpose.storage.files import FileStore
 from sdpose.storage.s3 import S3Store
 from sdpose.storage.s3_client import s3_client
@@ -40,7 +40,7 @@ __all__ = [
 
 def open_store(uri: str | Path) -> Store:
     """The store of a folder (a path or `file://`) or of `s3://bucket/prefix`."""
-    parts = urlsplit(str(uri))
+    parts = urlsplit(refuse_credentials(str(uri)))
     if parts.scheme == "file":
         return FileStore(Path(unquote(parts.path)))
     if parts.scheme == "s3":

@@ -99,6 +99,10 @@ def test_sizes_follow_the_image(tmp_path: Path) -> None:
             ["mask_ratio", "MaskedTokenDistilLoss"],
         ),
         ("exp_name: a\nexp_name: b", ["exp_name", "twice", "line 2"]),
+        (
+            "exp_name: a\nload_from: s3://me:hunter2@bucket/best.pth",
+            ["load_from: s3://***@bucket/best.pth", "environment"],
+        ),
         ("exp_name: [", ["not valid YAML"]),
         ("just text", ["expected 'key: value' lines"]),
         ("base: nowhere\nexp_name: a", ["unknown experiment 'nowhere'"]),
