@@ -44,7 +44,8 @@ TINY = (
 )
 TINY_HEAD = "{patch_size: [8, 6], dim: 16, depth: 1, heads: 2, cycle_num: 2}"
 MADE_TINY = ("maskedkd_v2", "sdpose_s_v1", "quickstart")
-RESULTS = "work_dirs/sdpose_s_v1_stemnet_coco_256x192_maskedkd_v2"
+MODEL = "sdpose_s_v1_stemnet_coco_256x192_maskedkd_v2"
+RESULTS = f"work_dirs/{MODEL}"
 PLACEHOLDERS = {
     "/data/coco": "coco",
     "EXP": "maskedkd_v2",
@@ -56,7 +57,9 @@ PLACEHOLDERS = {
     "8": "2",
     "1000": "4",
     "100": "2",
-    "MODEL": "sdpose_s_v1_stemnet_coco_256x192_maskedkd_v2",
+    "MODEL": MODEL,
+    "MODEL@1": f"{MODEL}@1",
+    "MODEL@production": f"{MODEL}@production",
 }
 # Not this program's: the shell's, Kubernetes', or of the project's Makefile (which is looked up).
 OTHERS = ("source", "export", "eval", "kubectl", "cd", "for", "done", "docker", "pip", "unset")
