@@ -53,6 +53,7 @@ from sdpose.training.events import (
 )
 from sdpose.training.halving import reason_to_stop
 from sdpose.training.interrupt import Interrupted, StopSignals
+from sdpose.training.memory import memory_errors
 from sdpose.training.meters import Progress, Window
 from sdpose.training.recovery import recovers, recovers_from_drop, say_bad_steps
 from sdpose.training.run import (
@@ -101,7 +102,8 @@ def train(experiment: Experiment, *, overwrite: bool = False) -> TrainResult:
     Continues by itself what the work dir holds of this experiment, see `workdir.claim`; overwrite
     removes it first. SIGTERM and SIGINT save and raise SystemExit (143, 130), see interrupt.py.
     Raises UserError for whatever a person can mend: data, a work dir of another experiment, a
-    checkpoint that does not fit, a loss that is not finite, a checkpoint that could not be kept.
+    checkpoint that does not fit, a loss that is not finite, too little memory, a checkpoint that
+    could not be kept.
     """
     work_dir = work_dir_of(experiment)
     leave_cores_to_workers(experiment.data.workers_per_gpu)
@@ -148,7 +150,8 @@ def _train_epoch(run: Run, epoch: int) -> bool:
     """`_train_steps`, with `on_divergence: rollback` past what diverges."""
     for rollbacks in itertools.count():
         try:
-            return _train_steps(run, epoch)
+            with memory_errors(run.experiment, run.world, evaluating=False):
+                return _train_steps(run, epoch)
         except DivergedError as error:
             if not recovers(run, error, rollbacks):
                 raise
@@ -300,13 +303,14 @@ def _evaluate(run: Run) -> None:
     def show(done: int, total: int) -> None:
         run.events.progress(progress.iteration, f"epoch {epoch}  evaluating {done}/{total}")
 
-    result = evaluate(
-        run.evaluated_model,
-        experiment,
-        device=run.world.device,
-        missing_detections="use_gt_bbox",
-        progress=show,
-    )
+    with memory_errors(experiment, run.world, evaluating=True):
+        result = evaluate(
+            run.evaluated_model,
+            experiment,
+            device=run.world.device,
+            missing_detections="use_gt_bbox",
+            progress=show,
+        )
     run.evaluation_seconds = time.perf_counter() - started
     progress.evaluated_epoch = epoch
     progress.metrics = {name: float(value) for name, value in result.metrics.items()}

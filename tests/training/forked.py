@@ -28,7 +28,7 @@ class Forked(psutil.Process):
     it sleeps for `pause` seconds.
 
     environment: with SPOIL=(rank, step, factor), see `spoilt`; every rank then says the sum of its
-    weights after every step.
+    weights after every step. With OUT_OF_MEMORY=(rank, step) that step raises torch's error.
     """
 
     def __init__(
@@ -79,6 +79,8 @@ def _run(
         model: Any, loss: Any, optimizer: Any, batches: Any, **options: Any
     ) -> Any:
         step = next(steps)
+        if environment.get("OUT_OF_MEMORY") == (rank, step):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         if spoil and spoil[:2] == (rank, step):
             batches = spoilt(batches, spoil[2])
         values = train_step(model, loss, optimizer, batches, **options)

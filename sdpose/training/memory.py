@@ -1,0 +1,68 @@
+"""Running out of memory ends with what to change."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+import torch
+
+from sdpose.config import Experiment
+from sdpose.errors import UserError
+from sdpose.training.distributed import World
+
+# What torch's loader says when /dev/shm is full, in the loader's process and in this one.
+SHM_ERRORS = ("killed by signal: Bus error", "unable to allocate shared memory")
+
+
+@contextlib.contextmanager
+def memory_errors(experiment: Experiment, world: World, *, evaluating: bool) -> Iterator[None]:
+    """Lacking memory as UserError: the same again would end so, too."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        advice = _evaluation_advice(experiment) if evaluating else _training_advice(experiment)
+        message = (
+            f"out of memory while {'evaluating' if evaluating else 'training'} on {world.device}, "
+            f"process {world.rank}: {str(error).splitlines()[0]}\n  "
+            + "\n  ".join(advice)
+            + "\n`sdpose doctor` tries which batch fits; then the same command again goes on from "
+            "the last checkpoint."
+        )
+        if world.device.type == "cuda" and not world.is_main:
+            # Process 0 tells a peer's error, unless it waits for it in NCCL and is ended there.
+            print(f"error: {message}", file=sys.stderr, flush=True)
+        raise UserError(message) from None
+    except RuntimeError as error:
+        if not any(text in str(error) for text in SHM_ERRORS):
+            raise
+        raise UserError(
+            "the loaders' shared memory, /dev/shm, is full. Enlarge it (docker run --shm-size, on "
+            "a cluster shm_size in the cluster profile), or lower data.workers_per_gpu "
+            f"({experiment.data.workers_per_gpu}) or data.samples_per_gpu "
+            f"({experiment.data.samples_per_gpu})"
+        ) from None
+
+
+def _training_advice(experiment: Experiment) -> list[str]:
+    batch, batches = experiment.data.samples_per_gpu, experiment.optimizer_config.cumulative_iters
+    advice = []
+    if batch > 1:
+        smaller = next(n for n in range(batch // 2, 0, -1) if batch % n == 0)
+        advice.append(
+            f"Lower data.samples_per_gpu, now {batch}. The global batch stays what it is with "
+            f"data.samples_per_gpu={smaller} "
+            f"optimizer_config.cumulative_iters={batches * batch // smaller},"
+        )
+        advice.append("which trains the same but for BatchNorm's statistics.")
+    if experiment.amp not in ("bf16", "fp16"):
+        advice.append(f"Or set amp to bf16 (now {experiment.amp}): activations take half as much.")
+    if experiment.ema is not None:
+        advice.append("Or leave out ema, a second copy of the weights.")
+    return [*advice, "Or see whether another program uses the memory (nvidia-smi)."]
+
+
+def _evaluation_advice(experiment: Experiment) -> list[str]:
+    batch = experiment.data.val_dataloader.samples_per_gpu
+    return [f"Lower data.val_dataloader.samples_per_gpu, now {batch}: the AP stays what it is."]

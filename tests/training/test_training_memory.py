@@ -1,0 +1,43 @@
+"""Too little memory: what the user reads."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sdpose.errors import UserError
+from sdpose.training import loop, train
+from sdpose.training.distributed import PEER_LOST_EXIT_CODE
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_step_out_of_memory_says_what_to_change(rank, make, launch) -> None:
+    """On one of two ranks. (Code 2 goes before that of the peer that lost it: launch.py.)"""
+    experiment = make("data.samples_per_gpu=4", "optimizer_config.cumulative_iters=2")
+    run = launch(experiment, ranks=2, environment={"OUT_OF_MEMORY": (rank, 3)}, pause=0.0)
+    codes = [process.wait(120) for process in run.processes]
+    assert codes == [2, 2 if rank else PEER_LOST_EXIT_CODE], run.text()
+    said = run.text()
+    assert f"process {rank}: CUDA out of memory. Tried to allocate 2.00 GiB." in said
+    assert "data.samples_per_gpu, now 4" in said
+    assert "data.samples_per_gpu=2 optimizer_config.cumulative_iters=4" in said
+    assert "amp to bf16" in said
+    assert said.count("out of memory while training") == 1
+    assert "Traceback" not in said
+
+
+def test_evaluation_and_loaders(make, monkeypatch) -> None:
+    def fail(error):
+        def evaluate(*_, **__):
+            raise error
+
+        monkeypatch.setattr(loop, "evaluate", evaluate)
+        with pytest.raises(UserError) as stopped:
+            train(make("evaluation.interval=1", "resume_from=auto"))
+        return str(stopped.value)
+
+    assert "data.val_dataloader.samples_per_gpu, now 32" in fail(torch.OutOfMemoryError("CUDA"))
+    bus = RuntimeError("DataLoader worker (pid 5) is killed by signal: Bus error. It is possible")
+    assert "/dev/shm, is full" in fail(bus)
+    with pytest.raises(RuntimeError, match="something else"):
+        fail(RuntimeError("something else"))
