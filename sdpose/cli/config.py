@@ -14,6 +14,7 @@ from sdpose.config import (
     experiment_digest,
     load_experiment,
 )
+from sdpose.config.reference import table
 from sdpose.errors import UserError
 
 
@@ -32,6 +33,12 @@ def config_show(exp: str, overrides: tuple[str, ...], **options: str | None) -> 
     experiment = load_experiment(exp, overrides, **options)
     click.echo(dump_experiment(experiment), nl=False)
     click.echo(f"experiment digest: {experiment_digest(experiment)}", err=True)
+
+
+@config.command("keys")
+def config_keys() -> None:
+    """Print every key with its meaning, default and an example, as Markdown."""
+    click.echo(table(), nl=False)
 
 
 @config.command("diff")

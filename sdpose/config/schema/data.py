@@ -21,7 +21,9 @@ class DataCfg(Section):
     """What a sample is, and which boxes are evaluated. Sizes are (width, height) in pixels."""
 
     image_size: Size = Field((192, 256), description="size of the crop that the model sees")
-    heatmap_size: Size = (48, 64)
+    heatmap_size: Size = Field(
+        (48, 64), description="size of the targets and the model's output; image_size / 4"
+    )
     sigma: PositiveFloat = Field(2.0, description="of the target Gaussian, heatmap pixels")
     use_gt_bbox: bool = Field(
         False, description="evaluate on ground-truth boxes instead of detections"
@@ -43,17 +45,20 @@ class TrainPipeline(Section):
         1.25, description="crop size / box size; the one key that evaluation reads too"
     )
     shift_factor: NonNegativeFloat = Field(0.16, description="centre shift / box size, at most")
-    shift_prob: Probability = 0.3
-    flip_prob: Probability = 0.5
+    shift_prob: Probability = Field(0.3, description="share of samples whose centre is shifted")
+    flip_prob: Probability = Field(0.5, description="share of samples that are mirrored")
     num_joints_half_body: PositiveInt = Field(
         8, description="half-body crops need more visible joints than this"
     )
-    prob_half_body: Probability = 0.3
+    prob_half_body: Probability = Field(
+        0.3,
+        description="share of samples cut to half the body, where enough joints are visible",
+    )
     scale_factor: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.35, description="scale is 1 + N(0, this), clipped to 1 -+ this"
     )
     rot_factor: NonNegativeFloat = Field(45.0, description="degrees; N(0, this), clipped at twice")
-    rot_prob: Probability = 0.6
+    rot_prob: Probability = Field(0.6, description="share of samples that are rotated")
 
 
 class Split(Section):
@@ -62,7 +67,9 @@ class Split(Section):
 
 
 class ValDataloader(Section):
-    samples_per_gpu: PositiveInt = 32
+    samples_per_gpu: PositiveInt = Field(
+        32, description="samples that one process evaluates at once"
+    )
 
 
 class Data(Section):

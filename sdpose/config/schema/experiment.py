@@ -21,14 +21,20 @@ BACKBONE_STRIDE = 4
 class Experiment(Section):
     """One experiment, resolved: what `sdpose config show` prints."""
 
-    exp_name: Name
+    exp_name: Name = Field(
+        description="names the work dir, the MLflow experiment and the registered model"
+    )
     work_dir: str | None = Field(
         None,
         description="folder of the results; default: work_dirs/<exp_name>. s3://bucket/prefix: a "
         "folder below work_dirs/s3 is worked in, and mirrored there",
     )
-    data_root: str = "data/coco"
-    seed: Annotated[Int, Field(ge=0, lt=2**31)] = 0
+    data_root: str = Field(
+        "data/coco", description="folder of COCO; other paths of data are relative to it"
+    )
+    seed: Annotated[Int, Field(ge=0, lt=2**31)] = Field(
+        0, description="of the weights, the order of the samples, augmentation and masks"
+    )
     load_from: str | None = Field(None, description="start from the weights of this file")
     resume_from: str | None = Field(
         None,
@@ -42,7 +48,7 @@ class Experiment(Section):
     optimizer: Optimizer = Optimizer()
     optimizer_config: OptimizerConfig = OptimizerConfig()
     lr_config: LrConfig = LrConfig()
-    total_epochs: PositiveInt = 300
+    total_epochs: PositiveInt = Field(300, description="epochs to train")
     amp: Amp = Field(
         "auto",
         description="autocast type; auto: bf16 on GPUs that compute in it, off elsewhere; fp16 "

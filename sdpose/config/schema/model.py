@@ -21,7 +21,9 @@ class Backbone(Section):
     `HRNet_3stage` is HRNet without its last stage, of which the highest resolution is used
     (`width` channels)."""
 
-    type: Literal["StemNet", "HRNet_3stage"] = "StemNet"
+    type: Literal["StemNet", "HRNet_3stage"] = Field(
+        "StemNet", description="StemNet: three convolutions (T, S); HRNet_3stage: SDPose-B"
+    )
     width: PositiveInt | None = Field(
         None, description="channels of the first branch; default 64 for StemNet, 32 for HRNet"
     )
@@ -36,17 +38,23 @@ class Backbone(Section):
 
 
 class KeypointLoss(Section):
-    type: Literal["JointsMSELoss"] = "JointsMSELoss"
+    type: Literal["JointsMSELoss"] = Field(
+        "JointsMSELoss", description="mean squared error of the heatmaps"
+    )
     use_target_weight: bool = Field(True, description="ignore joints that are not annotated")
-    loss_weight: NonNegativeFloat = 1.0
+    loss_weight: NonNegativeFloat = Field(1.0, description="factor of the loss of the heatmaps")
 
 
 class TokenDistilLoss(Section):
     """Pulls the tokens of each cycle to those of the next one (`MaskedTokenDistilLoss`: only the
     tokens that are not masked)."""
 
-    type: Literal["TokenDistilLoss", "MaskedTokenDistilLoss"] = "TokenDistilLoss"
-    loss_weight: NonNegativeFloat = 5e-6
+    type: Literal["TokenDistilLoss", "MaskedTokenDistilLoss"] = Field(
+        "TokenDistilLoss", description="MaskedTokenDistilLoss leaves out a share of the tokens"
+    )
+    loss_weight: NonNegativeFloat = Field(
+        5e-6, description="factor of the loss between the cycles' tokens"
+    )
     mask_ratio: Probability | None = Field(
         None, description="share of every sample's tokens that is left out (masked loss; 0.3)"
     )

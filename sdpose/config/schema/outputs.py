@@ -32,13 +32,17 @@ class CheckpointConfig(Section):
 
 class Evaluation(Section):
     interval: PositiveInt = Field(10, description="epochs between evaluations")
-    metric: Literal["mAP"] = "mAP"
+    metric: Literal["mAP"] = Field("mAP", description="COCO's keypoint AP")
     save_best: Literal["AP"] | None = Field("AP", description="keep best_AP_epoch_N.pth")
-    backend: Literal["pycocotools", "faster-coco-eval"] = "pycocotools"
+    backend: Literal["pycocotools", "faster-coco-eval"] = Field(
+        "pycocotools", description="faster-coco-eval gives the same figures in less time"
+    )
 
 
 class LogHook(Section):
-    type: Literal["TextLoggerHook", "TensorboardLoggerHook", "MlflowLoggerHook"]
+    type: Literal["TextLoggerHook", "TensorboardLoggerHook", "MlflowLoggerHook"] = Field(
+        description="where figures go: text and JSON lines in the work dir, TensorBoard, MLflow",
+    )
 
 
 class LogConfig(Section):

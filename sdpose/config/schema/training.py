@@ -18,17 +18,21 @@ from sdpose.config.schema.section import (
 
 
 class Optimizer(Section):
-    type: Literal["Adam", "AdamW", "SGD"] = "Adam"
+    type: Literal["Adam", "AdamW", "SGD"] = Field(
+        "Adam", description="AdamW: the weight decay is decoupled"
+    )
     lr: PositiveFloat = Field(1e-3, description="for the global batch; it is not scaled for you")
-    weight_decay: NonNegativeFloat = 0.0
+    weight_decay: NonNegativeFloat = Field(0.0, description="L2 penalty; AdamW: share of lr")
     momentum: Probability = Field(0.9, description="SGD; the other types read betas")
-    betas: tuple[Probability, Probability] = (0.9, 0.999)
+    betas: tuple[Probability, Probability] = Field(
+        (0.9, 0.999), description="Adam, AdamW: averages of the gradient and of its square"
+    )
     fused: Switch = Field("auto", description="one kernel for all parameters; auto: on GPUs")
 
 
 class GradClip(Section):
-    max_norm: PositiveFloat
-    norm_type: PositiveFloat = 2.0
+    max_norm: PositiveFloat = Field(description="gradients are scaled down to this norm")
+    norm_type: PositiveFloat = Field(2.0, description="2: Euclidean")
 
 
 class OptimizerConfig(Section):
@@ -60,11 +64,13 @@ class Ema(Section):
 
 
 class LrConfig(Section):
-    policy: Literal["step", "cosine"] = "step"
+    policy: Literal["step", "cosine"] = Field("step", description="how lr falls after the warm-up")
     step: tuple[PositiveInt, ...] = Field((200, 260), description="epochs after which lr x gamma")
     gamma: PositiveFloat = Field(0.1, description="step")
     min_lr_ratio: Probability = Field(0.0, description="cosine: final lr / lr")
-    warmup: Literal["linear"] | None = "linear"
+    warmup: Literal["linear"] | None = Field(
+        "linear", description="lr rises to its value over warmup_iters; null: no warm-up"
+    )
     warmup_iters: Annotated[Int, Field(ge=0)] = Field(500, description="iterations")
     warmup_ratio: Probability = Field(0.001, description="lr of the first iteration / lr")
 
