@@ -40,8 +40,10 @@ def examine(experiment: Experiment, *, overwrite: bool = False) -> Report:
         model = Trial(experiment, torch.device("cpu")).model
         check_start(experiment, model, mirror, report, overwrite=overwrite)
         packs = [Need("the pack", *glance.pack)] if glance.pack else []
-        check_space(experiment, checkpoint, mirror[0], packs, report)
-        _check_registry(experiment, report)
+        registry = _open_registry(report)
+        check_space(experiment, checkpoint, mirror[0], registry, packs, report)
+        if registry is not None:
+            _check_registry(experiment, registry, report)
         if any(hook.type == "MlflowLoggerHook" for hook in experiment.log_config.hooks):
             _check_mlflow(experiment, report)
     return report
@@ -94,15 +96,21 @@ def _check_mirror(experiment: Experiment, report: Report) -> tuple[Store | None,
         return None, []
 
 
-def _check_registry(experiment: Experiment, report: Report) -> None:
+def _open_registry(report: Report) -> Store | None:
+    """None if it is of no use."""
     root = registry_root()
+    if root.startswith("s3:"):
+        return check_writable(root, "the model registry", report, conditional=True)
     try:
-        if root.startswith("s3:"):
-            store = check_writable(root, "the model registry", report, conditional=True)
-        else:
-            store = open_store(root)
-        if store is not None:
-            check_registry(experiment, store, report)
+        return open_store(root)
+    except UserError as error:
+        report.error("the model registry", error)
+        return None
+
+
+def _check_registry(experiment: Experiment, registry: Store, report: Report) -> None:
+    try:
+        check_registry(experiment, registry, report)
     except UserError as error:
         report.error("the model registry", error)
 
@@ -116,4 +124,4 @@ def _check_mlflow(experiment: Experiment, report: Report) -> None:
         try:
             check_mlflow(experiment, report)
         except UserError as error:
-            report.error("MLflow", error)
+            report.error("", error)

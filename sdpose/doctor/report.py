@@ -31,10 +31,13 @@ class Report:
         self.problems.append(Problem(what, remedy))
 
     def error(self, what: str, error: UserError | OSError, remedy: str = "") -> None:
-        """A problem that an error tells of; its first line, its own remedy behind it."""
+        """A problem that an error tells of: `what`, if that is not "", and its first line; its own
+        remedy goes before `remedy`."""
         first, _, rest = str(error).partition("\n")
         lines = [line.strip() for line in rest.splitlines()]
-        self.problem(f"{what}: {first}", "\n".join(filter(None, [*lines, remedy])))
+        self.problem(
+            f"{what}: {first}" if what else first, "\n".join(filter(None, [*lines, remedy]))
+        )
 
     def summary(self) -> str:
         """All of it: a line that says how many problems there are, then every finding."""

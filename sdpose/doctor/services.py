@@ -69,7 +69,7 @@ def check_tracking(report: Report) -> bool:
     try:
         tracking.check_writable()
     except UserError as error:
-        report.error("MLflow", error)
+        report.error("", error)
         return False
     report.fine.append(f"MLflow {tracking.shown_uri()} can be written")
     return True

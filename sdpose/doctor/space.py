@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shutil
@@ -18,9 +19,11 @@ from sdpose.doctor.report import Report
 from sdpose.errors import UserError
 from sdpose.storage import FileStore, S3Store, Store, sha256_of_file
 from sdpose.training.checkpoint import Checkpoint
-from sdpose.training.workdir import OWN_CHECKPOINTS, checkpoint_folder
+from sdpose.training.workdir import OWN_CHECKPOINTS, checkpoint_folder, work_dir_of
 
 MAKE_ROOM = "make room, or keep fewer: --set checkpoint_config.max_keep_ckpts=3"
+OTHER_FOLDER = "choose a folder that can be written"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,12 @@ def check_space(
     experiment: Experiment,
     checkpoint: Checkpoint,
     mirror: Store | None,
+    registry: Store | None,
     others: list[Need],
     report: Report,
 ) -> None:
-    """Work dir and mirror; others: what else will be written."""
+    """Work dir, mirror, and the model registry if it is a folder; others: what else will be
+    written."""
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     content, count = buffer.getbuffer(), kept_checkpoints(experiment)
@@ -60,6 +65,10 @@ def check_space(
     folder = checkpoint_folder(experiment)
     needs = [*others, Need(f"checkpoints ({wanted})", folder, whole - _there(folder))]
     folders = {"checkpoints": folder}
+    if folder != work_dir_of(experiment):
+        folders["the work dir"] = work_dir_of(experiment)
+    if isinstance(registry, FileStore):
+        folders["the model registry"] = registry.root
     if isinstance(mirror, S3Store):
         _check_bucket(mirror, content, wanted, whole, report)
     elif isinstance(mirror, FileStore):
@@ -71,8 +80,8 @@ def check_space(
 
 
 def existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
-    return next(p for p in [folder.absolute(), *folder.absolute().parents] if p.is_dir())
+    """The folder, or what is there of the path to it (which may be a file)."""
+    return next(p for p in [folder.absolute(), *folder.absolute().parents] if p.exists())
 
 
 def _check_disks(needs: list[Need], report: Report) -> None:
@@ -95,6 +104,9 @@ def _check_disks(needs: list[Need], report: Report) -> None:
 def _try_to_write(what: str, folder: Path, content: memoryview, report: Report) -> None:
     """A file of the name that trainings remove, should this be killed."""
     place = existing(folder)
+    if not place.is_dir():
+        report.problem(f"{what}: {place} is a file; a folder is needed there", OTHER_FOLDER)
+        return
     path, started = place / ".doctor.pth.tmp", time.perf_counter()
     try:
         try:
@@ -106,7 +118,7 @@ def _try_to_write(what: str, folder: Path, content: memoryview, report: Report) 
     except OSError as error:
         report.problem(
             f"{what}: {_shown(len(content))} cannot be written in {place}: {error.strerror}",
-            f"{MAKE_ROOM}; or choose another folder",
+            MAKE_ROOM if error.errno in FULL else OTHER_FOLDER,
         )
     else:
         seconds = time.perf_counter() - started

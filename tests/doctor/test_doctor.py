@@ -151,7 +151,7 @@ def test_every_problem_in_one_list(
         ("data.val.ann_file not found", "How to get COCO"),
         ("the mirror: s3://no-such-bucket/runs/tiny", "Make the bucket"),
         ("the model registry: s3://no-such-bucket/registry", "Make the bucket"),
-        (f"MLflow: MLflow at {NOWHERE}", "Set MLFLOW_TRACKING_URI"),
+        (f"MLflow at {NOWHERE}", "Set MLFLOW_TRACKING_URI"),
         ("too little", "max_keep_ckpts"),
         ("shared memory: ", "--shm-size"),
         ("load_from: ", ""),
@@ -181,7 +181,7 @@ def test_services_that_do_not_answer_are_given_up(
         denied, said = doctor("--work-dir", f"s3://{bucket}/tiny")
     assert (code, denied) == (1, 1)
     assert "problem  the mirror: " in text
-    assert "problem  MLflow: MLflow at" in text
+    assert "problem  MLflow at" in text
     assert "The credentials need s3:GetObject" in said
 
 
@@ -269,6 +269,15 @@ def test_a_disk_that_takes_no_checkpoint(doctor: Doctor, folder: Path) -> None:
     assert "cannot be written in" in text
     assert "-> make room" in text
     assert files(folder) == before
+
+
+def test_a_file_in_the_place_of_a_folder(doctor: Doctor, monkeypatch) -> None:
+    monkeypatch.setenv("SDPOSE_REGISTRY", "tiny.yaml")
+    mirror = ("--set", "checkpoint_config.mirror=tiny.yaml")
+    code, text = doctor("--work-dir", "tiny.yaml/run", *mirror)
+    assert code == 1
+    for what in ("checkpoints", "the mirror", "the model registry"):
+        assert f"problem  {what}: {Path('tiny.yaml').absolute()} is a file" in text
 
 
 def test_quota_of_ceph(monkeypatch) -> None:
