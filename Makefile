@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 CODE := sdpose components pipelines benchmarks tests
 
 .PHONY: help demo ui test chaos check format lint types imports lock clean images images-check \
-	registry-fight faults manifests-check same-ap k8s/pytorchjob.yaml
+	registry-fight faults manifests-check same-ap k8s/pytorchjob.yaml docs/training.md
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -75,6 +75,9 @@ k8s/pytorchjob.yaml: $(VENV)/.runtime k8s/cluster.yaml  ## the example job, rend
 	  echo '# make $@'; \
 	  $(BIN)/python -m components.pytorchjob render --exp sdpose_s_v1 --cluster k8s/cluster.yaml; \
 	} > $@.tmp && mv $@.tmp $@
+
+docs/training.md: $(VENV)/.runtime  ## its list of keys, from the schema anew
+	{ sed '/^<!-- keys/q' $@; $(BIN)/sdpose config keys; } > $@.tmp && mv $@.tmp $@
 
 # In an environment of its own: 290 MB, and it pins half of what we use to other versions.
 manifests-check: $(VENV)/bin/python  ## checkov over the manifests and the Dockerfile

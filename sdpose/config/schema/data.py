@@ -20,9 +20,11 @@ from sdpose.config.schema.section import (
 class DataCfg(Section):
     """What a sample is, and which boxes are evaluated. Sizes are (width, height) in pixels."""
 
-    image_size: Size = Field((192, 256), description="size of the crop that the model sees")
+    image_size: Size = Field(
+        (192, 256), description="size of the crop that the model sees, (width, height) pixels"
+    )
     heatmap_size: Size = Field(
-        (48, 64), description="size of the targets and the model's output; image_size / 4"
+        (48, 64), description="size of the targets and the model's output, (width, height) pixels"
     )
     sigma: PositiveFloat = Field(2.0, description="of the target Gaussian, heatmap pixels")
     use_gt_bbox: bool = Field(

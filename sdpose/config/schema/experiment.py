@@ -22,7 +22,7 @@ class Experiment(Section):
     """One experiment, resolved: what `sdpose config show` prints."""
 
     exp_name: Name = Field(
-        description="names the work dir, the MLflow experiment and the registered model"
+        description="names the work dir, the MLflow run and the registered model"
     )
     work_dir: str | None = Field(
         None,

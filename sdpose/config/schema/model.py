@@ -22,7 +22,7 @@ class Backbone(Section):
     (`width` channels)."""
 
     type: Literal["StemNet", "HRNet_3stage"] = Field(
-        "StemNet", description="StemNet: three convolutions (T, S); HRNet_3stage: SDPose-B"
+        "StemNet", description="StemNet: SDPose-T and -S; HRNet_3stage: SDPose-B"
     )
     width: PositiveInt | None = Field(
         None, description="channels of the first branch; default 64 for StemNet, 32 for HRNet"
@@ -87,9 +87,15 @@ class TokenPose(Section):
     """The transformer that is run `cycle_num` times with shared weights. Sizes are (height,
     width), as in the official configurations."""
 
-    feature_size: Size = Field((64, 48), description="backbone's output; default: image_size / 4")
-    heatmap_size: Size = Field((64, 48), description="default: that of data_cfg, swapped")
-    patch_size: Size = Field((4, 3), description="feature pixels that make one vision token")
+    feature_size: Size = Field(
+        (64, 48), description="backbone's output, (height, width); default: image_size / 4, swapped"
+    )
+    heatmap_size: Size = Field(
+        (64, 48), description="(height, width); default: that of data_cfg, swapped"
+    )
+    patch_size: Size = Field(
+        (4, 3), description="feature pixels, (height, width), that make one vision token"
+    )
     dim: PositiveInt = Field(192, description="width of a token")
     depth: PositiveInt = Field(12, description="transformer layers in one cycle")
     heads: PositiveInt = Field(8, description="attention heads")
@@ -119,8 +125,12 @@ class TokenPose(Section):
 
 class KeypointHead(Section):
     loss_keypoint: KeypointLoss = KeypointLoss()
-    loss_vis_token_dist: TokenDistilLoss | None = TokenDistilLoss()
-    loss_kpt_token_dist: TokenDistilLoss | None = TokenDistilLoss()
+    loss_vis_token_dist: TokenDistilLoss | None = Field(
+        TokenDistilLoss(), description="distillation of the vision tokens; null: off"
+    )
+    loss_kpt_token_dist: TokenDistilLoss | None = Field(
+        TokenDistilLoss(), description="distillation of the keypoint tokens; null: off"
+    )
     tokenpose_cfg: TokenPose = TokenPose()
 
 
@@ -134,7 +144,9 @@ class TestCfg(Section):
     shift_heatmap: bool = Field(
         True, description="shift the mirrored heatmap by one pixel (flip_test)"
     )
-    modulate_kernel: PositiveInt = Field(11, description="heatmap pixels; odd (unbiased)")
+    modulate_kernel: PositiveInt = Field(
+        11, description="width of the smoothing, heatmap pixels; odd (unbiased)"
+    )
 
     @model_validator(mode="after")
     def _odd(self) -> TestCfg:

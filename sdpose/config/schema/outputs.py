@@ -40,17 +40,18 @@ class Evaluation(Section):
 
 
 class LogHook(Section):
-    type: Literal["TextLoggerHook", "TensorboardLoggerHook", "MlflowLoggerHook"] = Field(
-        description="where figures go: text and JSON lines in the work dir, TensorBoard, MLflow",
-    )
+    type: Literal["TextLoggerHook", "TensorboardLoggerHook", "MlflowLoggerHook"]
 
 
 class LogConfig(Section):
     interval: PositiveInt = Field(50, description="iterations between lines")
-    hooks: tuple[LogHook, ...] = (
-        LogHook(type="TextLoggerHook"),
-        LogHook(type="TensorboardLoggerHook"),
-        LogHook(type="MlflowLoggerHook"),
+    hooks: tuple[LogHook, ...] = Field(
+        (
+            LogHook(type="TextLoggerHook"),
+            LogHook(type="TensorboardLoggerHook"),
+            LogHook(type="MlflowLoggerHook"),
+        ),
+        description="where figures go: text and JSON lines in the work dir, TensorBoard, MLflow",
     )
 
     @model_validator(mode="before")

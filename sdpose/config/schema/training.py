@@ -19,10 +19,12 @@ from sdpose.config.schema.section import (
 
 class Optimizer(Section):
     type: Literal["Adam", "AdamW", "SGD"] = Field(
-        "Adam", description="AdamW: the weight decay is decoupled"
+        "Adam", description="AdamW is Adam with a weight decay apart from the gradient"
     )
     lr: PositiveFloat = Field(1e-3, description="for the global batch; it is not scaled for you")
-    weight_decay: NonNegativeFloat = Field(0.0, description="L2 penalty; AdamW: share of lr")
+    weight_decay: NonNegativeFloat = Field(
+        0.0, description="of all weights; Adam, SGD: L2 penalty; AdamW: x lr"
+    )
     momentum: Probability = Field(0.9, description="SGD; the other types read betas")
     betas: tuple[Probability, Probability] = Field(
         (0.9, 0.999), description="Adam, AdamW: averages of the gradient and of its square"
@@ -32,11 +34,11 @@ class Optimizer(Section):
 
 class GradClip(Section):
     max_norm: PositiveFloat = Field(description="gradients are scaled down to this norm")
-    norm_type: PositiveFloat = Field(2.0, description="2: Euclidean")
+    norm_type: PositiveFloat = Field(2.0, description="p of the norm; 2: Euclidean")
 
 
 class OptimizerConfig(Section):
-    grad_clip: GradClip | None = None
+    grad_clip: GradClip | None = Field(None, description="scale large gradients down; null: off")
     cumulative_iters: PositiveInt = Field(
         1,
         description="batches of samples_per_gpu whose gradients make one step: the global batch is "
@@ -64,14 +66,19 @@ class Ema(Section):
 
 
 class LrConfig(Section):
-    policy: Literal["step", "cosine"] = Field("step", description="how lr falls after the warm-up")
+    policy: Literal["step", "cosine"] = Field(
+        "step",
+        description="step: lr x gamma at each epoch of `step`; cosine: half a cosine to the end",
+    )
     step: tuple[PositiveInt, ...] = Field((200, 260), description="epochs after which lr x gamma")
-    gamma: PositiveFloat = Field(0.1, description="step")
+    gamma: PositiveFloat = Field(0.1, description="step: the factor")
     min_lr_ratio: Probability = Field(0.0, description="cosine: final lr / lr")
     warmup: Literal["linear"] | None = Field(
         "linear", description="lr rises to its value over warmup_iters; null: no warm-up"
     )
-    warmup_iters: Annotated[Int, Field(ge=0)] = Field(500, description="iterations")
+    warmup_iters: Annotated[Int, Field(ge=0)] = Field(
+        500, description="iterations that the warm-up takes"
+    )
     warmup_ratio: Probability = Field(0.001, description="lr of the first iteration / lr")
 
     @model_validator(mode="before")
