@@ -158,7 +158,11 @@ class Container(threading.Thread):
         process = self._process = self._start()
         if self._final.is_set():
             process.kill()
-        self._report("running", {"startedAt": started})
+        # Until here the log is that of the life before, as the kubelet has it during back-off.
+        with self._cluster.store.changed:
+            if self._restarts:
+                self.previous_log, self.log = self.log, Log()
+            self._report("running", {"startedAt": started})
         assert process.stdout is not None
         for line in process.stdout:
             self.log.add(line.decode(errors="replace").rstrip("\n"))
@@ -174,7 +178,6 @@ class Container(threading.Thread):
         if not self._final.is_set() and (policy == "Always" or (policy == "OnFailure" and code)):
             self._restarts += 1
             self._last_state = {"terminated": ended}
-            self.previous_log, self.log = self.log, Log()
             self._report("waiting", {"reason": "CrashLoopBackOff", "message": "back-off 10s"})
             return True
         self._over.set()

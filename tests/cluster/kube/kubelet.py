@@ -113,12 +113,12 @@ class Kubelet(Controller):
         if container is None or wanted != pod["spec"]["containers"][0]["name"]:
             message = f'container "{wanted}" in pod "{name}" is waiting to start'
             raise StatusError(400, "BadRequest", message)
-        if query.get("previous") != "true":
-            return container.log
-        if container.previous_log is None:
+        with self._store.changed:  # which life it is, is as the pod's status says
+            log = container.previous_log if query.get("previous") == "true" else container.log
+        if log is None:
             message = f'previous terminated container "{wanted}" in pod "{name}" not found'
             raise StatusError(400, "BadRequest", message)
-        return container.previous_log
+        return log
 
     def has_spoken(self, pod_name: str) -> bool:
         """Whether the program of a running pod has begun: it has said something."""
