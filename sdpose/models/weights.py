@@ -9,7 +9,7 @@ import os
 import pickle
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,6 +49,8 @@ class LoadReport:
     """In the file, not of the model."""
     misshapen: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
     """In both; (shape in the file, shape in the model)."""
+    meta: dict[str, Any] = field(default_factory=dict)
+    """The file's `meta`, if it has one."""
 
 
 def load_weights(model: nn.Module, path: str | Path, strict: bool = True) -> LoadReport:
@@ -58,8 +60,8 @@ def load_weights(model: nn.Module, path: str | Path, strict: bool = True) -> Loa
     `strict=False` they keep their values in the model, and a warning counts and names them.
     Tensors of the file that the model does not have are reported and warned about.
     """
-    state, _ = read_checkpoint(path)
-    report = _compare(state, model.state_dict())
+    state, meta = read_checkpoint(path)
+    report = replace(_compare(state, model.state_dict()), meta=meta)
     lines = _describe(report)
     if strict and (report.missing or report.misshapen):
         raise UserError(

@@ -111,11 +111,9 @@ def _write_weights(checkpoint: Path, experiment: Experiment, target: Path) -> di
     from safetensors.torch import save_file
 
     from sdpose.models import build_model, load_weights
-    from sdpose.models.weights import read_checkpoint
 
     model = build_model(experiment.model)
-    load_weights(model, checkpoint)  # refuses what does not fit
-    _, meta = read_checkpoint(checkpoint)
+    meta = load_weights(model, checkpoint).meta  # refuses what does not fit
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(state, target, metadata={"format": "pt"})
     return {

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-from sdpose.storage.patience import InterruptionError, pause_or_give_up
+from sdpose.storage.patience import InterruptionError, patiently, pause_or_give_up
 from sdpose.storage.store import CHUNK_BYTES
 
 CONNECTIONS = 8
+WINDOW = 2 * CONNECTIONS
 
 Progress = Callable[[int, int], None]
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Stream(Protocol):
@@ -57,10 +60,10 @@ def fetch_ranges(
     starts = range(0, size, segment_bytes)
     arrived = sum(min(segment_bytes, size - start) for start in starts if start in done)
 
-    def fetch(start: int) -> None:
+    def fetch(start: int) -> int:
         nonlocal arrived
         if start in done:
-            return
+            return start
         position, stop, attempt = start, min(start + segment_bytes, size), 0
         while position < stop and not stopping.is_set():
             before = position
@@ -79,12 +82,12 @@ def fetch_ranges(
             except InterruptionError as error:
                 attempt = 1 if position > before else attempt + 1
                 pause_or_give_up(attempt, error, attempts)
-        if position < stop:
-            return
-        os.fsync(descriptor)
-        with lock:
-            done.add(start)
-            _write_atomically(state, json.dumps(identity | {"done": sorted(done)}))
+        if position == stop:
+            os.fsync(descriptor)
+            with lock:
+                done.add(start)
+                _write_atomically(state, json.dumps(identity | {"done": sorted(done)}))
+        return start
 
     try:
         os.ftruncate(descriptor, size)
@@ -95,16 +98,40 @@ def fetch_ranges(
         os.close(descriptor)
 
 
+def read_whole(
+    open_range: OpenRange, size: int, *, segment_bytes: int, attempts: int | None = None
+) -> Iterator[bytes]:
+    """The object's bytes, in order; up to `WINDOW` segments are held at once."""
+
+    def read(start: int) -> bytes:
+        stop = min(start + segment_bytes, size)
+
+        def once() -> bytes:
+            with open_range(start, stop) as stream:
+                data = stream.read(stop - start)
+            if len(data) < stop - start:
+                raise InterruptionError("connection closed early")
+            return data
+
+        return patiently(once, attempts)
+
+    return in_parallel(read, range(0, size, segment_bytes), threading.Event())
+
+
 def in_parallel(
-    action: Callable[[Item], Any], items: Sequence[Item], stopping: threading.Event
-) -> Iterator[Item]:
-    """Yields the items, in order, as they are done. `stopping` is set when it ends early."""
+    action: Callable[[Item], Result], items: Sequence[Item], stopping: threading.Event
+) -> Iterator[Result]:
+    """Yields the action's results in the items' order, as they are done. At most `WINDOW` items
+    are begun and not yielded. `stopping` is set when it ends early."""
     executor = ThreadPoolExecutor(CONNECTIONS)
+    begun: deque[Future[Result]] = deque()
     try:
-        for start in range(0, len(items), 1000):
-            some = items[start : start + 1000]
-            for item, _ in zip(some, executor.map(action, some), strict=True):
-                yield item
+        for item in items:
+            if len(begun) == WINDOW:
+                yield begun.popleft().result()
+            begun.append(executor.submit(action, item))
+        while begun:
+            yield begun.popleft().result()
     except BaseException:
         stopping.set()
         raise

@@ -70,16 +70,19 @@ def test_one_request_fails(server, operation, proxy, fresh, monkeypatch):
     for which, fault in enumerate(FAULTS, start=OPERATIONS.index(operation)):
         late = isinstance(fault, Delay)
         monkeypatch.setenv("SDPOSE_S3_TIMEOUT", str(TIMEOUT_SECONDS if late else 60))
-        for number in _sample(numbers, which, apart=2 if server.name == "moto" else 5):
+        for number in _sample(numbers, which, apart=3 if server.name == "moto" else 6):
             client = fresh()
-            print(operation, number, fault)  # for whoever has to mend it
             proxy.fault_at(number, fault)
-            client.run(operation)
-            assert len(proxy.requests) >= number
-            if late:
-                time.sleep(DELAY_SECONDS - TIMEOUT_SECONDS + 0.3)
-            proxy.reset()
-            assert client.is_done(operation), (fault, number)
+            try:
+                client.run(operation)
+                assert len(proxy.requests) >= number
+                if late:
+                    time.sleep(DELAY_SECONDS - TIMEOUT_SECONDS + 0.3)
+                proxy.reset()
+                assert client.is_done(operation)
+            except Exception as error:
+                error.add_note(f"{fault} at request {number} of {operation}")
+                raise
             shutil.rmtree(client.folder)
             cases += 1
     print(f"{server.name}, {operation}: {len(numbers)} requests, {cases} cases")
