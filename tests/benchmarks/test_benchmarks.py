@@ -58,3 +58,19 @@ def test_scaling(run) -> None:
     assert weak[0]["samples/s"] == pytest.approx(report["settings"]["gpu_rate"])
     efficiencies = [row["effic. %"] for row in weak]
     assert efficiencies == sorted(efficiencies, reverse=True)
+
+
+@pytest.mark.parametrize("server", ["moto", "swift"])
+def test_registry(run, server) -> None:
+    small = ("--exp", "quickstart", "--megabytes", "20", "--repeats", "1", "--versions", "20")
+    report = run("registry.py", "--server", server, *small)
+    for row in report["transfers"]:
+        assert row["MB/s"] == pytest.approx(row["MB"] / row["seconds"])
+    up, down = (
+        next(row["seconds"] for row in report["transfers"] if row["what"] == f"boto3 {way}load")
+        for way in ("up", "down")
+    )
+    register, pulled = report["transfers"][:2]
+    assert register["x boto3"] == pytest.approx((up + down) / register["seconds"])
+    assert pulled["x boto3"] == pytest.approx(down / pulled["seconds"])
+    assert [row["store"] for row in report["listings"]] == ["S3", "S3", "folder", "folder"]
