@@ -42,6 +42,7 @@ for command in (
     doctor.doctor,
     steps.train,
     steps.launch,
+    steps.sync,
     steps.test,
     models.models,
     models.weights,

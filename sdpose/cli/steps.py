@@ -1,4 +1,4 @@
-"""`sdpose synth | prepare | train | test`: the single steps of the pipeline."""
+"""`sdpose synth | prepare | train | sync | test`: the single steps of the pipeline."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 from sdpose.cli.options import experiment_options, start_options
 from sdpose.cli.text import answer, json_option
 from sdpose.config import load_experiment
+from sdpose.errors import UserError
 
 
 @click.command()
@@ -99,6 +100,25 @@ def launch(arguments: tuple[str, ...]) -> None:
     from sdpose.training.launch import launch as launch_processes
 
     sys.exit(launch_processes(arguments))
+
+
+@click.command()
+@click.argument("work_dir", type=click.Path(path_type=Path))
+def sync(work_dir: Path) -> None:
+    """Deliver to MLflow what it missed of the training in WORK_DIR while it was away.
+
+    Exit code 1 if it still does not take everything; nothing is lost, nor sent twice.
+    """
+    from sdpose.training.workdir import EXPERIMENT_FILE, locked
+
+    if not (work_dir / EXPERIMENT_FILE).is_file():
+        raise UserError(f"{work_dir}: no training's work dir: it holds no {EXPERIMENT_FILE}")
+    from sdpose.training.mlflow_sink import deliver_what_waits
+
+    with locked(work_dir):
+        if deliver_what_waits(work_dir, click.echo):
+            sys.exit(1)
+    click.echo("MLflow has everything")
 
 
 @click.command()

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sdpose.tracking.server import (
+    UnreachableError,
     connect,
+    impatient,
     is_configured,
+    is_refusal,
     mlflow_errors,
     shown_uri,
     sqlite_file,
@@ -26,9 +29,11 @@ __all__ = [
     "PastRun",
     "RunStatus",
     "TrackedRun",
+    "UnreachableError",
     "check_writable",
     "close_sweep_run",
     "git_commit",
+    "impatient",
     "is_configured",
     "log_artifact",
     "run_tags",
@@ -43,7 +48,7 @@ __all__ = [
 EXPERIMENT_NAME = "sdpose"
 PARENT_RUN_VARIABLE = "SDPOSE_MLFLOW_PARENT_RUN"  # of a sweep; its trials' runs are nested in it
 SWEEP_TAG = "sdpose.sweep"
-RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
+RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 # MLflow refuses longer values, and more of them in one call.
 MAX_PARAM_LENGTH = 6000
@@ -65,10 +70,11 @@ class TrackedRun:
         for start in range(0, len(entities), MAX_BATCH):
             self._client.log_batch(self.run_id, params=entities[start : start + MAX_BATCH])
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int, now: int | None = None) -> None:
+        """now: when it was measured, milliseconds since 1970."""
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
+        now = now or int(time.time() * 1000)
         self._client.log_batch(
             self.run_id, metrics=[Metric(key, value, now, step) for key, value in metrics.items()]
         )
@@ -86,8 +92,8 @@ class TrackedRun:
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         self._client.log_artifact(self.run_id, str(path), folder)
 
-    def end(self, status: RunStatus) -> None:
-        self._client.set_terminated(self.run_id, status)
+    def end(self, status: RunStatus, now: int | None = None) -> None:
+        self._client.set_terminated(self.run_id, status, now)
 
 
 def start_run(
@@ -99,19 +105,17 @@ def start_run(
 ) -> TrackedRun:
     """A new run in the MLflow experiment "sdpose", or the run `run_id` continued.
 
-    If that run is not there (another server, a deleted database), a new one is made.
-    Raises UserError if MLflow is not installed or cannot be reached.
+    If that run is not there (another server, a deleted run or database), a new one is made.
+    Raises UserError if MLflow is not installed, UnreachableError if it cannot be reached.
     """
     client = connect()
-    from mlflow.exceptions import MlflowException
-
     try:
         if run_id is not None:
             try:
                 client.update_run(run_id, status="RUNNING")
                 return TrackedRun(client, run_id)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            except Exception as error:
+                if not is_refusal(error):
                     raise
         run = client.create_run(_experiment_id(client), run_name=name)
         tracked = TrackedRun(client, run.info.run_id)

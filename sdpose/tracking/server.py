@@ -17,6 +17,10 @@ from typing import Any
 from sdpose.errors import UserError, without_secrets
 
 
+class UnreachableError(UserError):
+    """MLflow does not answer, or with an error."""
+
+
 def tracking_uri() -> str:
     """$MLFLOW_TRACKING_URI, else `work_dirs/mlflow.db` below the current folder."""
     configured = os.environ.get("MLFLOW_TRACKING_URI")
@@ -40,6 +44,7 @@ def connect() -> Any:
     """MLflow's client. Raises UserError if MLflow is not installed or its database is of no use."""
     # MLflow and alembic tell the console of every table that they create.
     os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "0")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its 7 take minutes
     for logger in ("alembic", "mlflow"):
         logging.getLogger(logger).setLevel(logging.WARNING)
     try:
@@ -60,6 +65,36 @@ def connect() -> Any:
 
 
 @contextlib.contextmanager
+def impatient() -> Iterator[None]:
+    """MLflow's client asks once and waits 10 s, where nothing depends on the answer."""
+    hurry = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    before = {name: os.environ.get(name) for name in hurry}
+    os.environ.update(hurry)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether MLflow itself says that it can never be done: no such run, or it was deleted.
+
+    (A proxy before a server that is away answers 404, too, but not in MLflow's own words.)
+    """
+    from mlflow.exceptions import MlflowException, RestException
+
+    own_words = RestException if sqlite_file(tracking_uri()) is None else MlflowException
+    return isinstance(error, own_words) and error.error_code in {
+        "RESOURCE_DOES_NOT_EXIST",
+        "INVALID_PARAMETER_VALUE",
+        "BAD_REQUEST",
+    }
+
+
+@contextlib.contextmanager
 def mlflow_errors() -> Iterator[None]:
     """MLflow's errors, and the network's, as UserError."""
     try:
@@ -75,9 +110,9 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(uri.removeprefix(prefix)) if uri.startswith(prefix) else None
 
 
-def unreachable(error: Exception) -> UserError:
+def unreachable(error: Exception) -> UnreachableError:
     reason = (str(error) or type(error).__name__).splitlines()[0]
-    return UserError(
+    return UnreachableError(
         f"MLflow at {shown_uri()}: {without_secrets(reason)}\n"
         "  Set MLFLOW_TRACKING_URI to a server that answers, unset it for a local file, or train "
         "without: remove MlflowLoggerHook from log_config.hooks."

@@ -6,76 +6,29 @@ The loop makes records; each sink writes those that concern it. Only rank 0 has 
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn
 
-from sdpose import __version__, tracking
-from sdpose.config import Experiment, dump_experiment, experiment_digest, flatten
+from sdpose import __version__
+from sdpose.config import Experiment, dump_experiment, experiment_digest
 from sdpose.errors import UserError
-from sdpose.tracking.system import SystemMonitor
 from sdpose.training.environment import environment
-from sdpose.training.workdir import EXPERIMENT_FILE, MLFLOW_RUN_FILE, work_dir_of
-
-Status = Literal["FINISHED", "FAILED", "KILLED"]
-
-
-@dataclass(frozen=True)
-class TrainRecord:
-    """The steps since the last record; `values` are means over them and over the ranks."""
-
-    epoch: int  # from 1
-    iteration_in_epoch: int  # from 1
-    iterations_per_epoch: int
-    iteration: int  # steps done in the whole run
-    lr: float
-    eta: float  # seconds to the end of the run
-    time: float  # seconds a step
-    data_time: float  # of these, waiting for the loader
-    memory: int  # MB; of the GPU if there is one, else of this process
-    samples_per_second: float  # all ranks
-    values: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """An epoch that is complete; `values` are means over its steps."""
-
-    epoch: int
-    total_epochs: int
-    iteration: int
-    lr: float  # of the last step
-    seconds: float  # in training steps, this epoch, this process
-    total_seconds: float  # in training steps, whole run, over all starts
-    values: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class EvaluationRecord:
-    epoch: int
-    iteration: int
-    bbox_source: str
-    seconds: float
-    metrics: Mapping[str, float]  # "AP", "AP .5", ...
-
-
-class Sink:
-    """Every method may be left out."""
-
-    def say(self, text: str) -> None: ...
-    def start_bar(self, iteration: int, total_iterations: int) -> None: ...
-    def progress(self, iteration: int, text: str | None = None) -> None: ...
-    def train(self, record: TrainRecord) -> None: ...
-    def epoch(self, record: EpochRecord) -> None: ...
-    def evaluation(self, record: EvaluationRecord) -> None: ...
-    def close(self, status: Status, best_checkpoint: Path | None) -> None: ...
+from sdpose.training.mlflow_sink import MlflowSink
+from sdpose.training.records import (
+    EpochRecord,
+    EvaluationRecord,
+    Sink,
+    Status,
+    TrainRecord,
+    tracked_metrics,
+)
+from sdpose.training.workdir import work_dir_of
 
 
 class Events(Sink):
@@ -143,9 +96,9 @@ class Events(Sink):
         for sink in self._sinks:
             sink.evaluation(record)
 
-    def close(self, status: Status, best_checkpoint: Path | None) -> None:
+    def close(self, status: Status, best_checkpoint: Path | None, seconds: float) -> None:
         for sink in reversed(self._sinks):  # files are complete before MLflow takes them
-            sink.close(status, best_checkpoint)
+            sink.close(status, best_checkpoint, seconds)
         del self._sinks[1:]  # the last uploads may have something to say
 
 
@@ -182,7 +135,7 @@ class ConsoleSink(Sink):
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=iteration, description=text)
 
-    def close(self, status: Status, best_checkpoint: Path | None) -> None:
+    def close(self, status: Status, best_checkpoint: Path | None, seconds: float) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -262,7 +215,7 @@ class TextSink(Sink):
             }
         )
 
-    def close(self, status: Status, best_checkpoint: Path | None) -> None:
+    def close(self, status: Status, best_checkpoint: Path | None, seconds: float) -> None:
         self._log.close()
         self._json.close()
 
@@ -301,114 +254,10 @@ class TensorboardSink(Sink):
             self._writer.add_scalar(name, value, record.iteration)
         self._writer.flush()
 
-    def close(self, status: Status, best_checkpoint: Path | None) -> None:
+    def close(self, status: Status, best_checkpoint: Path | None, seconds: float) -> None:
         self._writer.close()
-
-
-# ---------------------------------------------------------------------------------------- MLflow
-
-
-class MlflowSink(Sink):
-    """One MLflow run for the whole training, however often it is interrupted; the step is the
-    epoch.
-
-    A run in the same work dir continues its MLflow run. What is re-computed after a resume is not
-    logged twice.
-    """
-
-    def __init__(
-        self,
-        experiment: Experiment,
-        work_dir: Path,
-        timestamp: str,
-        same_run: bool,
-        dataset_digest: str,
-        say: Callable[[str], None],
-    ) -> None:
-        self._work_dir = work_dir
-        self._timestamp = timestamp
-        self._say = say
-        self._waiting: list[tuple[dict[str, float], int]] = []
-        id_file = work_dir / MLFLOW_RUN_FILE
-        known = id_file.read_text(encoding="utf-8").strip() if id_file.is_file() else None
-        self._run = tracking.start_run(
-            experiment.exp_name,
-            run_id=known if same_run else None,
-            params=flatten(experiment.model_dump(mode="json")),
-            tags={
-                "experiment_digest": experiment_digest(experiment),
-                "dataset_digest": dataset_digest,
-                "work_dir": str(work_dir.absolute()),
-            },
-        )
-        self.run_id = self._run.run_id
-        id_file.write_text(self.run_id + "\n", encoding="utf-8")
-        self._run.log_artifact(work_dir / EXPERIMENT_FILE)
-        self._system = SystemMonitor()
-        resumed = self.run_id == known
-        self._logged = {
-            name: self._run.last_step(name) if resumed else -1 for name in ("train/loss", "val/AP")
-        }
-
-    def epoch(self, record: EpochRecord) -> None:
-        if record.epoch > self._logged["train/loss"]:
-            values = {f"train/{name}": value for name, value in record.values.items()}
-            values |= {"learning_rate": record.lr, **self._system.take()}
-            self._log(values, record.epoch)
-
-    def evaluation(self, record: EvaluationRecord) -> None:
-        if record.epoch > self._logged["val/AP"]:
-            self._log(tracked_metrics(record.metrics), record.epoch)
-
-    def close(self, status: Status, best_checkpoint: Path | None) -> None:
-        self._system.close()
-        try:
-            self._deliver()
-            for suffix in (".log", ".log.json"):
-                path = self._work_dir / (self._timestamp + suffix)
-                if path.is_file():
-                    self._run.log_artifact(path, "logs")
-            if best_checkpoint is not None and status == "FINISHED":
-                self._run.log_artifact(best_checkpoint, "checkpoints")
-            self._run.end(status)
-        except Exception as error:
-            self._say(f"MLflow did not get all of the results: {first_line(error)}")
-
-    def _log(self, metrics: dict[str, float], step: int) -> None:
-        """A server that does not answer costs time, not the training: tried again next time."""
-        self._waiting.append((metrics, step))
-        try:
-            self._deliver()
-        except Exception as error:
-            self._say(
-                f"MLflow does not answer ({first_line(error)}); {len(self._waiting)} record(s) wait"
-            )
-
-    def _deliver(self) -> None:
-        while self._waiting:
-            self._run.log_metrics(*self._waiting[0])
-            self._waiting.pop(0)
-
-
-def tracked_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """COCO's names without the characters that MLflow refuses.
-
-    >>> tracked_metrics({"AP": 0.5, "AP .75": 0.25, "AR (M)": 0.0})
-    {'val/AP': 0.5, 'val/AP_75': 0.25, 'val/AR_M': 0.0}
-    """
-    short = {" .5": "_50", " .75": "_75", " (": "_", ")": ""}
-    tracked = {}
-    for name, value in metrics.items():
-        for part, replacement in short.items():
-            name = re.sub(re.escape(part) + r"(?!\d)", replacement, name)
-        tracked[f"val/{name}"] = value
-    return tracked
 
 
 def duration(seconds: float) -> str:
     """`1 day, 2:03:04`, as mmcv prints it."""
     return str(timedelta(seconds=int(seconds)))
-
-
-def first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -43,18 +43,13 @@ from sdpose.training.distributed import (
     process_group,
     unchanged_buffers,
 )
-from sdpose.training.events import (
-    ConsoleSink,
-    EpochRecord,
-    EvaluationRecord,
-    Events,
-    TrainRecord,
-    duration,
-)
+from sdpose.training.events import ConsoleSink, Events, duration
 from sdpose.training.halving import reason_to_stop
 from sdpose.training.interrupt import Interrupted, StopSignals
 from sdpose.training.memory import memory_errors
 from sdpose.training.meters import Progress, Window
+from sdpose.training.mlflow_sink import DELIVERY_SECONDS, deliver_what_waits
+from sdpose.training.records import EpochRecord, EvaluationRecord, TrainRecord
 from sdpose.training.recovery import recovers, recovers_from_drop, say_bad_steps
 from sdpose.training.run import (
     Run,
@@ -403,7 +398,9 @@ def _recorded(run: Run, start: Start, dataset: PreparedDataset) -> Iterator[None
         raise
     finally:
         run.saver.flush()
-        events.close(status, best_checkpoint(run.folder, run.progress))
+        # Half of what a signal leaves: the mirror's last uploads go on meanwhile, and after.
+        seconds = min(run.stop.seconds_left / 2, DELIVERY_SECONDS)
+        events.close(status, best_checkpoint(run.folder, run.progress), seconds)
         run.loader.close()
         run.saver.close(min(run.stop.seconds_left, UPLOAD_SECONDS))
 
@@ -435,6 +432,7 @@ def finished_training(experiment: Experiment) -> TrainResult:
 def _complete(experiment: Experiment, start: Start, say: Callable[[str], None]) -> None:
     """Keeps what a finished run promised and could not keep; UserError if that fails again."""
     assert start.checkpoint is not None
+    deliver_what_waits(work_dir_of(experiment), say)
     saver = build_saver(experiment, say, start)
     try:
         saver.name(_names(experiment, Progress.of(start.checkpoint["meta"])))

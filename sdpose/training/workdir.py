@@ -33,12 +33,14 @@ from sdpose.training.mirror import newer_checkpoint, remove, restore_files
 
 EXPERIMENT_FILE = "experiment.yaml"
 MLFLOW_RUN_FILE = "mlflow_run_id"
+MLFLOW_QUEUE = "mlflow_queue.jsonl"  # what MLflow has not got yet
 REPORT = "report.html"
 
 # What a run leaves in its work dir; --overwrite removes these and nothing else.
 OWN_FILES = (
     EXPERIMENT_FILE,
     MLFLOW_RUN_FILE,
+    MLFLOW_QUEUE,
     "summary.json",
     REPORT,
     "????????_??????.log",

@@ -1,0 +1,187 @@
+"""What a run tells MLflow waits in a file, and is delivered by a thread: a server that is down or
+slow costs the training nothing, and what it missed reaches it later, once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sdpose.errors import without_secrets
+from sdpose.tracking import RunStatus, TrackedRun
+from sdpose.tracking.server import connect, is_refusal
+
+RETRY_SECONDS = (1.0, 30.0)  # doubled in between
+# How long `close` waits for a server that answers with errors, or not at all.
+FAILING_SECONDS, SILENT_SECONDS = 10.0, 120.0
+
+Say = Callable[[str], None]
+Entry = dict[str, Any]
+
+
+class Delivery:
+    """Metrics and the status of runs, delivered in the order in which they came, and files, which
+    come after them: a full or forbidden artifact store must not hold the metrics up.
+
+    The file holds what MLflow has not confirmed, a line each; another Delivery of the same file
+    goes on with it, after a crash, too. Metrics keep the time at which they were told. Nothing is
+    doubled when an answer is lost, nor when a resumed run computes an epoch again: of a metric,
+    only steps after the last one that the run has are sent. What MLflow itself refuses (the run was
+    deleted) is said and given up.
+    """
+
+    def __init__(self, path: Path, say: Say) -> None:
+        self._path, self._say = path, say
+        self._temporary = path.with_name(path.name + ".tmp")
+        self._temporary.unlink(missing_ok=True)
+        self._waiting = _entries(path)
+        self._last_steps: dict[tuple[str, str], int] = {}
+        self._failing: set[str] = set()  # metrics, files
+        self._said: set[str] = set()
+        self._closing = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
+        self._add(run_id, metrics=dict(metrics), step=step)
+
+    def file(self, run_id: str, path: Path, folder: str | None = None) -> None:
+        self._add(run_id, file=str(path.absolute()), folder=folder)
+
+    def status(self, run_id: str, status: RunStatus) -> None:
+        self._add(run_id, status=status)
+
+    def close(self, seconds: float) -> int:
+        """Waits for what is under way, at most so long; returns how many entries are left in the
+        file. A server that fails is given FAILING_SECONDS, a silent one SILENT_SECONDS."""
+        progress = time.monotonic()
+        give_up = progress + seconds
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+            left = len(self._waiting)
+            while self._waiting:
+                now = time.monotonic()
+                if len(self._waiting) < left:
+                    left, progress = len(self._waiting), now
+                patience = FAILING_SECONDS if self._failing else SILENT_SECONDS
+                if now > min(give_up, progress + patience):
+                    break
+                self._changed.wait(0.1)
+            self._waiting = []  # ends the thread; the file keeps them
+        return left if self._path.exists() else 0
+
+    def _add(self, run_id: str, **content: Any) -> None:
+        with self._changed:
+            self._waiting.append({"run_id": run_id, "time": int(time.time() * 1000), **content})
+            self._keep()
+            self._changed.notify_all()
+
+    def _keep(self) -> None:
+        """Makes the file hold what waits; few lines, unless MLflow has been away for long."""
+        try:
+            if not self._waiting:
+                self._path.unlink(missing_ok=True)
+                return
+            with self._temporary.open("w", encoding="utf-8") as file:
+                file.writelines(json.dumps(entry) + "\n" for entry in self._waiting)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(self._temporary, self._path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._temporary.unlink(missing_ok=True)
+            self._say_once(f"{self._path}: {error.strerror}; what MLflow misses waits in memory")
+
+    # ------------------------------------------------------------------------------- its thread
+
+    def _work(self) -> None:
+        pause = RETRY_SECONDS[0]
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closing)
+                if not self._waiting:
+                    return
+                entry = next((e for e in self._waiting if "file" not in e), self._waiting[0])
+            kind = "files" if "file" in entry else "metrics"
+            try:
+                self._deliver(entry)
+            except Exception as error:
+                self._last_steps.clear()  # the answer, not the question, may have been lost
+                if not is_refusal(error):
+                    self._failed(kind, error)
+                    self._pause(pause)
+                    pause = min(2 * pause, RETRY_SECONDS[1])
+                    continue
+                self._say_once(f"warning: MLflow refuses {kind} of this run: {_reason(error)}")
+            else:
+                pause = RETRY_SECONDS[0]
+                if kind in self._failing:
+                    self._failing.remove(kind)
+                    self._say(f"MLflow takes {kind} again")
+            with self._changed:
+                if entry in self._waiting:  # not closed meanwhile
+                    self._waiting.remove(entry)
+                    self._keep()
+                    self._changed.notify_all()
+
+    def _deliver(self, entry: Entry) -> None:
+        client, run_id = connect(), entry["run_id"]
+        run = TrackedRun(client, run_id)
+        if "metrics" in entry:
+            key = next(iter(entry["metrics"]))  # a call is stored as a whole
+            if (run_id, key) not in self._last_steps:
+                self._last_steps[run_id, key] = run.last_step(key)
+            if entry["step"] > self._last_steps[run_id, key]:
+                run.log_metrics(entry["metrics"], entry["step"], entry["time"])
+                self._last_steps[run_id, key] = entry["step"]
+        elif "file" in entry:
+            if Path(entry["file"]).is_file():
+                run.log_artifact(Path(entry["file"]), entry["folder"])
+        elif entry["status"] == "RUNNING":
+            client.update_run(run_id, status="RUNNING")
+        else:
+            run.end(entry["status"], entry["time"])
+
+    def _failed(self, kind: str, error: Exception) -> None:
+        if kind not in self._failing:
+            self._failing.add(kind)
+            self._say(
+                f"warning: MLflow takes no {kind} ({_reason(error)}); "
+                f"training goes on, what it misses waits in {self._path}"
+            )
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._say(text)
+
+    def _pause(self, seconds: float) -> None:
+        """Shorter when the run is at its end."""
+        started = time.monotonic()
+        with self._changed:
+            while self._waiting:
+                until = started + (RETRY_SECONDS[0] if self._closing else seconds)
+                if (left := until - time.monotonic()) <= 0:
+                    return
+                self._changed.wait(left)
+
+
+def _reason(error: Exception) -> str:
+    return without_secrets((str(error) or type(error).__name__).splitlines()[0])
+
+
+def _entries(path: Path) -> list[Entry]:
+    """The file's; a line that is damaged is left out."""
+    found = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+    return found

@@ -1,0 +1,77 @@
+"""What a run tells of itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+@dataclass(frozen=True)
+class TrainRecord:
+    """The steps since the last record; `values` are means over them and over the ranks."""
+
+    epoch: int  # from 1
+    iteration_in_epoch: int  # from 1
+    iterations_per_epoch: int
+    iteration: int  # steps done in the whole run
+    lr: float
+    eta: float  # seconds to the end of the run
+    time: float  # seconds a step
+    data_time: float  # of these, waiting for the loader
+    memory: int  # MB; of the GPU if there is one, else of this process
+    samples_per_second: float  # all ranks
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """An epoch that is complete; `values` are means over its steps."""
+
+    epoch: int
+    total_epochs: int
+    iteration: int
+    lr: float  # of the last step
+    seconds: float  # in training steps, this epoch, this process
+    total_seconds: float  # in training steps, whole run, over all starts
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    epoch: int
+    iteration: int
+    bbox_source: str
+    seconds: float
+    metrics: Mapping[str, float]  # "AP", "AP .5", ...
+
+
+class Sink:
+    """Every method may be left out."""
+
+    def say(self, text: str) -> None: ...
+    def start_bar(self, iteration: int, total_iterations: int) -> None: ...
+    def progress(self, iteration: int, text: str | None = None) -> None: ...
+    def train(self, record: TrainRecord) -> None: ...
+    def epoch(self, record: EpochRecord) -> None: ...
+    def evaluation(self, record: EvaluationRecord) -> None: ...
+    def close(self, status: Status, best_checkpoint: Path | None, seconds: float) -> None: ...
+
+
+def tracked_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """COCO's names without the characters that MLflow refuses.
+
+    >>> tracked_metrics({"AP": 0.5, "AP .75": 0.25, "AR (M)": 0.0})
+    {'val/AP': 0.5, 'val/AP_75': 0.25, 'val/AR_M': 0.0}
+    """
+    short = {" .5": "_50", " .75": "_75", " (": "_", ")": ""}
+    tracked = {}
+    for name, value in metrics.items():
+        for part, replacement in short.items():
+            name = re.sub(re.escape(part) + r"(?!\d)", replacement, name)
+        tracked[f"val/{name}"] = value
+    return tracked
