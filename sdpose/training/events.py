@@ -6,6 +6,8 @@ The loop makes records; each sink writes those that concern it. Only rank 0 has 
 from __future__ import annotations
 
 import json
+import os
+import socket
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -19,6 +21,7 @@ from sdpose import __version__
 from sdpose.config import Experiment, dump_experiment, experiment_digest
 from sdpose.errors import UserError
 from sdpose.training.environment import environment
+from sdpose.training.log_file import NO_ROOM, LogFile
 from sdpose.training.mlflow_sink import MlflowSink
 from sdpose.training.records import (
     EpochRecord,
@@ -57,7 +60,7 @@ class Events(Sink):
             opened.append(mlflow)
             mlflow_run_id = mlflow.run_id
         if "TensorboardLoggerHook" in chosen:
-            opened.append(TensorboardSink(work_dir / "tf_logs"))
+            opened.append(TensorboardSink(work_dir / "tf_logs", console.say))
         if "TextLoggerHook" in chosen:
             opened.append(TextSink(experiment, work_dir, timestamp, console.say))
         for sink in opened:
@@ -113,10 +116,14 @@ class ConsoleSink(Sink):
         self._bar: Progress | None = None
 
     def say(self, text: str) -> None:
-        if self._console.is_terminal:
-            self._console.print(text)
-        else:
-            print(text, flush=True)
+        try:
+            if self._console.is_terminal:
+                self._console.print(text)
+            else:
+                print(text, flush=True)
+        except OSError as error:  # into a file, say, on a disk that is full
+            if error.errno not in NO_ROOM:
+                raise
 
     def start_bar(self, iteration: int, total_iterations: int) -> None:
         if not self._console.is_terminal:
@@ -151,8 +158,8 @@ class TextSink(Sink):
     def __init__(
         self, experiment: Experiment, work_dir: Path, timestamp: str, show: Callable[[str], None]
     ) -> None:
-        self._log = (work_dir / f"{timestamp}.log").open("a", encoding="utf-8", buffering=1)
-        self._json = (work_dir / f"{timestamp}.log.json").open("a", encoding="utf-8", buffering=1)
+        self._log = LogFile(work_dir / f"{timestamp}.log", show)
+        self._json = LogFile(work_dir / f"{timestamp}.log.json", show)
         self._show = show
         self._write_json(
             {
@@ -163,11 +170,11 @@ class TextSink(Sink):
                 "environment": environment(),
             }
         )
-        self._log.write(dump_experiment(experiment))
+        self._log.write(dump_experiment(experiment).encode())
 
     def say(self, text: str) -> None:
         now = time.strftime("%Y-%m-%d %H:%M:%S")
-        self._log.write(f"{now} - sdpose - INFO - {text}\n")
+        self._log.write(f"{now} - sdpose - INFO - {text}\n".encode())
 
     def train(self, record: TrainRecord) -> None:
         wait = 100 * record.data_time / record.time if record.time else 0.0
@@ -224,38 +231,53 @@ class TextSink(Sink):
         self._show(text)
 
     def _write_json(self, values: Mapping[str, Any]) -> None:
-        self._json.write(json.dumps(values) + "\n")
+        self._json.write(json.dumps(values).encode() + b"\n")
 
 
 # ----------------------------------------------------------------------------------- TensorBoard
 
 
 class TensorboardSink(Sink):
-    """Event files in `tf_logs`; the step is the iteration."""
+    """An event file in `tf_logs`; the step is the iteration.
 
-    def __init__(self, folder: Path) -> None:
+    Not torch's SummaryWriter: its thread dies at the first write that fails, with a traceback, and
+    takes the queue along.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            from tensorboard.compat.proto.event_pb2 import Event
+            from tensorboard.summary.writer.record_writer import RecordWriter
+            from torch.utils.tensorboard import summary
         except ImportError as error:
             raise UserError(
                 f"TensorBoard cannot be imported ({error}): install it (pip install tensorboard), "
                 "or remove TensorboardLoggerHook from log_config.hooks"
             ) from None
-        self._writer: Any = SummaryWriter(log_dir=str(folder))
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.0"
+        self._file = LogFile(folder / name, say)
+        self._records: Any = RecordWriter(self._file)
+        self._event, self._scalar = Event, summary.scalar
+        self._write(file_version="brain.Event:2")
 
     def train(self, record: TrainRecord) -> None:
-        for name, value in record.values.items():
-            self._writer.add_scalar(f"train/{name}", value, record.iteration)
-        self._writer.add_scalar("learning_rate", record.lr, record.iteration)
-        self._writer.add_scalar("samples_per_second", record.samples_per_second, record.iteration)
+        values = {f"train/{name}": value for name, value in record.values.items()}
+        values |= {"learning_rate": record.lr, "samples_per_second": record.samples_per_second}
+        self._add(values, record.iteration)
 
     def evaluation(self, record: EvaluationRecord) -> None:
-        for name, value in tracked_metrics(record.metrics).items():
-            self._writer.add_scalar(name, value, record.iteration)
-        self._writer.flush()
+        self._add(tracked_metrics(record.metrics), record.iteration)
 
     def close(self, status: Status, best_checkpoint: Path | None, seconds: float) -> None:
-        self._writer.close()
+        self._file.close()
+
+    def _add(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            self._write(step=step, summary=self._scalar(name, value))
+
+    def _write(self, **content: Any) -> None:
+        event = self._event(wall_time=time.time(), **content)
+        self._records.write(event.SerializeToString())
 
 
 def duration(seconds: float) -> str:

@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
@@ -30,31 +29,13 @@ from sdpose.training.checkpoint import (
     newest_first,
     outdated,
 )
+from sdpose.training.reminder import Reminder
 
 POSITION = "latest.json"
 FETCHED = ".fetched.pth.tmp"
 RETRY_SECONDS = 5.0
 
 Say = Callable[[str], None]
-
-
-class Reminder:
-    """Tells of a trouble at once, then once a minute while it lasts, and when it is over."""
-
-    def __init__(self, say: Say, every_seconds: float = 60.0) -> None:
-        self._say, self._every = say, every_seconds
-        self._told: float | None = None
-
-    def trouble(self, text: str) -> None:
-        now = time.monotonic()
-        if self._told is None or now - self._told >= self._every:
-            self._told = now
-            self._say(text)
-
-    def over(self, text: str) -> None:
-        if self._told is not None:
-            self._told = None
-            self._say(text)
 
 
 class Mirror:

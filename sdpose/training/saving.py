@@ -30,7 +30,8 @@ from sdpose.training.checkpoint import (
     same_file,
     save_checkpoint,
 )
-from sdpose.training.mirror import Mirror, Reminder
+from sdpose.training.mirror import Mirror
+from sdpose.training.reminder import Reminder
 
 # How long a finished run waits for a full disk or a dead bucket before it gives up.
 PATIENCE_SECONDS = 600.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import resource
 import shutil
 import signal
@@ -13,10 +14,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sdpose.errors import UserError
-from sdpose.training import loop, mirror, saving, train
+from sdpose.training import loop, mirror, reminder, saving, train
+from sdpose.training.events import TensorboardSink, TextSink
 from sdpose.training.loop import finished_training
+from sdpose.training.records import Sink, TrainRecord
 
 PRUNED = "checkpoint_config.max_keep_ckpts=1"
 
@@ -114,9 +118,9 @@ def test_a_dead_mirror_is_told_and_fails_the_run_at_its_end(
 ) -> None:
     """A file where its folder should be; then it is mended and the same command given again."""
     told = threading.Event()
-    trouble, finish_epoch = mirror.Reminder.trouble, loop._finish_epoch
+    trouble, finish_epoch = reminder.Reminder.trouble, loop._finish_epoch
 
-    def tell(self: mirror.Reminder, text: str) -> None:
+    def tell(self: reminder.Reminder, text: str) -> None:
         trouble(self, text)
         told.set()
 
@@ -124,7 +128,7 @@ def test_a_dead_mirror_is_told_and_fails_the_run_at_its_end(
         finish_epoch(run)
         told.wait(30)
 
-    monkeypatch.setattr(mirror.Reminder, "trouble", tell)
+    monkeypatch.setattr(reminder.Reminder, "trouble", tell)
     monkeypatch.setattr(loop, "_finish_epoch", finish_epoch_slowly)
     place = tmp_path / "mirror"
     place.write_text("")
@@ -144,10 +148,10 @@ def test_a_dead_mirror_is_told_and_fails_the_run_at_its_end(
 
 
 @contextlib.contextmanager
-def full_disk() -> Iterator[None]:
-    """The kernel refuses to write more than 50 kB into a file, as a full disk would."""
+def full_disk(room: int = 50_000) -> Iterator[None]:
+    """The kernel refuses to write more than so many bytes into a file, as a full disk would."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
     try:
         yield
     finally:
@@ -166,16 +170,66 @@ def test_a_disk_that_stays_full_fails_the_run_at_its_end(make, capsys) -> None:
     assert train(experiment).epochs == 2
 
 
-def test_a_disk_that_was_full_for_a_while(make, launch, assert_same_weights) -> None:
+def test_a_disk_that_was_full_for_a_while(make, launch, records, assert_same_weights) -> None:
+    """Neither a checkpoint nor a log can be written for some steps."""
     undisturbed = train(make(work_dir="undisturbed"))
-    run = launch(make())
+    hooks = "log_config.hooks=[TextLoggerHook, TensorboardLoggerHook]"
+    run = launch(make(hooks, "checkpoint_config.interval_minutes=1e-4"))
     run.wait_for("Epoch [1][3/")
     process = psutil.Process(run.processes[0].pid)
     limits = process.rlimit(psutil.RLIMIT_FSIZE)
-    process.rlimit(psutil.RLIMIT_FSIZE, (50_000, limits[1]))
+    (log,) = run.work_dir.glob("*[0-9].log")
+    # What it prints is shorter than its log, by the experiment: the warnings go through.
+    process.rlimit(psutil.RLIMIT_FSIZE, (log.stat().st_size, limits[1]))
     run.wait_for("warning: no checkpoint: cannot write")
     process.rlimit(psutil.RLIMIT_FSIZE, limits)
     assert run.wait() == 0, run.text()
-    assert "checkpoints can be written again" in run.text()
+    assert f"warning: cannot write {log}: File too large" in run.text()
+    assert "checkpoints can be written again" in log.read_text()
     assert checkpoints(run.work_dir) == checkpoints(undisturbed.last_checkpoint.parent)
     assert_same_weights(undisturbed.last_checkpoint, run.work_dir / "epoch_3.pth")
+    lines = records(run.work_dir)
+    assert [line.get("loss") for line in lines] == [
+        line.get("loss") for line in records(undisturbed.last_checkpoint.parent)
+    ]
+    assert log.read_text().count("data_time: ") == sum(line["mode"] == "train" for line in lines)
+
+
+def test_logs_lose_nothing_when_the_disk_was_full(make) -> None:
+    said: list[str] = []
+    work_dir = Path(str(make().work_dir))
+    work_dir.mkdir()
+    with full_disk(200):
+        sinks: list[Sink] = [
+            TextSink(make(), work_dir, "20261126_120000", said.append),
+            TensorboardSink(work_dir / "tf_logs", said.append),
+        ]
+        for iteration in range(1, 5):
+            for sink in sinks:
+                sink.train(record(iteration))
+    assert sum("warning: cannot write" in text for text in said) == 3  # once for each file
+    for sink in sinks:
+        sink.train(record(5))
+        sink.close("FINISHED", None, 0.0)
+    assert sum("can be written again; nothing is missing" in text for text in said) == 3
+    lines = (work_dir / "20261126_120000.log.json").read_text().splitlines()[1:]
+    assert [json.loads(line)["iter"] for line in lines] == [1, 2, 3, 4, 5]
+    assert (work_dir / "20261126_120000.log").read_text().count("Epoch [1]") == 5
+    points = EventAccumulator(str(work_dir / "tf_logs")).Reload().Scalars("train/loss")
+    assert [(point.step, point.value) for point in points] == [(i, i / 2) for i in range(1, 6)]
+
+
+def record(iteration: int) -> TrainRecord:
+    return TrainRecord(
+        epoch=1,
+        iteration_in_epoch=iteration,
+        iterations_per_epoch=5,
+        iteration=iteration,
+        lr=1e-3,
+        eta=0.0,
+        time=0.1,
+        data_time=0.0,
+        memory=1,
+        samples_per_second=80.0,
+        values={"loss": iteration / 2},
+    )
