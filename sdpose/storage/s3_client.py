@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import os
+import ssl
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -76,6 +77,7 @@ def s3_client() -> Any:
     for name in ("botocore", "boto3", "s3transfer", "urllib3"):
         logging.getLogger(name).setLevel(logging.INFO)
     addressing = _choice("SDPOSE_S3_ADDRESSING", ("path", "virtual"))
+    _check_ca_bundle()
 
     def client(addressing_style: str) -> Any:
         return boto3.session.Session().client(
@@ -158,6 +160,7 @@ def broken(error: Exception, where: str) -> Exception:
             "AWS_PROFILE, or give the pod or machine a role."
         )
     transient = (
+        exceptions.ConnectionError,  # refused or too slow; it is no HTTPClientError
         exceptions.HTTPClientError,
         exceptions.IncompleteReadError,
         exceptions.ReadTimeoutError,
@@ -170,8 +173,9 @@ def broken(error: Exception, where: str) -> Exception:
 
 def _refused(response: dict[str, Any], where: str) -> Exception:
     status = response["ResponseMetadata"]["HTTPStatusCode"]
-    code = str(response["Error"].get("Code", status))
-    message = response["Error"].get("Message", "")
+    error = response.get("Error", response)  # STS says it otherwise
+    code = str(error.get("Code", status))
+    message = error.get("Message", "")
     text = without_secrets(f"{where}: {code}" + (f" ({message})" if message else ""))
     if status == 404 and code != "NoSuchBucket":
         return ObjectNotFoundError(f"{where} does not exist")
@@ -195,6 +199,18 @@ def _check_endpoint(url: str) -> None:
             "scheme, host and port only, and credentials as AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY"
         )
+
+
+def _check_ca_bundle() -> None:
+    """botocore would look at it when it connects, and call it a failed connection."""
+    bundle = os.environ.get("AWS_CA_BUNDLE")
+    try:
+        if bundle:
+            ssl.create_default_context(cafile=bundle)
+    except OSError as error:
+        raise UserError(
+            f"AWS_CA_BUNDLE is '{bundle}': {error}; give a file of certificates (PEM)"
+        ) from None
 
 
 def _is_aws(url: str) -> bool:

@@ -82,10 +82,11 @@ def moto(tmp_path_factory) -> Iterator[S3Server]:
 
 
 @contextlib.contextmanager
-def moto_server(folder: Path) -> Iterator[S3Server]:
+def moto_server(folder: Path, certificate: tuple[Path, Path] | None = None) -> Iterator[S3Server]:
+    """certificate: it and its key, for https."""
     (port,) = free_ports(1)
-    server = S3Server("moto", f"http://127.0.0.1:{port}")
-    command = [sys.executable, "-c", _MOTO, str(port)]
+    server = S3Server("moto", f"http{'s' if certificate else ''}://127.0.0.1:{port}")
+    command = [sys.executable, "-c", _MOTO, str(port), *map(str, certificate or ())]
     with running([command], folder):
         wait_for(port, folder)
         yield server
@@ -100,7 +101,8 @@ moto, one_at_a_time = DomainDispatcherApplication(create_backend_app), threading
 def app(environ, start_response):
     with one_at_a_time:
         return moto(environ, start_response)
-run_simple("127.0.0.1", int(sys.argv[1]), app, threaded=True, request_handler=MotoRequestHandler)
+run_simple("127.0.0.1", int(sys.argv[1]), app, threaded=True, request_handler=MotoRequestHandler,
+           ssl_context=tuple(sys.argv[2:]) or None)
 """
 
 
