@@ -148,7 +148,7 @@ def list_(store: Store, model: str | None) -> Any:
     channels = channels_of(model)
     versions = [
         summary | {"channels": [c for c, v in channels.items() if v == summary["version"]]}
-        for summary in summarize(store, model)
+        for summary in summarize(store, model, by_index=True)
     ]
     if not versions:
         raise UserError(f"there is no model '{model}'; there are: {', '.join(model_names(store))}")

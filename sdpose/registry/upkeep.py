@@ -16,6 +16,7 @@ from sdpose.registry.layout import (
     check_model_name,
     document,
     index_key,
+    manifest_key,
     mark_key,
     mark_of,
     read_sealed,
@@ -110,6 +111,9 @@ class _Found:
             if any(index[number] != row for number, row in rows.items() if number in index):
                 what = f"it does not agree with the manifests; {NEW_INDEX}"
                 self.problem(index_key(name), what)
+            for number in sorted(index.keys() - rows.keys()):
+                if not self.store.exists(key := manifest_key(name, number)):
+                    self.problem(key, "the manifest is missing: the index has this version")
         for folder, records in self.records.items():
             pointer = records.pop(f"{folder}/pointer.json", None)
             history = list(records.values())

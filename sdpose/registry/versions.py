@@ -116,15 +116,17 @@ def model_names(store: Store) -> list[str]:
     return sorted(names)
 
 
-def summarize(store: Store, model_name: str) -> list[dict[str, Any]]:
+def summarize(store: Store, model_name: str, *, by_index: bool = False) -> list[dict[str, Any]]:
     """What `list` shows of every version, oldest first: version, identity, AP, dataset_digest,
     registered_at, sha256, size.
 
     One listing and one object, however many versions: manifests are read only if the index does not
     have them yet (a writer's update was lost to a faster one; that costs a read, nothing else).
+    by_index: without the listing, which on S3 is a request for each 1,000 versions, one after the
+    other. Then a version whose manifest was removed by hand is still shown; `verify` names it.
     """
     index = read_index(store, model_name)
-    numbers = _numbers(store, model_name)
+    numbers = (by_index and _numbers_of(store, model_name, index)) or _numbers(store, model_name)
     missing = [number for number in numbers if number not in index]
     with ThreadPoolExecutor(READERS) as pool:
         for version in pool.map(lambda n: read_version(store, model_name, n), missing):
@@ -146,6 +148,19 @@ def versions(store: Store, model_name: str) -> Iterator[ModelVersion]:
 def _numbers(store: Store, model_name: str) -> list[int]:
     stems = (PurePosixPath(key).stem for key in store.list(versions_folder(model_name)))
     return sorted(int(stem) for stem in stems if stem.isdigit())
+
+
+def _numbers_of(store: Store, model_name: str, index: dict[int, Any]) -> list[int]:
+    """Of the versions that exist if the index has those up to some number, else []: `announce`
+    leaves no gap, so the first number that is free ends them."""
+    numbers = sorted(index)
+    if numbers != list(range(1, len(numbers) + 1)):
+        return []
+    while numbers and len(numbers) < len(index) + STALE_INDEX:
+        if not store.exists(manifest_key(model_name, len(numbers) + 1)):
+            return numbers
+        numbers.append(len(numbers) + 1)
+    return []
 
 
 def summary_of(manifest: dict[str, Any]) -> dict[str, Any]:

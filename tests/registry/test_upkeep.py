@@ -78,6 +78,7 @@ def test_every_damaged_object_is_named(store: Store, register: Register, tmp_pat
     assert [what.split(":")[0] for what in said] == [
         "it does not belong here",
         "the history is not a whole sequence",
+        "the manifest is missing",
         "the weights of tiny version 1 are missing",
     ]
 

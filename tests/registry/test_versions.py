@@ -9,12 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from made import Register
+from click.testing import CliRunner
+from made import Register, write_checkpoint
 from safetensors.torch import load_file
+from servers.proxy import FaultProxy
+from servers.s3 import S3Server
 
+from sdpose.cli import cli
 from sdpose.config import Experiment, experiment_digest
 from sdpose.errors import UserError
 from sdpose.registry import pull, read_version, summarize
+from sdpose.registry.register import register_checkpoint
 from sdpose.storage import Store, sha256_of_file
 
 
@@ -84,9 +89,29 @@ def test_the_index_is_only_a_cache(store: Store, register: Register, tmp_path: P
     before = summarize(store, "tiny")
     for content in (b"", b"[]", b'{"versions": [{"version": 1}]}'[:-1]):
         store.put("models/tiny/index.json", content)
-        assert summarize(store, "tiny") == before
+        assert summarize(store, "tiny") == summarize(store, "tiny", by_index=True) == before
     assert register(2).created is False
     assert register(4).version == 4
+    after = summarize(store, "tiny")
+    # Of an index that lost a race: it lacks the last, the first, one in between, all but one.
+    for known in (after[:3], after[1:], [*after[:1], *after[2:]], after[:1]):
+        store.put("models/tiny/index.json", json.dumps({"versions": known}).encode())
+        assert summarize(store, "tiny", by_index=True) == after
+
+
+def test_list_does_not_list_manifests(
+    on_s3: str, experiment: Experiment, tmp_path: Path, moto: S3Server, monkeypatch
+) -> None:
+    """So that the 10,000th version costs no more requests than the third."""
+    checkpoint = write_checkpoint(tmp_path / "epoch_1.pth", experiment, 1)
+    for model in ("tiny", "other"):
+        register_checkpoint(model, checkpoint, experiment=experiment, root=on_s3)
+    with FaultProxy.to(moto.url) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        shown = CliRunner().invoke(cli, ["registry", "list", "tiny", "--registry", on_s3])
+    assert shown.exit_code == 0, shown.output
+    assert len(proxy.requests) == 5  # three channels, the index, the next number
+    assert not [request for request in proxy.requests if "list-type" in request.path]
 
 
 def test_pull_replaces_whole_files_and_needs_only_the_store(
