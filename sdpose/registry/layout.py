@@ -2,6 +2,7 @@
 
     blobs/sha256/<hex>                                  weights (safetensors), by content
     models/<name>/versions/<n>.json                     manifest of version n = 1, 2, ...; immutable
+    models/<name>/signatures/<n>.json                   of version n's manifest, if it was signed
     models/<name>/index.json                            a cache of what `list` shows; may be deleted
     models/<name>/channels/<channel>/pointer.json       the version that the channel has now
     models/<name>/channels/<channel>/history/<g>.json   every move of the pointer, g = 1, 2, ...
@@ -89,6 +90,10 @@ def versions_folder(model_name: str) -> str:
 
 def manifest_key(model_name: str, version: int) -> str:
     return f"{versions_folder(model_name)}/{version}.json"
+
+
+def signature_key(model_name: str, version: int) -> str:
+    return f"models/{model_name}/signatures/{version}.json"
 
 
 def index_key(model_name: str) -> str:

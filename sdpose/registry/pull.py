@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from sdpose.errors import UserError
 from sdpose.registry.channels import current
 from sdpose.registry.layout import CHANNELS, blob_key, manifest_key
+from sdpose.registry.signatures import Verifier, read_signature
 from sdpose.registry.versions import ModelVersion, read_version
 from sdpose.storage import DamagedObjectError, Store, sha256_of_file
 
@@ -17,6 +19,7 @@ class Pulled:
     version: ModelVersion
     weights: Path
     manifest: Path
+    signature: Path | None
 
 
 def resolve(store: Store, reference: str) -> ModelVersion:
@@ -45,18 +48,27 @@ def resolve(store: Store, reference: str) -> ModelVersion:
     return version
 
 
-def pull(store: Store, reference: str, out: Path) -> Pulled:
+def pull(store: Store, reference: str, out: Path, verifier: Verifier | None = None) -> Pulled:
     """Brings the weights of `MODEL@CHANNEL` or `MODEL@VERSION` to the file `out` (in a folder: to
-    MODEL.safetensors there), and their manifest to `out`.json.
+    MODEL.safetensors there), their manifest to `out`.json, and its signature, if any, to `out`.sig.
 
     A broken transfer is resumed by the next call; `out` is replaced when every byte has been
-    checked, and left alone if it has these bytes already.
+    checked, and left alone if it has these bytes already. verifier: nothing is brought unless the
+    version is signed by its key (SignatureError).
     """
     version = resolve(store, reference)
+    if verifier is not None:
+        verifier.check(store, version)
+    bundle = read_signature(store, version)
     weights = out / f"{version.model_name}.safetensors" if out.is_dir() else out
     if not (weights.is_file() and sha256_of_file(weights) == version.sha256):
         store.get_file(blob_key(version.sha256), weights, version.sha256)
     manifest = weights.with_name(weights.name + ".json")
     key = manifest_key(version.model_name, version.version)
     store.get_file(key, manifest, version.manifest_sha256)
-    return Pulled(version, weights, manifest)
+    signature = weights.with_name(weights.name + ".sig")
+    signature.unlink(missing_ok=True)  # of what was there before
+    if bundle is None:
+        return Pulled(version, weights, manifest, None)
+    signature.write_text(json.dumps(bundle), encoding="utf-8")
+    return Pulled(version, weights, manifest, signature)

@@ -25,6 +25,7 @@ from sdpose.registry.layout import (
     mark_of,
     registry_root,
 )
+from sdpose.registry.signatures import Signer
 from sdpose.registry.versions import ModelVersion, announce, identity_of
 from sdpose.storage import Store, open_store, sha256_of_file
 
@@ -49,6 +50,7 @@ def register_checkpoint(
     mlflow_run_id: str | None = None,
     git_commit: str | None = None,
     root: str | Path | Store | None = None,
+    signer: Signer | None = None,
     say: Callable[[str], None] = warn,
 ) -> ModelVersion:
     """Uploads a checkpoint's weights and announces them as a version of `model_name`.
@@ -61,7 +63,8 @@ def register_checkpoint(
     checkpoint: any layout that `sdpose.models.load_weights` takes. metrics: AP and the like, 0..1.
     evaluation_settings: all that changes them. git_commit: of the code that trained it, "-dirty"
     behind it if files were changed; default: of this code. root: default `registry_root()`.
-    MLflow is told if there is one; if it does not answer, `say` hears of it, and `reconcile` will.
+    signer: signs the version, also one that was there. MLflow is told if there is one; if it does
+    not answer, `say` hears of it, and `reconcile` will.
     Raises UserError if the root cannot be written, DamagedObjectError if the copy is not the file.
     """
     given = registry_root() if root is None else root
@@ -99,6 +102,8 @@ def register_checkpoint(
         version = announce(store, model_name, manifest)
         if not store.exists(blob_key(sha256)):  # a gc that had begun before the version was there
             store.put_file(weights, blob_key(sha256), sha256)
+    if signer is not None:
+        signer.sign(store, version)
     if tracking.is_configured():
         with catalogue.or_later(say):
             catalogue.show(version)

@@ -21,6 +21,7 @@ from sdpose.registry.layout import (
     mark_of,
     read_sealed,
 )
+from sdpose.registry.signatures import SignatureError, Verifier, read_signature
 from sdpose.registry.versions import (
     ModelVersion,
     read_index,
@@ -28,7 +29,7 @@ from sdpose.registry.versions import (
     summary_of,
     versions,
 )
-from sdpose.storage import Store, StoreUnavailableError
+from sdpose.storage import DamagedObjectError, Store, StoreUnavailableError
 
 GRACE = timedelta(days=1)
 NEW_INDEX = "delete it, and the next `list` makes a new one"
@@ -44,10 +45,12 @@ def verify(
     store: Store,
     model_name: str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    verifier: Verifier | None = None,
 ) -> list[Problem]:
     """Every object of a registry (of one model) that is not what it should be; every byte is read.
 
-    progress: is told (objects checked, objects). Raises StoreUnavailableError.
+    progress: is told (objects checked, objects). verifier: every version must be signed, and by its
+    key. Raises StoreUnavailableError.
     """
     keys = list(store.list(f"models/{check_model_name(model_name)}" if model_name else "models"))
     there = {PurePosixPath(key).name for key in store.list("blobs/sha256")}
@@ -57,6 +60,8 @@ def verify(
         if progress:
             progress(done, len(keys) + len(there))
     found.compare()
+    if verifier is not None:
+        found.check_signatures(verifier)
     for sha256, users in found.users.items():
         if sha256 not in there:
             found.problem(blob_key(sha256), f"the weights of {', '.join(users)} are missing")
@@ -92,6 +97,9 @@ class _Found:
             elif parts[2] == "index.json":
                 if not read_index(self.store, parts[1]):
                     self.problem(key, f"it cannot be read; {NEW_INDEX}")
+            elif parts[2] == "signatures":
+                number = int(PurePosixPath(key).stem)
+                read_signature(self.store, read_version(self.store, parts[1], number))
             elif parts[2] == "channels":
                 record = read_sealed(self.store.read(key), self.store.uri(key))
                 if "refused" not in parts:
@@ -130,6 +138,15 @@ class _Found:
                 if version is None or version.manifest_sha256 != record["manifest_sha256"]:
                     what = f"version {record['version']} is not the one that was promoted"
                     self.problem(folder, f"generation {record['generation']}: {what}")
+
+    def check_signatures(self, verifier: Verifier) -> None:
+        for version in self.versions.values():
+            try:
+                verifier.check(self.store, version)
+            except SignatureError as error:
+                self.problem(manifest_key(version.model_name, version.version), str(error))
+            except DamagedObjectError:
+                pass  # it is named already
 
     def check_blob(self, sha256: str) -> None:
         key = blob_key(sha256)

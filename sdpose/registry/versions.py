@@ -110,6 +110,14 @@ def read_version(
     )
 
 
+def manifest_bytes(store: Store, version: ModelVersion) -> bytes:
+    """DamagedObjectError if they have changed since the version was read."""
+    data = store.read(manifest_key(version.model_name, version.version))
+    if hashlib.sha256(data).hexdigest() != version.manifest_sha256:
+        raise DamagedObjectError(f"{version.manifest_uri} has changed: manifests never do")
+    return data
+
+
 def model_names(store: Store) -> list[str]:
     """All models that have a version."""
     names = {PurePosixPath(key).parts[1] for key in store.list("models") if "/versions/" in key}

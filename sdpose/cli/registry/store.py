@@ -1,0 +1,52 @@
+"""What the registry's commands share: the store that they work on, and how they answer."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sdpose.registry.layout import ROOT_VARIABLE, registry_root
+from sdpose.storage import open_store
+
+if TYPE_CHECKING:
+    from sdpose.registry.signatures import Verifier
+
+Command = Callable[..., Any]
+REFUSED = 1  # exit code: the gate said no, or something is damaged
+
+public_key_option = click.option(
+    "--public-key",
+    type=click.Path(path_type=Path),
+    metavar="PUBLIC.pem",
+    help="Whoever has its private key must have signed it.",
+)
+
+
+def on_store(command: Command) -> Command:
+    """Gives a command the store and --json; what it returns is printed: a text, or a value."""
+
+    @click.option("--registry", "root", metavar="URI", help=f"[default: ${ROOT_VARIABLE}]")
+    @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+    @functools.wraps(command)
+    def wrapped(root: str | None, as_json: bool, **arguments: Any) -> None:
+        text, value, *exit_code = command(open_store(root or registry_root()), **arguments)
+        click.echo(json.dumps(value, indent=2, ensure_ascii=False) if as_json else text)
+        sys.exit(*exit_code)
+
+    return wrapped
+
+
+def verifier_of(public_key: Path | None) -> Verifier | None:
+    from sdpose.registry.signatures import Verifier
+
+    return None if public_key is None else Verifier(public_key)
+
+
+def warn(text: str) -> None:
+    click.echo(text, err=True)

@@ -1,0 +1,222 @@
+"""`sdpose registry register | sign | list | show | diff | pull`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sdpose.cli.registry.store import on_store, public_key_option, verifier_of, warn
+from sdpose.cli.text import format_rows
+from sdpose.errors import UserError
+from sdpose.registry.layout import CHANNELS
+from sdpose.storage import Store
+
+
+@click.command()
+@click.argument("model")
+@click.argument("checkpoint", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option(
+    "--metrics",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="F.json",
+    help="Of its evaluation: the .metrics.json that `sdpose test --out` writes.",
+)
+@click.option("--exp", help="The experiment, for checkpoints that do not name theirs.")
+@click.option("--dataset-digest", default="", help="Of the evaluation's data (`sdpose prepare`).")
+@click.option("--mlflow-run", metavar="ID", help="The training's run.")
+@click.option(
+    "--sign", "key", type=click.Path(path_type=Path), metavar="KEY.pem", help="See `sign`."
+)
+@on_store
+def register(
+    store: Store,
+    model: str,
+    checkpoint: Path,
+    metrics: Path | None,
+    exp: str | None,
+    dataset_digest: str,
+    mlflow_run: str | None,
+    key: Path | None,
+) -> Any:
+    """Upload the weights of CHECKPOINT and announce them as a version of MODEL.
+
+    The same content is the same version, however often it is registered.
+    """
+    from sdpose.config import load_experiment, parse_experiment
+    from sdpose.models.weights import read_checkpoint
+    from sdpose.registry.register import register_checkpoint
+    from sdpose.registry.signatures import Signer
+
+    signer = Signer(key) if key else None
+    _, meta = read_checkpoint(checkpoint)
+    if exp is not None:
+        experiment = load_experiment(exp)
+    elif "experiment" in meta:
+        experiment = parse_experiment(meta["experiment"], source=str(checkpoint))
+    else:
+        raise UserError(f"{checkpoint} does not say which experiment it is of: give --exp NAME")
+    values = read_metrics(metrics) if metrics else {}
+    version = register_checkpoint(
+        model,
+        checkpoint,
+        experiment=experiment,
+        dataset_digest=dataset_digest or values.pop("dataset_digest", ""),
+        evaluation_settings=values.pop("settings", {}),
+        metrics=values,
+        mlflow_run_id=mlflow_run or meta.get("mlflow_run_id"),
+        root=store,
+        signer=signer,
+        say=warn,
+    )
+    again = "" if version.created else " (the same content was there)"
+    return f"{model} version {version.version}{again}: {version.weights_uri}", _plain(version)
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        numbers = {k: v for k, v in values.items() if k not in ("settings", "dataset_digest")}
+        if not numbers or not all(isinstance(v, int | float) for v in numbers.values()):
+            raise ValueError("its values are no numbers")
+    except (ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path}: {error}; expected an object of numbers such as the .metrics.json beside the "
+            "file that `sdpose test --out` writes"
+        ) from None
+    return dict(values)
+
+
+def _plain(version: Any) -> dict[str, Any]:
+    return {
+        "model_name": version.model_name,
+        "version": version.version,
+        "created": version.created,
+        "weights_uri": version.weights_uri,
+        "manifest_uri": version.manifest_uri,
+        "manifest_sha256": version.manifest_sha256,
+        "sha256": version.sha256,
+    }
+
+
+@click.command()
+@click.argument("reference", metavar="MODEL@VERSION|MODEL@CHANNEL")
+@click.option("--key", type=click.Path(path_type=Path), metavar="KEY.pem", required=True)
+@on_store
+def sign(store: Store, reference: str, key: Path) -> Any:
+    """Sign the manifest of a version with the private EC key KEY.pem.
+
+    The manifest names the digest of the weights. An encrypted key's password is in
+    $SDPOSE_SIGNING_PASSWORD. `pull` and `verify` check it with --public-key, as does
+    `model_signing verify key OUT.json --signature OUT.sig --public_key PUBLIC.pem`.
+    """
+    from sdpose.registry.pull import resolve
+    from sdpose.registry.signatures import Signer
+
+    signer, version = Signer(key), resolve(store, reference)
+    signer.sign(store, version)
+    return f"{version.model_name} version {version.version}: signed", _plain(version)
+
+
+@click.command("list")
+@click.argument("model", required=False)
+@on_store
+def list_(store: Store, model: str | None) -> Any:
+    """List the models, or the versions of MODEL, with the channels that point at them."""
+    from sdpose.registry.channels import current
+    from sdpose.registry.versions import model_names, summarize
+
+    def channels_of(name: str) -> dict[str, int]:
+        records = {channel: current(store, name, channel) for channel in CHANNELS}
+        return {channel: record["version"] for channel, record in records.items() if record}
+
+    if model is None:
+        models = {name: channels_of(name) for name in model_names(store)}
+        rows = [[n, " ".join(f"{c}={v}" for c, v in ch.items())] for n, ch in models.items()]
+        return format_rows(["model", "channels"], rows), models
+    channels = channels_of(model)
+    versions = [
+        summary | {"channels": [c for c, v in channels.items() if v == summary["version"]]}
+        for summary in summarize(store, model, by_index=True)
+    ]
+    if not versions:
+        raise UserError(f"there is no model '{model}'; there are: {', '.join(model_names(store))}")
+    rows = [
+        [
+            str(v["version"]),
+            "-" if v["AP"] is None else f"{v['AP']:.4f}",
+            v["dataset_digest"][:12] or "-",
+            v["registered_at"],
+            f"{v['size'] / 1e6:.1f} MB",
+            " ".join(v["channels"]),
+        ]
+        for v in versions
+    ]
+    header = ["version", "AP", "dataset", "registered", "weights", "channels"]
+    return format_rows(header, rows), versions
+
+
+@click.command()
+@click.argument("reference", metavar="MODEL@VERSION|MODEL@CHANNEL")
+@on_store
+def show(store: Store, reference: str) -> Any:
+    """Print the manifest of a version."""
+    from sdpose.registry.pull import resolve
+
+    version = resolve(store, reference)
+    lines = []
+    for key, value in version.manifest.items():
+        shown = value if isinstance(value, str | int | float | None) else json.dumps(value)
+        if key == "experiment":
+            shown = "\n  " + str(value).replace("\n", "\n  ").rstrip()
+        lines.append(f"{key}: {shown}")
+    return "\n".join(lines), version.manifest | {"manifest_sha256": version.manifest_sha256}
+
+
+@click.command()
+@click.argument("first", metavar="MODEL@VERSION")
+@click.argument("second", metavar="MODEL@VERSION")
+@on_store
+def diff(store: Store, first: str, second: str) -> Any:
+    """Print the settings and figures in which two versions differ."""
+    from sdpose.config import experiment_differences
+    from sdpose.registry.gates import experiment_of
+    from sdpose.registry.pull import resolve
+
+    old, new = resolve(store, first), resolve(store, second)
+    differences = experiment_differences(experiment_of(old), experiment_of(new))
+    for section in ("metrics", "evaluation_settings", "weights", "git"):
+        before, after = old.manifest[section], new.manifest[section]
+        for key in [*before, *(key for key in after if key not in before)]:
+            if before.get(key) != after.get(key):
+                differences[f"{section}.{key}"] = (before.get(key), after.get(key))
+    for key in ("dataset_digest", "image"):
+        if old.manifest[key] != new.manifest[key]:
+            differences[key] = (old.manifest[key], new.manifest[key])
+    lines = [f"{k}: {json.dumps(a)} -> {json.dumps(b)}" for k, (a, b) in differences.items()]
+    return "\n".join(lines) or "no difference", {k: list(v) for k, v in differences.items()}
+
+
+@click.command()
+@click.argument("reference", metavar="MODEL@CHANNEL|MODEL@VERSION")
+@click.argument("out", type=click.Path(path_type=Path))
+@public_key_option
+@on_store
+def pull(store: Store, reference: str, out: Path, public_key: Path | None) -> Any:
+    """Bring the weights to the file (or into the folder) OUT, checked byte by byte.
+
+    The manifest comes along as OUT.json, its signature as OUT.sig. A broken transfer is resumed;
+    OUT is replaced when it is complete.
+    """
+    from sdpose.registry.pull import pull as bring
+
+    pulled = bring(store, reference, out, verifier_of(public_key))
+    version = pulled.version
+    text = f"{version.model_name} version {version.version}: {pulled.weights} ({version.sha256})"
+    return text, _plain(version) | {
+        "weights": str(pulled.weights),
+        "manifest": str(pulled.manifest),
+        "signature": pulled.signature and str(pulled.signature),
+    }
