@@ -56,10 +56,10 @@ def test_a_fresh_machine_continues_from_the_mirror(
         path.name for path in store.iterdir()
     }
 
-    second = launch(experiment)
+    second = launch(experiment, pause=0.5)  # it is still in epoch 3 when epoch 2 is uploaded
     second.wait_for("Epoch [3][1/")
     end = time.monotonic() + 60
-    while not (store / "epoch_2.pth").exists() and time.monotonic() < end:
+    while "epoch_1.pth" in checkpoints(store) and time.monotonic() < end:  # after epoch_2.pth came
         time.sleep(0.01)
     second.signal(signal.SIGKILL)
     second.wait()
