@@ -8,16 +8,16 @@ from pathlib import Path
 from sdpose.config import Experiment
 from sdpose.doctor.report import Report
 from sdpose.errors import UserError
-from sdpose.models import SDPose, load_weights
-from sdpose.models.weights import load_backbone_weights
+from sdpose.models import SDPose
 from sdpose.storage import Store
-from sdpose.training.checkpoint import training_weights
+from sdpose.training.begin import check_fits
 from sdpose.training.workdir import (
     OWN_CHECKPOINTS,
     Start,
     checkpoint_folder,
     find_start,
     locked,
+    start_anew,
     work_dir_of,
 )
 
@@ -43,12 +43,13 @@ def check_start(
         report.error("start", error)
     if overwrite:
         count = sum(len(list(folder.glob(name))) for name in OWN_CHECKPOINTS)
-        report.fine.append(f"start: from the beginning; {count} checkpoints in {folder} go first")
-        _check_weights(experiment, model, report)
-        return
+        report.fine.append(f"start: {count} checkpoints in {folder} go first")
     said: list[str] = []
     try:
-        start = _find(experiment, mirror, said)
+        if overwrite:
+            start = start_anew(experiment, said.append)
+        else:
+            start = _find(experiment, mirror, said)
     except UserError as error:
         report.error("start", error)
         start = None
@@ -83,12 +84,9 @@ def _check_checkpoint(experiment: Experiment, start: Start, model: SDPose, repor
     is_here = start.path.exists()  # else it was fetched, and is gone again
     path = str(start.path) if is_here else f"the mirror's {start.path.name}"
     try:
-        model.load_state_dict(training_weights(start.checkpoint))
-    except RuntimeError as error:
-        report.problem(
-            f"start: {path} is of another model: {str(error).splitlines()[1].strip()}",
-            "correct resume_from or the model; --load-from takes the weights that fit",
-        )
+        check_fits(experiment, start, model)
+    except UserError as error:
+        report.error("start", UserError(str(error).replace(str(start.path), path)))
         return
     if meta["epoch"] >= total:
         report.fine.append(f"start: {path} has all of {total} epochs: nothing is left to do")
@@ -108,10 +106,7 @@ def _check_weights(experiment: Experiment, model: SDPose, report: Report) -> Non
     if not path:
         return
     try:
-        if key == "load_from":
-            load_weights(model, path)
-        else:
-            load_backbone_weights(model, path)
+        check_fits(experiment, Start(), model)
     except UserError as error:
         report.error(key, error)
     else:

@@ -21,6 +21,7 @@ checkpoint, and is lost when someone copies only the .pth.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -52,9 +53,9 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     A process that is killed in between leaves the old file, and `.<name>.tmp` beside it.
     Raises UserError if it cannot be written (a full disk, say); the old file is kept then too.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             yield file
             file.flush()
@@ -62,15 +63,21 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         # torch reports a write that failed below it as a RuntimeError.
         if isinstance(error, OSError | RuntimeError):
-            free = shutil.disk_usage(path.parent).free / 1e6
-            raise UserError(
-                f"cannot write {path}: {str(error).splitlines()[0]} ({free:.0f} MB are free "
-                "there): make room"
-            ) from error
+            raise UserError(f"cannot write {path}: {_why_not_written(path, error)}") from error
         raise
+
+
+def _why_not_written(path: Path, error: OSError | RuntimeError) -> str:
+    if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return error.strerror or str(error)
+    free = ""
+    with contextlib.suppress(OSError):
+        free = f" ({shutil.disk_usage(path.parent).free / 1e6:.0f} MB are free there)"
+    return f"{str(error).splitlines()[0]}{free}: make room"
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

@@ -27,9 +27,9 @@ import torch
 
 from sdpose import __version__
 from sdpose.config import Experiment, dump_experiment, experiment_digest
-from sdpose.data.prepare import PreparedDataset, prepare_coco
 from sdpose.errors import UserError
 from sdpose.evaluation import evaluate
+from sdpose.training.begin import begin, is_finished
 from sdpose.training.checkpoint import FORMAT, LATEST, Checkpoint
 from sdpose.training.distributed import (
     PREPARE_TIMEOUT,
@@ -37,7 +37,6 @@ from sdpose.training.distributed import (
     average_buffers,
     is_main_process,
     is_peer_lost,
-    is_restart,
     leave_cores_to_workers,
     on_main,
     process_group,
@@ -65,9 +64,8 @@ from sdpose.training.watch import DivergedError
 from sdpose.training.workdir import (
     Start,
     checkpoint_folder,
-    claim,
     differences,
-    locked,
+    locked_results,
     mirror_uri,
     newest,
     work_dir_of,
@@ -100,7 +98,6 @@ def train(experiment: Experiment, *, overwrite: bool = False) -> TrainResult:
     checkpoint that does not fit, a loss that is not finite, too little memory, a checkpoint that
     could not be kept.
     """
-    work_dir = work_dir_of(experiment)
     leave_cores_to_workers(experiment.data.workers_per_gpu)
     with (
         StopSignals(speak=is_main_process()) as stop,
@@ -108,22 +105,16 @@ def train(experiment: Experiment, *, overwrite: bool = False) -> TrainResult:
         contextlib.ExitStack() as lock,
     ):
         events = Events([ConsoleSink()] if world.is_main else [])
-        on_main(world, lambda: lock.enter_context(locked(work_dir)))
-        overwrite = overwrite and not is_restart()
-        start = on_main(
-            world,
-            lambda: claim(experiment, overwrite=overwrite, say=events.say),
-            timeout=PREPARE_TIMEOUT,  # a mirror may be slow
-        )
-        if _is_finished(start, experiment):
+        on_main(world, lambda: lock.enter_context(locked_results(experiment)))
+        start, dataset = begin(experiment, world, overwrite=overwrite, say=events.say)
+        if dataset is None:
             assert start.checkpoint is not None
-            events.say(f"{work_dir} is finished: nothing to train")
+            events.say(f"{work_dir_of(experiment)} is finished: nothing to train")
             on_main(world, lambda: _complete(experiment, start, events.say), PREPARE_TIMEOUT)
             return _result_of(experiment, start.checkpoint)
 
-        dataset = on_main(world, lambda: prepare_coco(experiment), timeout=PREPARE_TIMEOUT)
-        run = build_run(experiment, world, stop, events, start, pack=dataset.pack)
-        with _recorded(run, start, dataset):
+        run = build_run(experiment, world, stop, events, start, dataset)
+        with _recorded(run, start):
             if run.progress.epoch and not run.progress.iteration_in_epoch:
                 _finish_epoch(run)  # it was killed between an epoch's end and its evaluation
             for epoch in range(run.progress.epoch + 1, experiment.total_epochs + 1):
@@ -351,6 +342,7 @@ def _content(run: Run) -> Checkpoint:
             "sdpose_version": __version__,
             "experiment": dump_experiment(run.experiment),
             "experiment_digest": experiment_digest(run.experiment),
+            "dataset_digest": run.dataset.digest,
             "mlflow_run_id": run.mlflow_run_id,
             **run.progress.meta(),
         },
@@ -369,7 +361,7 @@ def _names(experiment: Experiment, progress: Progress) -> list[str]:
 
 
 @contextlib.contextmanager
-def _recorded(run: Run, start: Start, dataset: PreparedDataset) -> Iterator[None]:
+def _recorded(run: Run, start: Start) -> Iterator[None]:
     """Opens the log files and trackers, says what begins, and closes all with how it ended."""
     events, experiment = run.events, run.experiment
     if start.path is not None:
@@ -377,7 +369,7 @@ def _recorded(run: Run, start: Start, dataset: PreparedDataset) -> Iterator[None
     events.say(opening_line(run))
     run.mlflow_run_id = on_main(
         run.world,
-        lambda: events.open(experiment, same_run=start.same_run, dataset_digest=dataset.digest),
+        lambda: events.open(experiment, same_run=start.same_run, dataset_digest=run.dataset.digest),
     )
     events.start_bar(run.progress.iteration, run.total_iterations)
     status: Any = "FAILED"
@@ -416,7 +408,7 @@ def finished_training(experiment: Experiment) -> TrainResult:
     """
     found = newest(experiment, print)
     start = Start() if found is None else Start(checkpoint=found[1], path=found[0])
-    if start.checkpoint is None or not _is_finished(start, experiment):
+    if start.checkpoint is None or not is_finished(experiment, start):
         raise UserError(
             f"{mirror_uri(experiment) or checkpoint_folder(experiment)} holds no finished training "
             f"of {experiment.exp_name}: is the volume that was trained on mounted here, too?"
@@ -439,14 +431,6 @@ def _complete(experiment: Experiment, start: Start, say: Callable[[str], None]) 
         saver.finish()
     finally:
         saver.close(0)
-
-
-def _is_finished(start: Start, experiment: Experiment) -> bool:
-    if start.checkpoint is None:
-        return False
-    progress = Progress.of(start.checkpoint["meta"])
-    ends = progress.epoch >= experiment.total_epochs or bool(progress.stopped)
-    return ends and progress.evaluated_epoch == progress.epoch
 
 
 def _result_of(experiment: Experiment, checkpoint: Checkpoint) -> TrainResult:

@@ -25,6 +25,7 @@ class Progress:
     iteration: int = 0  # steps done in the whole run
     iteration_in_epoch: int = 0  # steps done of the epoch that is under way
     global_batch: int = 0  # samples a step, all ranks
+    iterations_per_epoch: int = 0
     evaluated_epoch: int = 0  # the last epoch that was evaluated
     metrics: dict[str, float] = field(default_factory=dict)  # of that evaluation
     best_epoch: int = 0
@@ -42,21 +43,26 @@ class Progress:
         return Progress(**{name: value for name, value in meta.items() if name in names})
 
     def continue_with(self, global_batch: int, iterations_per_epoch: int) -> str | None:
-        """Adapts to a global batch of another size; returns what to tell the user, if anything.
+        """Adapts to epochs of another length; returns what to tell the user, if anything.
 
         The position in the epoch is kept in samples, rounded down to whole steps: none is left out,
-        less than one step's are seen twice.
+        less than one step's are seen twice. Of an epoch that is shorter now, nothing may be left.
         """
-        before, self.global_batch = self.global_batch, global_batch
-        if before in (0, global_batch):
+        before, now = (
+            (self.global_batch, self.iterations_per_epoch),
+            (global_batch, iterations_per_epoch),
+        )
+        self.global_batch, self.iterations_per_epoch = now
+        if before in ((0, 0), now):
             return None
-        samples = self.iteration_in_epoch * before
-        self.iteration_in_epoch = samples // global_batch
+        samples = self.iteration_in_epoch * before[0]
+        self.iteration_in_epoch = min(samples // global_batch, iterations_per_epoch)
         self.iteration = self.epoch * iterations_per_epoch + self.iteration_in_epoch
         self.sums = {}
         return (
-            f"the global batch was {before} and is {global_batch} now: iterations are counted anew "
-            f"({self.iteration} of {iterations_per_epoch} an epoch), and the loss may differ"
+            f"epochs had {before[1]} iterations of {before[0]} samples and have "
+            f"{iterations_per_epoch} of {global_batch} now: iterations are counted anew (this is "
+            f"{self.iteration}), and the loss may differ"
         )
 
     def complete_epoch(self) -> None:

@@ -43,10 +43,10 @@ def build_optimizer(
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """As load_state_dict, but `fused` stays what it is here, not where the state was saved."""
-    fused = optimizer.defaults["fused"]
-    groups = [{**group, "fused": fused} for group in state["param_groups"]]
-    optimizer.load_state_dict({**state, "param_groups": groups})
+    """The moments; settings (weight decay, betas, `fused`) stay those of the experiment and the
+    device here, which may be others than where the state was saved."""
+    settings = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({**state, "param_groups": settings})
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

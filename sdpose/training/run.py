@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from sdpose.config import Experiment
 from sdpose.data.loader import TrainLoader, build_train_loader
-from sdpose.data.prepare import unusable_images
-from sdpose.errors import UserError
+from sdpose.data.prepare import PreparedDataset, unusable_images
 from sdpose.losses import build_loss
 from sdpose.models import SDPose, build_model
 from sdpose.models.weights import load_backbone_weights, load_weights
@@ -50,6 +49,7 @@ class Run:
     stop: StopSignals
     events: Events
     folder: Path  # of the checkpoints
+    dataset: PreparedDataset
     loader: TrainLoader
     model: nn.Module
     parallel_model: nn.Module  # the same, as the step calls it
@@ -82,9 +82,9 @@ def build_run(
     stop: StopSignals,
     events: Events,
     start: Start,
-    pack: str | None = None,
+    dataset: PreparedDataset,
 ) -> Run:
-    """All that a run works with, as the checkpoint left it. pack: see `build_train_loader`."""
+    """All that a run works with, as the checkpoint left it."""
     torch.manual_seed(experiment.seed)
     torch.backends.cudnn.benchmark = True  # all batches have one shape
     model = build_model(experiment.model)
@@ -106,7 +106,7 @@ def build_run(
         rank=world.rank,
         world_size=world.size,
         skip_images=on_main(world, lambda: unusable_images(experiment, "train")),
-        pack=pack,
+        pack=dataset.pack,
     )
     note = progress.continue_with(loader.global_batch, len(loader))
     if note:
@@ -122,6 +122,7 @@ def build_run(
         stop=stop,
         events=events,
         folder=folder,
+        dataset=dataset,
         loader=loader,
         model=model,
         parallel_model=distribute(model, world, sync_bn=experiment.sync_bn),
@@ -182,13 +183,7 @@ def restore(
 def _initial_weights(experiment: Experiment, model: SDPose, start: Start) -> dict[str, Tensor]:
     """From the checkpoint, else `load_from`, else `pretrained` (the backbone), else random."""
     if start.checkpoint is not None:
-        try:
-            model.load_state_dict(training_weights(start.checkpoint))
-        except RuntimeError as error:
-            raise UserError(
-                f"{start.path} is of another model and cannot be continued:\n  "
-                + "\n  ".join(str(error).splitlines()[:8])
-            ) from None
+        model.load_state_dict(training_weights(start.checkpoint))
     elif experiment.load_from:
         load_weights(model, experiment.load_from)
     elif experiment.model.pretrained:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -107,14 +108,26 @@ def checkpoint_folder(experiment: Experiment) -> Path:
 
 
 @contextlib.contextmanager
-def locked(work_dir: Path) -> Iterator[None]:
-    """Refuses a second run in the same work dir while one is going on.
+def locked_results(experiment: Experiment) -> Iterator[None]:
+    """`locked` for all folders that a run writes to; UserError if it could not write there."""
+    with contextlib.ExitStack() as stack:
+        for folder in sorted({work_dir_of(experiment), checkpoint_folder(experiment)}):
+            stack.enter_context(locked(folder))
+            with _usable(folder), tempfile.TemporaryFile(dir=folder):
+                pass
+        yield
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Refuses a second run in the same folder while one is going on.
 
     The lock is on the folder itself, ends with the process and leaves nothing behind. Where the
     file system knows no locks, there is none.
     """
-    work_dir.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(work_dir, os.O_RDONLY)
+    with _usable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
     give_up = time.monotonic() + LOCK_WAIT_SECONDS
     try:
         while True:
@@ -126,7 +139,7 @@ def locked(work_dir: Path) -> Iterator[None]:
                     break
                 if time.monotonic() > give_up:
                     raise UserError(
-                        f"{work_dir} is in use by another training run; wait for it, end it, or "
+                        f"{folder} is in use by another training run; wait for it, end it, or "
                         "choose another --work-dir"
                     ) from None
             time.sleep(0.2)
@@ -135,17 +148,26 @@ def locked(work_dir: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def claim(experiment: Experiment, *, overwrite: bool, say: Say) -> Start:
-    """Makes the work dir this experiment's and finds what to continue from, see `find_start`.
+@contextlib.contextmanager
+def _usable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"results cannot be written to {folder}: {error.strerror or error}; mend that, or "
+            "choose another --work-dir (checkpoint_config.out_dir for the checkpoints)"
+        ) from None
 
-    overwrite: removes first what trainings left there. `say` is told what was chosen.
+
+def claim(experiment: Experiment, start: Start, *, overwrite: bool, say: Say) -> Start:
+    """Makes the work dir this experiment's, and the checkpoint that it begins with its newest.
+
+    overwrite: removes first what trainings left there.
     """
     work_dir, folder = work_dir_of(experiment), checkpoint_folder(experiment)
     if overwrite:
         remove_results(experiment)
-    store, keys = open_mirror(experiment, say)
-    _remove_leftovers(folder, store, say)
-    start = find_start(experiment, store, keys, say)
+    _remove_leftovers(experiment, say)
     if start.path is not None:
         # From here on the newest: what is there already may be damaged, or of a later epoch.
         folder.mkdir(parents=True, exist_ok=True)
@@ -153,6 +175,35 @@ def claim(experiment: Experiment, *, overwrite: bool, say: Say) -> Start:
     with atomic_file(work_dir / EXPERIMENT_FILE) as file:
         file.write(dump_experiment(experiment).encode())
     return start
+
+
+def start_anew(experiment: Experiment, say: Say) -> Start:
+    """Where a training begins that removes what is there: at `resume_from`, if that is a file.
+
+    Raises UserError if that would remove what the training begins with.
+    """
+    sources = {
+        "resume_from": experiment.resume_from,
+        "load_from": experiment.load_from,
+        "model.pretrained": experiment.model.pretrained,
+    }
+    mirror = mirror_uri(experiment)
+    results = {path.resolve() for path in _results(experiment)}
+    for key, source in sources.items():
+        if source and (
+            (mirror is not None and source.startswith(f"{mirror.rstrip('/')}/"))
+            or Path(source).resolve() in results
+        ):
+            raise UserError(
+                f"--overwrite would remove {source}, which {key} names; nothing is removed. Copy "
+                "it to another place first, or choose another --work-dir for the new run"
+            )
+    path = experiment.resume_from
+    if path == "auto":
+        say("--overwrite leaves nothing to resume: starting from the beginning")
+    if path in (None, "auto"):
+        return Start()
+    return Start(checkpoint=_load_named(path), path=Path(path))
 
 
 def find_start(
@@ -198,13 +249,13 @@ def find_start(
     return Start(checkpoint=found[1], path=found[0], same_run=same_run)
 
 
-def _remove_leftovers(folder: Path, store: Store | None, say: Say) -> None:
+def _remove_leftovers(experiment: Experiment, say: Say) -> None:
     """Of a run that was killed while it saved or uploaded."""
-    for leftover in folder.glob(".*.pth.tmp"):
+    for leftover in checkpoint_folder(experiment).glob(".*.pth.tmp"):
         leftover.unlink()
     try:
-        if store is not None:
-            store.sweep(timedelta(), dry_run=False)
+        if (uri := mirror_uri(experiment)) is not None:
+            open_store(uri).sweep(timedelta(), dry_run=False)
     except UserError as error:  # it may be a right that training does not need
         say(f"warning: uploads that were cut off are not removed: {error}")
 
@@ -305,12 +356,15 @@ def _refusal(work_dir: Path, differing: list[str]) -> str:
 
 def remove_results(experiment: Experiment) -> None:
     """Removes what trainings left in the work dir and its mirror, and nothing else."""
-    work_dir, folder = work_dir_of(experiment), checkpoint_folder(experiment)
     if (uri := mirror_uri(experiment)) is not None:
         remove(open_store(uri), OWN_FILES)
-    for pattern in OWN_FILES:
-        for path in work_dir.glob(pattern):
-            path.unlink()
-    for pattern in OWN_CHECKPOINTS:
-        for path in folder.glob(pattern):
-            path.unlink()
+    for path in _results(experiment):
+        path.unlink()
+
+
+def _results(experiment: Experiment) -> list[Path]:
+    places = (
+        (work_dir_of(experiment), OWN_FILES),
+        (checkpoint_folder(experiment), OWN_CHECKPOINTS),
+    )
+    return [p for folder, names in places for name in names for p in folder.glob(name)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sdpose.config import load_experiment
-from sdpose.training.optim import build_optimizer, build_schedule
+from sdpose.training.optim import build_optimizer, build_schedule, load_optimizer_state
 
 # 1000 iterations an epoch: iteration 200_000 is the first one of the 201st epoch.
 STEP_NUMBERS = {
@@ -70,3 +70,20 @@ def test_one_step_of_every_optimizer(kind: str) -> None:
         "SGD": 1 - 0.1 * (0.5 + 0.2),
     }
     assert parameter.item() == pytest.approx(after[kind], abs=1e-6)
+
+
+def test_a_continued_run_has_the_moments_of_the_old_and_the_settings_of_the_new() -> None:
+    def made(*changes: str) -> torch.optim.Optimizer:
+        settings = load_experiment("sdpose_s_v1", list(changes)).optimizer
+        parameter = torch.nn.Parameter(torch.ones(1))
+        parameter.grad = torch.full((1,), 0.5)
+        optimizer = build_optimizer([parameter], settings)
+        optimizer.step()
+        return optimizer
+
+    old, new = made(), made("optimizer.weight_decay=0.2", "optimizer.betas=[0.5, 0.9]")
+    load_optimizer_state(new, old.state_dict())
+    (group,) = new.param_groups
+    assert (group["weight_decay"], group["betas"]) == (0.2, (0.5, 0.9))
+    (moments,), (expected,) = new.state.values(), old.state.values()
+    assert torch.equal(moments["exp_avg"], expected["exp_avg"])

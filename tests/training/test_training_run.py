@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from sdpose.config import parse_experiment
 from sdpose.errors import UserError
 from sdpose.training import train
+from sdpose.training.checkpoint import save_checkpoint
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "loss_curve.json"
 
@@ -130,15 +132,82 @@ def test_load_from_takes_the_weights_only(make, records) -> None:
     assert records(experiment.work_dir)[0]["epoch"] == 1
 
 
-def test_a_checkpoint_of_another_model_is_refused(make) -> None:
-    first = train(make("total_epochs=1", work_dir="first"))
-    other = make(
-        f"resume_from={first.last_checkpoint}",
-        "model.keypoint_head.tokenpose_cfg.dim=32",
-        work_dir="other",
-    )
-    with pytest.raises(UserError, match="of another model"):
-        train(other)
+def state_of(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("model.keypoint_head.tokenpose_cfg.dim=32", "is of another model: size mismatch"),
+        ("optimizer.type=SGD", "was trained with Adam and cannot be continued with SGD"),
+        ("data_root=nowhere", "data_root is not a folder"),
+    ],
+)
+def test_a_run_that_cannot_go_on_changes_nothing(make, change: str, message: str) -> None:
+    first = train(make("total_epochs=1"))
+    before = state_of(first.last_checkpoint.parent)
+    elsewhere = shutil.copy(first.last_checkpoint, first.last_checkpoint.parents[1] / "copy.pth")
+    for resumed, overwrite in (("auto", False), (elsewhere, True)):
+        with pytest.raises(UserError, match=message):
+            train(make(f"resume_from={resumed}", change), overwrite=overwrite)
+        assert state_of(first.last_checkpoint.parent) == before
+
+
+def test_weights_that_do_not_fit_cost_no_results(make) -> None:
+    first = train(make("total_epochs=1"))
+    before = state_of(first.last_checkpoint.parent)
+    small = shutil.copy(first.last_checkpoint, first.last_checkpoint.parents[1] / "small.pth")
+    with pytest.raises(UserError, match="does not fit the model"):
+        train(
+            make(f"load_from={small}", "model.keypoint_head.tokenpose_cfg.dim=32"), overwrite=True
+        )
+    assert state_of(first.last_checkpoint.parent) == before
+
+
+def test_other_data_does_not_go_on_silently(
+    make, dataset: Path, tmp_path: Path, records, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half of the persons are taken out while a run is in the last quarter of an epoch."""
+    smaller = shutil.copytree(dataset, tmp_path / "smaller")
+    annotations = smaller / make().data.train.ann_file
+    content = json.loads(annotations.read_text())
+    content["annotations"] = content["annotations"][::2]
+    annotations.write_text(json.dumps(content))
+
+    work_dir = train(make("total_epochs=1")).last_checkpoint.parent
+    meta = torch.load(work_dir / "latest.pth", weights_only=True)["meta"]
+    inside = {"epoch": 0, "iteration_in_epoch": 9, "iteration": 9, "evaluated_epoch": 0}
+    checkpoint = torch.load(work_dir / "latest.pth", weights_only=True)
+    for path in work_dir.glob("*.pth"):
+        path.unlink()
+    save_checkpoint(work_dir / "latest.pth", checkpoint | {"meta": meta | inside})
+    before = state_of(work_dir)
+    with pytest.raises(
+        UserError, match=r"latest\.pth was trained on other data: the dataset's dig"
+    ):
+        train(make("total_epochs=1", f"data_root={smaller}"))
+    assert state_of(work_dir) == before
+
+    capsys.readouterr()
+    train(make("total_epochs=2", f"data_root={smaller}", "resume_from=auto"))
+    said = capsys.readouterr().out
+    assert "was trained on other data" in said
+    now = re.search(r"epochs had 12 iterations of 8 samples and have (\d+) of 8 now", said)
+    assert now
+    meta = torch.load(work_dir / "latest.pth", weights_only=True)["meta"]
+    assert meta["iteration"] == 2 * int(now[1]) < 2 * 9
+    epochs = [line["epoch"] for line in records(work_dir) if line["mode"] == "val"]
+    assert epochs[-1] == 2
+
+
+@pytest.mark.parametrize("key", ["work_dir", "checkpoint_config.out_dir"])
+def test_results_that_cannot_be_written_are_an_error_at_once(
+    make, tmp_path: Path, key: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot be written to .*file.*: Not a directory"):
+        train(make(f"{key}={tmp_path}/file/results"))
 
 
 def test_another_global_batch_goes_on_where_the_samples_are(make, records) -> None:

@@ -5,10 +5,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from sdpose.config import Experiment
 from sdpose.errors import UserError
 from sdpose.training import workdir
 from sdpose.training.checkpoint import FORMAT, load_checkpoint, save_checkpoint
-from sdpose.training.workdir import checkpoint_folder, claim, locked
+from sdpose.training.workdir import (
+    Start,
+    checkpoint_folder,
+    claim,
+    find_start,
+    locked,
+    open_mirror,
+    start_anew,
+)
 
 
 @pytest.fixture
@@ -23,27 +32,36 @@ def put_checkpoint(folder: str | Path, name: str, epoch: int) -> Path:
     return path
 
 
-def epoch_of_start(start: workdir.Start) -> int:
+def begin(experiment: Experiment, said: list[str], *, overwrite: bool = False) -> Start:
+    say = said.append
+    if overwrite:
+        start = start_anew(experiment, say)
+    else:
+        start = find_start(experiment, *open_mirror(experiment, say), say)
+    return claim(experiment, start, overwrite=overwrite, say=say)
+
+
+def epoch_of_start(start: Start) -> int:
     assert start.checkpoint is not None
     return start.checkpoint["meta"]["epoch"]
 
 
 def test_the_same_experiment_continues_by_itself(make, said: list[str]) -> None:
-    first = claim(make(), overwrite=False, say=said.append)
+    first = begin(make(), said)
     assert (first.checkpoint, first.same_run) == (None, False)
     put_checkpoint(make().work_dir, "latest.pth", 2)
-    again = claim(make("data_root=elsewhere"), overwrite=False, say=said.append)
+    again = begin(make("data_root=elsewhere"), said)
     assert (epoch_of_start(again), again.same_run) == (2, True)
     assert said == []
 
 
 def test_another_experiments_results_are_refused(make, said: list[str]) -> None:
-    claim(make(), overwrite=False, say=said.append)
+    begin(make(), said)
     other = make("optimizer.lr=0.5", "data.samples_per_gpu=4")
-    assert claim(other, overwrite=False, say=said.append).checkpoint is None  # no results yet
+    assert begin(other, said).checkpoint is None  # no results yet
     put_checkpoint(other.work_dir, "epoch_3.pth", 3)
     with pytest.raises(UserError) as refusal:
-        claim(make(), overwrite=False, say=said.append)
+        begin(make(), said)
     for part in (
         "optimizer.lr: 0.5 -> 0.001",
         "data.samples_per_gpu: 4 -> 8",
@@ -54,7 +72,7 @@ def test_another_experiments_results_are_refused(make, said: list[str]) -> None:
         assert part in str(refusal.value)
     assert said == []
 
-    start = claim(make("resume_from=auto"), overwrite=False, say=said.append)
+    start = begin(make("resume_from=auto"), said)
     assert (epoch_of_start(start), start.same_run) == (3, False)
     assert any("optimizer.lr: 0.5 -> 0.001" in line for line in said)
 
@@ -62,14 +80,14 @@ def test_another_experiments_results_are_refused(make, said: list[str]) -> None:
 def test_checkpoints_without_an_experiment_are_refused(make, said: list[str]) -> None:
     put_checkpoint(make().work_dir, "epoch_3.pth", 3)
     with pytest.raises(UserError, match="unknown origin"):
-        claim(make(), overwrite=False, say=said.append)
+        begin(make(), said)
 
 
 def test_overwrite_removes_our_files_only(make, said: list[str]) -> None:
     experiment = make("checkpoint_config.out_dir=" + make().work_dir + "/weights")
     work_dir, folder = Path(experiment.work_dir), checkpoint_folder(experiment)
     assert folder == work_dir / "weights" / work_dir.name
-    claim(experiment, overwrite=False, say=said.append)
+    begin(experiment, said)
     ours = ["20260101_120000.log", "20260101_120000.log.json", "summary.json", "mlflow_run_id"]
     theirs = ["notes.txt", "my_model.pth", "tf_logs/notes.txt"]
     (work_dir / "tf_logs").mkdir()
@@ -77,38 +95,49 @@ def test_overwrite_removes_our_files_only(make, said: list[str]) -> None:
         (work_dir / name).write_text("x")
     for name in ("epoch_1.pth", "latest.pth", "best_AP_epoch_1.pth", ".epoch_2.pth.tmp"):
         put_checkpoint(folder, name, 1)
-    assert claim(experiment, overwrite=True, say=said.append).checkpoint is None
+    assert begin(experiment, said, overwrite=True).checkpoint is None
     left = {str(p.relative_to(work_dir)) for p in work_dir.rglob("*") if p.is_file()}
     assert left == {*theirs, "experiment.yaml"}
+
+
+@pytest.mark.parametrize("key", ["resume_from", "load_from", "model.pretrained"])
+def test_overwrite_keeps_what_the_new_run_begins_with(make, said: list[str], key: str) -> None:
+    begin(make(), said)
+    source = put_checkpoint(make().work_dir, "epoch_3.pth", 3)
+    with pytest.raises(
+        UserError, match=f"--overwrite would remove .*epoch_3.pth, which {key} names"
+    ):
+        begin(make(f"{key}={source}"), said, overwrite=True)
+    assert source.exists()
 
 
 def test_resume_from_a_file(make, tmp_path: Path, said: list[str]) -> None:
     elsewhere = put_checkpoint(tmp_path / "elsewhere", "epoch_5.pth", 5)
     resumed = make(f"resume_from={elsewhere}", "load_from=weights.pth")
-    assert epoch_of_start(claim(resumed, overwrite=False, say=said.append)) == 5
+    assert epoch_of_start(begin(resumed, said)) == 5
     assert ["load_from" in line for line in said] == [True]
     # The job is killed and started again with the same command: it does not fall back to epoch 5.
     put_checkpoint(resumed.work_dir, "latest.pth", 8)
-    assert epoch_of_start(claim(resumed, overwrite=False, say=said.append)) == 8
+    assert epoch_of_start(begin(resumed, said)) == 8
     # Asked for another file, it goes back, and what was newer is no longer the newest.
     back = put_checkpoint(resumed.work_dir, "epoch_6.pth", 6)
     changed = resumed.model_copy(update={"resume_from": str(back)})
-    assert epoch_of_start(claim(changed, overwrite=False, say=said.append)) == 6
+    assert epoch_of_start(begin(changed, said)) == 6
     assert load_checkpoint(Path(resumed.work_dir) / "latest.pth")["meta"]["epoch"] == 6
 
 
 def test_resume_from_nothing(make, tmp_path: Path, said: list[str]) -> None:
-    assert claim(make("resume_from=auto"), overwrite=False, say=said.append).checkpoint is None
+    assert begin(make("resume_from=auto"), said).checkpoint is None
     assert "starting from the beginning" in said[0]
     with pytest.raises(UserError, match=r"cannot read nowhere\.pth"):
-        claim(make("resume_from=nowhere.pth"), overwrite=False, say=said.append)
+        begin(make("resume_from=nowhere.pth"), said)
     damaged = put_checkpoint(tmp_path, "damaged.pth", 1)
     damaged.write_bytes(damaged.read_bytes()[:-100])
     with pytest.raises(UserError, match="damaged"):
-        claim(make(f"resume_from={damaged}"), overwrite=False, say=said.append)
+        begin(make(f"resume_from={damaged}"), said)
     torch.save({"state_dict": {}}, damaged)
     with pytest.raises(UserError, match="--load-from"):
-        claim(make(f"resume_from={damaged}"), overwrite=False, say=said.append)
+        begin(make(f"resume_from={damaged}"), said)
 
 
 def test_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,12 +154,12 @@ def test_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_an_experiment_of_an_older_schema_is_compared(make, said: list[str]) -> None:
     experiment = make()
-    claim(experiment, overwrite=False, say=said.append)
+    begin(experiment, said)
     put_checkpoint(experiment.work_dir, "latest.pth", 1)
     path = Path(experiment.work_dir) / "experiment.yaml"
     path.write_text(path.read_text() + "retired_key: 3\n")
     with pytest.raises(UserError, match="retired_key: 3 -> absent"):
-        claim(experiment, overwrite=False, say=said.append)
+        begin(experiment, said)
     path.write_text("exp_name: [")
     with pytest.raises(UserError, match="exp_name: absent -> tiny"):
-        claim(experiment, overwrite=False, say=said.append)
+        begin(experiment, said)

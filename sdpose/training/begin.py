@@ -1,0 +1,107 @@
+"""Before the first step: what can be known to go wrong is said before anything is changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sdpose.config import Experiment
+from sdpose.data.prepare import PreparedDataset, prepare_coco
+from sdpose.errors import UserError
+from sdpose.models import SDPose, build_model, load_weights
+from sdpose.models.weights import load_backbone_weights
+from sdpose.training.checkpoint import training_weights
+from sdpose.training.distributed import PREPARE_TIMEOUT, World, is_restart, on_main
+from sdpose.training.meters import Progress
+from sdpose.training.workdir import Say, Start, claim, find_start, open_mirror, start_anew
+
+
+def begin(
+    experiment: Experiment, world: World, *, overwrite: bool, say: Say
+) -> tuple[Start, PreparedDataset | None]:
+    """Makes the work dir this experiment's and returns where training begins, and on which data.
+
+    No dataset: there is nothing to train, the work dir holds the finished run.
+    overwrite: what trainings left there goes first; not at a restart, which finds its own results.
+    Raises UserError with the work dir as it was, but for what was fetched from a mirror, if the run
+    cannot begin: see `find_start`, `check_fits`, `check_same_data`, `prepare_coco`.
+    """
+    overwrite = overwrite and not is_restart()
+
+    def choose() -> Start:
+        if overwrite:
+            start = start_anew(experiment, say)
+        else:
+            start = find_start(experiment, *open_mirror(experiment, say), say)
+        check_fits(experiment, start, build_model(experiment.model))
+        return start
+
+    def take(start: Start) -> Start:
+        if dataset is not None:
+            check_same_data(experiment, start, dataset.digest, say)
+        return claim(experiment, start, overwrite=overwrite, say=say)
+
+    dataset = None
+    start = on_main(world, choose, timeout=PREPARE_TIMEOUT)  # a mirror may be slow
+    if not is_finished(experiment, start):
+        dataset = on_main(world, lambda: prepare_coco(experiment), timeout=PREPARE_TIMEOUT)
+    return on_main(world, lambda: take(start), timeout=PREPARE_TIMEOUT), dataset
+
+
+def is_finished(experiment: Experiment, start: Start) -> bool:
+    if start.checkpoint is None:
+        return False
+    progress = Progress.of(start.checkpoint["meta"])
+    ends = progress.epoch >= experiment.total_epochs or bool(progress.stopped)
+    return ends and progress.evaluated_epoch == progress.epoch
+
+
+def check_fits(experiment: Experiment, start: Start, model: SDPose) -> None:
+    """UserError if model and optimizer of the experiment cannot go on from the checkpoint; without
+    one, if the model cannot begin with `load_from`, or else `pretrained`. Changes `model`."""
+    if start.checkpoint is None:
+        if experiment.load_from:
+            load_weights(model, experiment.load_from)
+        elif experiment.model.pretrained:
+            load_backbone_weights(model, experiment.model.pretrained)
+        return
+    try:
+        model.load_state_dict(training_weights(start.checkpoint))
+    except RuntimeError as error:
+        differing = [line.strip() for line in str(error).splitlines()[1:8]]
+        raise UserError(
+            f"{start.path} is of another model: "
+            + "\n  ".join(differing)
+            + "\n  correct resume_from or the model; --load-from takes weights that fit"
+        ) from None
+    theirs = _optimizer_of(start.checkpoint["optimizer"])
+    ours = "SGD" if experiment.optimizer.type == "SGD" else "Adam"  # AdamW keeps the same
+    if theirs is not None and theirs != ours:
+        raise UserError(
+            f"{start.path} was trained with {theirs} and cannot be continued with "
+            f"{experiment.optimizer.type}, which keeps other values; to begin with its weights: "
+            f"--load-from {start.path}"
+        )
+
+
+def _optimizer_of(state: dict[str, Any]) -> str | None:
+    """None: it holds nothing that another one could not go on from."""
+    names = {name for values in state.get("state", {}).values() for name in values}
+    return "Adam" if "exp_avg" in names else "SGD" if "momentum_buffer" in names else None
+
+
+def check_same_data(experiment: Experiment, start: Start, dataset_digest: str, say: Say) -> None:
+    """UserError if the run was on other data so far; with `resume_from`, it is said only."""
+    meta = start.checkpoint["meta"] if start.checkpoint is not None else {}
+    before = meta.get("dataset_digest", dataset_digest)
+    if before == dataset_digest:
+        return
+    change = f"the dataset's digest was {before[:12]} and is {dataset_digest[:12]} now"
+    if experiment.resume_from:
+        say(f"{start.path} was trained on other data: {change}")
+        return
+    raise UserError(
+        f"{start.path} was trained on other data: {change}; nothing is changed.\n  Bring the data "
+        "back (data_root, data.*; `sdpose prepare` shows the digest),\n  choose --work-dir DIR (or "
+        "another exp_name) for a new run,\n  --resume-from auto to go on with the new data all "
+        "the same, or --overwrite to begin anew."
+    )
