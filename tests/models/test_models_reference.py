@@ -175,13 +175,15 @@ def test_losses_and_gradients(
     assert norms.keys() == wanted.keys()
     off = [key for key in wanted if norms[key] != pytest.approx(wanted[key], rel=tolerance)]
     if off:
-        # On a CPU with other instructions the order of sums may differ all the same; f64 is the
-        # judge then, from which the official f32 norms are up to 6e-4 away themselves.
+        # On a CPU with other instructions (AVX2 instead of AVX-512) sums have another order. f64 is
+        # the judge then: ours are as near to it as the official f32 norms, which are up to 6e-4
+        # away. (Parameter by parameter either may be nearer.)
         exact = reference_model(name, variant).train(mode == "train").double()
         backward(exact, images, name)
         truth = gradient_norms(exact)
+        official_error = max(abs(wanted[key] / truth[key] - 1) for key in wanted if truth[key])
         for key in off:
-            assert abs(norms[key] - truth[key]) < abs(wanted[key] - truth[key]), key
+            assert norms[key] == pytest.approx(truth[key], rel=official_error), key
 
     gradients = {official_name(n): p.grad for n, p in model.named_parameters()}
     start = f"{prefix}grad_{mode}_"

@@ -45,7 +45,6 @@ def test_no_secret_is_said_or_kept(
         **CANARIES,
         "MLFLOW_TRACKING_USERNAME": "somebody",
         "MLFLOW_TRACKING_URI": f"http://somebody:{IN_URLS}@{urlsplit(mlflow_server.uri).netloc}",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "SDPOSE_REGISTRY": on_s3,
     }
     said = []
@@ -73,7 +72,12 @@ def test_no_secret_is_said_or_kept(
     run("reconcile")
     # The servers fail, and what they say of it is handed on.
     no_mlflow = f"http://somebody:{IN_URLS}@{NOBODY}"
-    run("reconcile", code=2, MLFLOW_TRACKING_URI=no_mlflow)
+    run(
+        "reconcile",
+        code=2,
+        MLFLOW_TRACKING_URI=no_mlflow,
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES="0",
+    )
     run("rollback", model, *channel, code=2)
     no_s3 = f"http://somebody:{IN_URLS}@{NOBODY}"
     run("list", code=2, AWS_ENDPOINT_URL_S3=no_s3, AWS_MAX_ATTEMPTS="1")
