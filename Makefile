@@ -33,7 +33,7 @@ chaos: $(VENV)/.dev  ## a run that is killed 100 times, against one that was lef
 registry-fight: $(VENV)/.dev  ## 16 processes, 64 checkpoints, 200 promotions, on a folder and on S3
 	SDPOSE_FIGHT=full $(BIN)/pytest -s tests/registry/test_concurrency.py
 
-faults: $(VENV)/.dev  ## every fault and kill -9 at every request of register, promote and pull (1 h)
+faults: $(VENV)/.dev  ## every fault and kill -9 at every request of register, promote and pull (65 min)
 	SDPOSE_FAULTS=all $(BIN)/pytest -q -rP --show-capture=stdout tests/registry/faults
 
 check: format lint types imports test  ## format, lint, types, import contracts, tests

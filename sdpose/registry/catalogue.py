@@ -18,6 +18,7 @@ from sdpose.tracking import models
 VERSION_TAG = "sdpose.registry_version"
 IDENTITY_TAG = "sdpose.identity"
 MANIFEST_TAG = "sdpose.manifest"
+WEIGHTS_TAG = "sdpose.sha256"
 RUN_TAG = "sdpose.registered_version"
 
 Say = Callable[[str], None]
@@ -102,6 +103,15 @@ def reconcile(store: Store, model_name: str, *, dry_run: bool = False) -> list[R
     return repairs
 
 
+def named_weights() -> set[str]:
+    """SHA-256 of the weights that a version in MLflow names, of this registry or another one."""
+    if not tracking.is_configured():
+        return set()
+    return {
+        each.tags[WEIGHTS_TAG] for each in models.list_versions(None) if WEIGHTS_TAG in each.tags
+    }
+
+
 def _mend_tags(version: ModelVersion, listed: models.ListedVersion, mend: Mend) -> None:
     changed = {k: v for k, v in _tags(version).items() if listed.tags.get(k) != v}
     if changed and mend(f"version {version.version}: tags {', '.join(sorted(changed))}"):
@@ -144,7 +154,7 @@ def _tags(version: ModelVersion) -> dict[str, str]:
         VERSION_TAG: str(version.version),
         IDENTITY_TAG: version.manifest["identity"],
         MANIFEST_TAG: version.manifest_uri,
-        "sdpose.sha256": version.sha256,
+        WEIGHTS_TAG: version.sha256,
         **({} if ap is None else {"AP": f"{ap:.4f}"}),
     }
 

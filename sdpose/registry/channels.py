@@ -42,11 +42,10 @@ def current(store: Store, model_name: str, channel: str) -> Record | None:
 
 def history(store: Store, model_name: str, channel: str) -> list[Record]:
     """Every move of the channel, the first one first."""
-    check_channel(channel)
-    folder = f"{channel_folder(check_model_name(model_name), channel)}/history"
+    pointer = current(store, model_name, channel)  # first: the moves before it are written down
+    folder = f"{channel_folder(model_name, channel)}/history"
     records = [read_sealed(store.read(key), store.uri(key)) for key in store.list(folder)]
-    pointer = current(store, model_name, channel)
-    if pointer is not None and (not records or records[-1] != pointer):
+    if pointer is not None and pointer not in records:
         records.append(pointer)  # whoever moved it was stopped before writing it down
     return records
 

@@ -28,6 +28,7 @@ from sdpose.storage import DamagedObjectError
 
 ROOT_VARIABLE = "SDPOSE_REGISTRY"
 DEFAULT_ROOT = "work_dirs/registry"
+POINTER = "pointer.json"
 SEAL = "sealed_sha256"
 MANIFEST_FORMAT = "sdpose-model-version/2"
 CHANNELS = ("candidate", "staging", "production")
@@ -105,7 +106,7 @@ def channel_folder(model_name: str, channel: str) -> str:
 
 
 def pointer_key(model_name: str, channel: str) -> str:
-    return f"{channel_folder(model_name, channel)}/pointer.json"
+    return f"{channel_folder(model_name, channel)}/{POINTER}"
 
 
 def history_key(model_name: str, channel: str, generation: int) -> str:

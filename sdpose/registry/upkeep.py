@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
@@ -12,6 +12,7 @@ from sdpose.errors import UserError
 from sdpose.registry.channels import Record, history
 from sdpose.registry.layout import (
     CHANNELS,
+    POINTER,
     blob_key,
     check_model_name,
     document,
@@ -52,9 +53,14 @@ def verify(
     progress: is told (objects checked, objects). verifier: every version must be signed, and by its
     key. Raises StoreUnavailableError.
     """
-    keys = list(store.list(f"models/{check_model_name(model_name)}" if model_name else "models"))
-    there = {PurePosixPath(key).name for key in store.list("blobs/sha256")}
+    prefix = f"models/{check_model_name(model_name)}" if model_name else "models"
     found = _Found(store, [])
+    # Pointers come first: what they name, and all moves before, are there when the rest is listed.
+    pointers = [key for key in store.list(prefix) if key.endswith(f"/{POINTER}")]
+    for key in pointers:
+        found.look_at(key)
+    keys = sorted(set(store.list(prefix)) - set(pointers))
+    there = {PurePosixPath(key).name for key in store.list("blobs/sha256")}
     for done, key in enumerate(keys, start=1):
         found.look_at(key)
         if progress:
@@ -123,12 +129,16 @@ class _Found:
                 if not self.store.exists(key := manifest_key(name, number)):
                     self.problem(key, "the manifest is missing: the index has this version")
         for folder, records in self.records.items():
-            pointer = records.pop(f"{folder}/pointer.json", None)
-            history = list(records.values())
+            pointer = records.pop(f"{folder}/{POINTER}", None)
+            history = [record for _, record in sorted(records.items())]
             if pointer is None:
-                self.problem(f"{folder}/pointer.json", "the pointer is missing or damaged")
-            elif not history or history[-1] != pointer:
+                self.problem(f"{folder}/{POINTER}", "the pointer is missing or damaged")
+            elif pointer not in history:
                 history.append(pointer)  # whoever moved it was stopped before writing it down
+            elif pointer != history[-1] and self.store.read(f"{folder}/{POINTER}") == document(
+                pointer
+            ):
+                self.problem(f"{folder}/{POINTER}", "it is older than its history")
             generations = [record["generation"] for record in history]
             if generations != list(range(1, len(generations) + 1)):
                 what = f"the history is not a whole sequence: generations {generations}"
@@ -172,7 +182,13 @@ class Collected:
     leftovers: tuple[str, ...]
 
 
-def gc(store: Store, *, grace: timedelta = GRACE, dry_run: bool = True) -> Collected:
+def gc(
+    store: Store,
+    *,
+    grace: timedelta = GRACE,
+    dry_run: bool = True,
+    named_elsewhere: Collection[str] = (),
+) -> Collected:
     """Removes weights that no version names, and what interrupted writers left.
 
     Every version keeps its weights, so runs cannot lose theirs; what a pointer or its history names
@@ -180,14 +196,14 @@ def gc(store: Store, *, grace: timedelta = GRACE, dry_run: bool = True) -> Colle
     blob is marked first and deleted by a later call, when the mark is older than `grace`; a
     registration that needs it meanwhile takes the mark back, and one that runs at the same moment
     waits or puts the bytes there again (`register._keep_from_gc`). dry_run: only says what would be
-    done.
+    done. named_elsewhere: SHA-256 of more weights that stay.
     """
     now = datetime.now(UTC)
     blobs = [PurePosixPath(key).name for key in store.list("blobs/sha256")]
     referenced = _referenced(store)
     marked, waiting, ripe = [], [], []
     for sha256 in blobs:
-        if sha256 in referenced:
+        if sha256 in referenced or sha256 in named_elsewhere:
             continue
         found = store.read_tagged(mark_key(sha256))
         if found is None:

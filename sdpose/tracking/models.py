@@ -33,11 +33,13 @@ def create_version(name: str, source: str, run_id: str | None, tags: Mapping[str
     return str(version.version)
 
 
-def list_versions(name: str, tag: tuple[str, str] | None = None) -> list[ListedVersion]:
-    """The versions of a model (that have the tag with this value), by number; none if MLflow does
-    not know the model."""
+def list_versions(name: str | None, tag: tuple[str, str] | None = None) -> list[ListedVersion]:
+    """The versions of a model (None: of all), that have the tag with this value, by number; none if
+    MLflow does not know the model."""
     client = connect()
-    wanted = f"name = '{name}'" + (f" and tags.`{tag[0]}` = '{tag[1]}'" if tag else "")
+    filters = [f"name = '{name}'"] if name else []
+    filters += [f"tags.`{tag[0]}` = '{tag[1]}'"] if tag else []
+    wanted = " and ".join(filters)
     found, token = [], None
     with mlflow_errors():
         while True:

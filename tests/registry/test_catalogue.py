@@ -7,14 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from made import Register
 from mlflow import MlflowClient
 from servers.mlflow import MlflowServer
 
 from sdpose import tracking
-from sdpose.registry.catalogue import RUN_TAG, follow, reconcile
+from sdpose.cli import cli
+from sdpose.errors import UserError
+from sdpose.registry.catalogue import RUN_TAG, follow, named_weights, reconcile
 from sdpose.registry.channels import move
+from sdpose.registry.layout import blob_key, index_key, manifest_key
 from sdpose.registry.promote import promote, rollback
+from sdpose.registry.upkeep import gc
 from sdpose.storage import Store
 
 NOBODY = "http://127.0.0.1:9"
@@ -131,6 +136,22 @@ def test_every_kind_of_drift_is_mended(
     assert numbers == {"1", "2", "4", "7"}
     assert aliases(client, model) == {"production": "1", "staging": "2", "mine": "4"}
     assert client.get_model_version(model, "1").tags["AP"] == "0.1000"
+
+
+def test_gc_keeps_what_mlflow_names(
+    store: Store, register: Register, client: MlflowClient, model: str, root: str
+) -> None:
+    version = register(1, model=model)
+    for key in (manifest_key(model, 1), index_key(model)):
+        store.delete(key)  # by hand
+    assert gc(store).marked == (version.sha256,)
+    assert gc(store, named_elsewhere=named_weights()).marked == ()
+    with pytest.MonkeyPatch.context() as down:
+        down.setenv("MLFLOW_TRACKING_URI", NOBODY)
+        command = ["registry", "gc", "--delete", "--registry", root]
+        silent = CliRunner().invoke(cli, command)
+    assert isinstance(silent.exception, UserError)
+    assert store.exists(blob_key(version.sha256))
 
 
 def test_mlflow_is_down(

@@ -13,8 +13,8 @@ from made import Register
 
 from sdpose.registry import pull, read_version, resolve
 from sdpose.registry import register as registering
-from sdpose.registry.channels import move
-from sdpose.registry.layout import blob_key
+from sdpose.registry.channels import history, move
+from sdpose.registry.layout import blob_key, pointer_key
 from sdpose.registry.promote import promote
 from sdpose.registry.upkeep import gc, verify
 from sdpose.storage import DamagedObjectError, Store, sha256_of_file
@@ -140,6 +140,37 @@ class Interrupted:
             return method(*arguments, **named)
 
         return call
+
+
+def test_promotions_meanwhile_are_no_damage(store: Store, register: Register) -> None:
+    """Two at every operation of `history` and of `verify`."""
+    versions = [register(seed) for seed in (1, 2)]
+
+    def meanwhile() -> None:
+        for version in versions:
+            move(store, version, "staging", action="promote", approver="kim")
+
+    meanwhile()
+    for n in range(1, 13):
+        interrupted: Any = Interrupted(store, n, meanwhile)
+        generations = [record["generation"] for record in history(interrupted, "tiny", "staging")]
+        assert generations == list(range(1, len(generations) + 1))
+        interrupted = Interrupted(store, n, meanwhile)
+        assert verify(interrupted) == []
+        assert interrupted.left <= 0
+
+
+def test_an_old_pointer_is_damage(store: Store, register: Register) -> None:
+    key = pointer_key("tiny", "staging")
+    for seed in (1, 2):
+        move(store, register(seed), "staging", action="promote", approver="kim")
+        if seed == 1:
+            old = store.read(key)
+    move(store, read_version(store, "tiny", 1), "staging", action="promote", approver="kim")
+    assert verify(store) == []
+    store.put(key, old)  # from a backup
+    (problem,) = verify(store)
+    assert (problem.uri, problem.what) == (store.uri(key), "it is older than its history")
 
 
 def test_a_registration_during_gc_keeps_its_weights(

@@ -46,11 +46,18 @@ def verify(store: Store, model: str | None, public_key: Path | None) -> Any:
 def gc(store: Store, delete: bool, grace_hours: float) -> Any:
     """Remove weights that no version names, and what interrupted uploads left.
 
-    Weights are marked by the first call and deleted by a later one, after the grace.
+    Weights are marked by the first call and deleted by a later one, after the grace. What a version
+    in MLflow names stays as well; with MLFLOW_TRACKING_URI set, MLflow must answer.
     """
+    from sdpose.registry.catalogue import named_weights
     from sdpose.registry.upkeep import gc as collect
 
-    done = collect(store, grace=timedelta(hours=grace_hours), dry_run=not delete)
+    done = collect(
+        store,
+        grace=timedelta(hours=grace_hours),
+        dry_run=not delete,
+        named_elsewhere=named_weights(),
+    )
     text = "\n".join(
         f"{'' if delete else 'would be '}{what}: {len(items)}" + "".join(f"\n  {i}" for i in items)
         for what, items in {
