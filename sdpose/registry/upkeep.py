@@ -33,6 +33,8 @@ from sdpose.registry.versions import (
 from sdpose.storage import DamagedObjectError, Store, StoreUnavailableError
 
 GRACE = timedelta(days=1)
+# What an upload under way has written so far looks like what a dead one left.
+UPLOADS_TAKE = timedelta(hours=1)
 NEW_INDEX = "delete it, and the next `list` makes a new one"
 
 
@@ -196,7 +198,8 @@ def gc(
     blob is marked first and deleted by a later call, when the mark is older than `grace`; a
     registration that needs it meanwhile takes the mark back, and one that runs at the same moment
     waits or puts the bytes there again (`register._keep_from_gc`). dry_run: only says what would be
-    done. named_elsewhere: SHA-256 of more weights that stay.
+    done. Leftovers are at least UPLOADS_TAKE old, whatever the grace: others may be writing.
+    named_elsewhere: SHA-256 of more weights that stay.
     """
     now = datetime.now(UTC)
     blobs = [PurePosixPath(key).name for key in store.list("blobs/sha256")]
@@ -229,7 +232,7 @@ def gc(
         marked=tuple(marked),
         waiting=tuple(waiting),
         deleted=tuple(sha256 for sha256, _ in ripe if sha256 not in referenced),
-        leftovers=store.sweep(grace, dry_run=dry_run),
+        leftovers=store.sweep(max(grace, UPLOADS_TAKE), dry_run=dry_run),
     )
 
 

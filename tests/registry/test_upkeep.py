@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -17,7 +18,7 @@ from sdpose.registry.channels import history, move
 from sdpose.registry.layout import blob_key, pointer_key
 from sdpose.registry.promote import promote
 from sdpose.registry.upkeep import gc, verify
-from sdpose.storage import DamagedObjectError, Store, sha256_of_file
+from sdpose.storage import DamagedObjectError, FileStore, Store, sha256_of_file
 
 NOW = timedelta(0)
 
@@ -201,6 +202,16 @@ def test_a_registration_during_gc_keeps_its_weights(
         assert gc(store, dry_run=False, grace=NOW).deleted == ()
     assert n > 8
     assert not store.exists(blob_key(version.sha256))  # nobody came in between
+
+
+def test_gc_leaves_what_another_writer_has_begun(tmp_path: Path) -> None:
+    begun = tmp_path / "models/tiny/versions/.new-1"
+    begun.parent.mkdir(parents=True)
+    begun.touch()
+    assert gc(FileStore(tmp_path), dry_run=False, grace=NOW).leftovers == ()
+    os.utime(begun, (0, 0))
+    assert gc(FileStore(tmp_path), dry_run=False, grace=NOW).leftovers
+    assert not begun.exists()
 
 
 def test_a_gc_that_died_while_deleting_holds_up_nobody(

@@ -40,7 +40,7 @@ def verify(store: Store, model: str | None, public_key: Path | None) -> Any:
     type=click.FloatRange(0),
     default=24.0,
     show_default=True,
-    help="How long a blob stays after it was first found unreferenced.",
+    help="How long a blob stays after it was first found unreferenced; leftovers stay an hour.",
 )
 @on_store
 def gc(store: Store, delete: bool, grace_hours: float) -> Any:
