@@ -17,7 +17,7 @@ from components.pytorchjob.submit import disruption, find_owner, remove, submit
 from components.pytorchjob.supervise import Supervisor
 from sdpose.config import Experiment
 from sdpose.errors import USER_ERROR_EXIT_CODE, UserError
-from sdpose.training.loop import TrainResult, finished_training
+from sdpose.training.result import TrainResult, finished_training
 from sdpose.training.trial import TrialOutcome, run_trial
 from sdpose.training.workdir import remove_results
 

@@ -12,7 +12,8 @@ from sdpose.models.weights import load_backbone_weights
 from sdpose.training.checkpoint import training_weights
 from sdpose.training.distributed import PREPARE_TIMEOUT, World, is_restart, on_main
 from sdpose.training.meters import Progress
-from sdpose.training.workdir import Say, Start, claim, find_start, open_mirror, start_anew
+from sdpose.training.records import Say
+from sdpose.training.workdir import Start, claim, find_start, open_mirror, start_anew
 
 
 def begin(

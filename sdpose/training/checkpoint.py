@@ -26,7 +26,7 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from sdpose.errors import UserError
+from sdpose.training.records import Say
 
 FORMAT = "sdpose/1"
 LATEST = "latest.pth"
@@ -140,7 +141,7 @@ def training_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
     return weights
 
 
-def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> tuple[Path, Checkpoint] | None:
+def newest_checkpoint(folder: Path, say: Say) -> tuple[Path, Checkpoint] | None:
     """The newest intact checkpoint of a folder, or None; `say` is told of every damaged one."""
     for path in [folder / name for name in newest_first(p.name for p in folder.glob("*.pth"))]:
         try:

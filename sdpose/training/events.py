@@ -9,7 +9,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from sdpose.training.mlflow_sink import MlflowSink
 from sdpose.training.records import (
     EpochRecord,
     EvaluationRecord,
+    Say,
     Sink,
     Status,
     TrainRecord,
@@ -155,9 +156,7 @@ class TextSink(Sink):
     """`<timestamp>.log`, and `<timestamp>.log.json` with one JSON object a line, as mmcv's
     TextLoggerHook writes them. Lines go to the console, too."""
 
-    def __init__(
-        self, experiment: Experiment, work_dir: Path, timestamp: str, show: Callable[[str], None]
-    ) -> None:
+    def __init__(self, experiment: Experiment, work_dir: Path, timestamp: str, show: Say) -> None:
         self._log = LogFile(work_dir / f"{timestamp}.log", show)
         self._json = LogFile(work_dir / f"{timestamp}.log.json", show)
         self._show = show
@@ -244,7 +243,7 @@ class TensorboardSink(Sink):
     takes the queue along.
     """
 
-    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, say: Say) -> None:
         try:
             from tensorboard.compat.proto.event_pb2 import Event
             from tensorboard.summary.writer.record_writer import RecordWriter

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 
 from sdpose.config import Experiment
 from sdpose.errors import UserError
 from sdpose.storage import Store, open_store
+from sdpose.training.records import Say
 
 
 def rungs(experiment: Experiment) -> list[int]:
@@ -29,9 +29,7 @@ def rungs(experiment: Experiment) -> list[int]:
     return list(dict.fromkeys(found))
 
 
-def reason_to_stop(
-    experiment: Experiment, epoch: int, ap: float, say: Callable[[str], None]
-) -> str:
+def reason_to_stop(experiment: Experiment, epoch: int, ap: float, say: Say) -> str:
     """Why the trial ends with this evaluation; "" if it goes on.
 
     A decision is written down, and stands when a resumed trial comes to the same epoch again. A

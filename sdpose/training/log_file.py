@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from sdpose.training.records import Say
 from sdpose.training.reminder import Reminder
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -16,7 +16,7 @@ class LogFile:
     """Bytes appended to a file, at once. What the disk refuses waits in memory and is tried again
     with every write: nothing is raised, nothing lost, and the order stays."""
 
-    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, path: Path, say: Say) -> None:
         self._path, self._say, self._reminder = path, say, Reminder(say)
         self._file: BinaryIO | None = None
         self._waiting = bytearray()

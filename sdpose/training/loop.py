@@ -16,11 +16,11 @@ import contextlib
 import itertools
 import math
 import resource
+import signal
+import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -29,8 +29,8 @@ from sdpose import __version__
 from sdpose.config import Experiment, dump_experiment, experiment_digest
 from sdpose.errors import UserError
 from sdpose.evaluation import evaluate
-from sdpose.training.begin import begin, is_finished
-from sdpose.training.checkpoint import FORMAT, LATEST, Checkpoint
+from sdpose.training.begin import begin
+from sdpose.training.checkpoint import FORMAT, Checkpoint
 from sdpose.training.distributed import (
     PREPARE_TIMEOUT,
     SharedStop,
@@ -45,16 +45,23 @@ from sdpose.training.distributed import (
 from sdpose.training.events import ConsoleSink, Events, duration
 from sdpose.training.halving import reason_to_stop
 from sdpose.training.interrupt import Interrupted, StopSignals
-from sdpose.training.memory import memory_errors
-from sdpose.training.meters import Progress, Window
-from sdpose.training.mlflow_sink import DELIVERY_SECONDS, deliver_what_waits
+from sdpose.training.memory import killed_loader, memory_errors
+from sdpose.training.meters import Window
+from sdpose.training.mlflow_sink import DELIVERY_SECONDS
 from sdpose.training.records import EpochRecord, EvaluationRecord, TrainRecord
 from sdpose.training.recovery import recovers, recovers_from_drop, say_bad_steps
+from sdpose.training.result import (
+    TrainResult,
+    checkpoint_names,
+    closing_line,
+    complete,
+    result_in,
+    result_of,
+)
 from sdpose.training.run import (
     Run,
     best_checkpoint,
     build_run,
-    build_saver,
     opening_line,
     position,
     resume_command,
@@ -63,11 +70,7 @@ from sdpose.training.step import train_step
 from sdpose.training.watch import DivergedError
 from sdpose.training.workdir import (
     Start,
-    checkpoint_folder,
-    differences,
     locked_results,
-    mirror_uri,
-    newest,
     work_dir_of,
 )
 
@@ -75,18 +78,6 @@ from sdpose.training.workdir import (
 SAVE = 1
 # How long the end of a run waits for the last uploads (of its logs, if all went well).
 UPLOAD_SECONDS = 60.0
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a finished run leaves."""
-
-    best_checkpoint: Path | None  # None without evaluation.save_best
-    best_metrics: dict[str, float]  # of the best epoch; without save_best of the last one
-    last_checkpoint: Path
-    mlflow_run_id: str | None
-    epochs: int
-    stopped: str = ""  # why it ended before total_epochs
 
 
 def train(experiment: Experiment, *, overwrite: bool = False) -> TrainResult:
@@ -110,8 +101,8 @@ def train(experiment: Experiment, *, overwrite: bool = False) -> TrainResult:
         if dataset is None:
             assert start.checkpoint is not None
             events.say(f"{work_dir_of(experiment)} is finished: nothing to train")
-            on_main(world, lambda: _complete(experiment, start, events.say), PREPARE_TIMEOUT)
-            return _result_of(experiment, start.checkpoint)
+            on_main(world, lambda: complete(experiment, start, events.say), PREPARE_TIMEOUT)
+            return result_in(experiment, start.checkpoint)
 
         run = build_run(experiment, world, stop, events, start, dataset)
         with _recorded(run, start):
@@ -127,8 +118,8 @@ def train(experiment: Experiment, *, overwrite: bool = False) -> TrainResult:
                         on_main(world, run.saver.flush)
                 _finish_epoch(run)
             on_main(world, run.saver.finish, timeout=PREPARE_TIMEOUT)
-            result = _result(experiment, run.progress, run.mlflow_run_id)
-            events.say(_closing_line(result, run.progress))
+            result = result_of(experiment, run.progress, run.mlflow_run_id)
+            events.say(closing_line(result, run.progress))
             return result
 
 
@@ -275,7 +266,7 @@ def _finish_epoch(run: Run) -> None:
         )
         with run.stop.deferred():
             _save(run)
-    run.saver.name(_names(experiment, progress))
+    run.saver.name(checkpoint_names(experiment, progress))
     if progress.evaluated_epoch == epoch:
         with run.stop.deferred():
             if recovers_from_drop(run):
@@ -349,17 +340,6 @@ def _content(run: Run) -> Checkpoint:
     }
 
 
-def _names(experiment: Experiment, progress: Progress) -> list[str]:
-    """What the checkpoint of the epoch just saved is called beside latest.pth."""
-    settings = experiment.checkpoint_config
-    ends = progress.epoch == experiment.total_epochs or bool(progress.stopped)
-    last = ends and settings.save_last
-    numbered = progress.epoch % settings.interval == 0 or last
-    names = [f"epoch_{progress.epoch}.pth"] * numbered
-    best = best_checkpoint(checkpoint_folder(experiment), progress)
-    return [*names, best.name] if best and progress.best_epoch == progress.epoch else names
-
-
 @contextlib.contextmanager
 def _recorded(run: Run, start: Start) -> Iterator[None]:
     """Opens the log files and trackers, says what begins, and closes all with how it ended."""
@@ -385,6 +365,10 @@ def _recorded(run: Run, start: Start) -> Iterator[None]:
         events.log(f"stopped: {error}")  # the command line shows it
         raise
     except Exception as error:
+        if killed := killed_loader(error, experiment):
+            events.log(f"stopped at {position(run)}: {killed}")
+            print(f"error: {killed}", file=sys.stderr, flush=True)
+            raise SystemExit(128 + signal.SIGKILL) from None  # as if it had been this process
         gone = "another process of this run is gone" if is_peer_lost(error) else None
         events.log(f"stopped at {position(run)}\n{gone or traceback.format_exc()}")
         raise
@@ -395,68 +379,3 @@ def _recorded(run: Run, start: Start) -> Iterator[None]:
         events.close(status, best_checkpoint(run.folder, run.progress), seconds)
         run.loader.close()
         run.saver.close(min(run.stop.seconds_left, UPLOAD_SECONDS))
-
-
-# -------------------------------------------------------------------------------------- the end
-
-
-def finished_training(experiment: Experiment) -> TrainResult:
-    """What other processes that trained this experiment to its end left in its work dir.
-
-    Raises UserError if they did not, or not in the folder that is seen from here, or if it holds
-    another experiment's.
-    """
-    found = newest(experiment, print)
-    start = Start() if found is None else Start(checkpoint=found[1], path=found[0])
-    if start.checkpoint is None or not is_finished(experiment, start):
-        raise UserError(
-            f"{mirror_uri(experiment) or checkpoint_folder(experiment)} holds no finished training "
-            f"of {experiment.exp_name}: is the volume that was trained on mounted here, too?"
-        )
-    if differing := differences(start.checkpoint["meta"]["experiment"], experiment):
-        raise UserError(
-            f"{checkpoint_folder(experiment)} holds another experiment's training: "
-            + "; ".join(differing[:3])
-        )
-    return _result_of(experiment, start.checkpoint)
-
-
-def _complete(experiment: Experiment, start: Start, say: Callable[[str], None]) -> None:
-    """Keeps what a finished run promised and could not keep; UserError if that fails again."""
-    assert start.checkpoint is not None
-    deliver_what_waits(work_dir_of(experiment), say)
-    saver = build_saver(experiment, say, start)
-    try:
-        saver.name(_names(experiment, Progress.of(start.checkpoint["meta"])))
-        saver.finish()
-    finally:
-        saver.close(0)
-
-
-def _result_of(experiment: Experiment, checkpoint: Checkpoint) -> TrainResult:
-    meta = checkpoint["meta"]
-    return _result(experiment, Progress.of(meta), meta["mlflow_run_id"])
-
-
-def _result(experiment: Experiment, progress: Progress, mlflow_run_id: str | None) -> TrainResult:
-    folder = checkpoint_folder(experiment)
-    last = folder / f"epoch_{progress.epoch}.pth"
-    return TrainResult(
-        best_checkpoint=best_checkpoint(folder, progress),
-        best_metrics=progress.best_metrics or progress.metrics,
-        last_checkpoint=last if last.exists() else folder / LATEST,
-        mlflow_run_id=mlflow_run_id,
-        epochs=progress.epoch,
-        stopped=progress.stopped,
-    )
-
-
-def _closing_line(result: TrainResult, progress: Progress) -> str:
-    best = result.best_checkpoint
-    where = f" ({best})" if best else ""
-    epoch = progress.best_epoch or progress.epoch
-    return (
-        f"finished {result.epochs} epochs in {duration(progress.seconds)} of training: "
-        f"AP {result.best_metrics['AP']:.4f} at epoch {epoch}{where}"
-        + (f"\nstopped early: {result.stopped}" if result.stopped else "")
-    )

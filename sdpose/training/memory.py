@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Iterator
 
@@ -14,6 +15,7 @@ from sdpose.training.distributed import World
 
 # What torch's loader says when /dev/shm is full, in the loader's process and in this one.
 SHM_ERRORS = ("killed by signal: Bus error", "unable to allocate shared memory")
+_KILLED = re.compile(r"DataLoader worker \(pid (\d+)\) is killed by signal: Killed")
 
 
 @contextlib.contextmanager
@@ -43,6 +45,20 @@ def memory_errors(experiment: Experiment, world: World, *, evaluating: bool) -> 
             f"({experiment.data.workers_per_gpu}) or data.samples_per_gpu "
             f"({experiment.data.samples_per_gpu})"
         ) from None
+
+
+def killed_loader(error: Exception, experiment: Experiment) -> str | None:
+    """What to tell of a loader process that SIGKILL has ended; None if the error is another one.
+
+    torch raises it in this process's main thread wherever that is, not only where it loads.
+    """
+    found = _KILLED.search(str(error))
+    return found and (
+        f"a loader process (pid {found[1]}) was killed, by a person or by the kernel for want of "
+        "memory (`dmesg` tells; on a cluster, the pod's OOMKilled). If it happens again: more "
+        "memory for the machine or the pod, or lower data.workers_per_gpu "
+        f"({experiment.data.workers_per_gpu})"
+    )
 
 
 def _training_advice(experiment: Experiment) -> list[str]:

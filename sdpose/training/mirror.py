@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,12 @@ from sdpose.training.checkpoint import (
     newest_first,
     outdated,
 )
+from sdpose.training.records import Say
 from sdpose.training.reminder import Reminder
 
 POSITION = "latest.json"
 FETCHED = ".fetched.pth.tmp"
 RETRY_SECONDS = 5.0
-
-Say = Callable[[str], None]
 
 
 class Mirror:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from pathlib import Path
 
 from sdpose import tracking
 from sdpose.config import Experiment, experiment_digest, flatten
 from sdpose.tracking.delivery import Delivery
 from sdpose.tracking.system import SystemMonitor
-from sdpose.training.records import EpochRecord, EvaluationRecord, Sink, Status, tracked_metrics
+from sdpose.training.records import (
+    EpochRecord,
+    EvaluationRecord,
+    Say,
+    Sink,
+    Status,
+    tracked_metrics,
+)
 from sdpose.training.workdir import EXPERIMENT_FILE, MLFLOW_QUEUE, MLFLOW_RUN_FILE
 
 DELIVERY_SECONDS = 600.0  # the most that the end of a run waits for an MLflow that makes progress
@@ -31,7 +37,7 @@ class MlflowSink(Sink):
         timestamp: str,
         same_run: bool,
         dataset_digest: str,
-        say: Callable[[str], None],
+        say: Say,
     ) -> None:
         self._work_dir, self._timestamp, self._say = work_dir, timestamp, say
         id_file = work_dir / MLFLOW_RUN_FILE
@@ -79,7 +85,7 @@ class MlflowSink(Sink):
         _end(self._delivery, self._work_dir, self._say, seconds)
 
 
-def deliver_what_waits(work_dir: Path, say: Callable[[str], None]) -> int:
+def deliver_what_waits(work_dir: Path, say: Say) -> int:
     """What MLflow missed of the runs of a work dir, which nobody else may use meanwhile; returns
     how many records it has still not got."""
     if not (work_dir / MLFLOW_QUEUE).is_file():
@@ -87,7 +93,7 @@ def deliver_what_waits(work_dir: Path, say: Callable[[str], None]) -> int:
     return _end(Delivery(work_dir / MLFLOW_QUEUE, say), work_dir, say, DELIVERY_SECONDS)
 
 
-def _end(delivery: Delivery, work_dir: Path, say: Callable[[str], None], seconds: float) -> int:
+def _end(delivery: Delivery, work_dir: Path, say: Say, seconds: float) -> int:
     left = delivery.close(seconds)
     if left:
         say(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
+Say = Callable[[str], None]  # a line for the user
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+
+from sdpose.training.records import Say
 
 
 class Reminder:
     """Tells of a trouble at once, then once a minute while it lasts, and when it is over."""
 
-    def __init__(self, say: Callable[[str], None], every_seconds: float = 60.0) -> None:
+    def __init__(self, say: Say, every_seconds: float = 60.0) -> None:
         self._say, self._every = say, every_seconds
         self._told: float | None = None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from sdpose.training.optim import (
     load_optimizer_state,
 )
 from sdpose.training.options import StepOptions, step_options
+from sdpose.training.records import Say
 from sdpose.training.saving import CheckpointSaver, NoSaver
 from sdpose.training.watch import LossWatch
 from sdpose.training.workdir import (
@@ -138,9 +138,7 @@ def build_run(
     )
 
 
-def build_saver(
-    experiment: Experiment, say: Callable[[str], None], start: Start
-) -> CheckpointSaver:
+def build_saver(experiment: Experiment, say: Say, start: Start) -> CheckpointSaver:
     settings, folder = experiment.checkpoint_config, checkpoint_folder(experiment)
     uri, mirror = mirror_uri(experiment), None
     if uri is not None:

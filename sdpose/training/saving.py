@@ -13,7 +13,6 @@ is too late.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,13 +30,12 @@ from sdpose.training.checkpoint import (
     save_checkpoint,
 )
 from sdpose.training.mirror import Mirror
+from sdpose.training.records import Say
 from sdpose.training.reminder import Reminder
 
 # How long a finished run waits for a full disk or a dead bucket before it gives up.
 PATIENCE_SECONDS = 600.0
 RETRY_SECONDS = 5.0
-
-Say = Callable[[str], None]
 
 
 @dataclass

@@ -13,7 +13,7 @@ from sdpose.config import Experiment
 from sdpose.errors import USER_ERROR_EXIT_CODE, UserError
 from sdpose.tracking import PARENT_RUN_VARIABLE, sweep_run
 from sdpose.training.launch import STOPPED, train_on_this_machine
-from sdpose.training.loop import TrainResult
+from sdpose.training.result import TrainResult
 
 # KFP hands the outcomes of all trials to one step, in one argument of at most 128 KiB.
 MAX_MESSAGE = 300

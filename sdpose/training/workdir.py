@@ -8,7 +8,7 @@ import fcntl
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -31,6 +31,7 @@ from sdpose.training.checkpoint import (
     same_file,
 )
 from sdpose.training.mirror import newer_checkpoint, remove, restore_files
+from sdpose.training.records import Say
 
 EXPERIMENT_FILE = "experiment.yaml"
 MLFLOW_RUN_FILE = "mlflow_run_id"
@@ -66,8 +67,6 @@ PLACES = (
 # How long a run waits for one in the same work dir: a killed run's loader processes hold on to the
 # folder until they notice, within 5 s (on Linux at once).
 LOCK_WAIT_SECONDS = 10.0
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

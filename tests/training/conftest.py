@@ -90,6 +90,7 @@ class Launched:
         launcher: str,
         environment: Mapping[str, str],
         pause: float,
+        resume_from: str,
     ) -> None:
         assert experiment.work_dir is not None
         self.work_dir = Path(experiment.work_dir)
@@ -97,13 +98,18 @@ class Launched:
         document = folder / f"{self.work_dir.name}.yaml"
         document.write_text(dump_experiment(experiment))
         self.output = folder / f"{self.work_dir.name}.out"
-        command = ["train", str(document)]
+        command = ["train", str(document), *["--resume-from", resume_from] * bool(resume_from)]
         port = _free_port()
         if launcher:
-            options = f"--nproc-per-node {ranks} --master-port {port} {launcher}"
+            program, _, options = launcher.partition(" ")
+            options += f" --nproc-per-node {ranks} --master-port {port}"
+            starts = {
+                "launch": ["sdpose", "launch", *options.split(), "--"],
+                "torchrun": ["torch.distributed.run", *options.split(), "-m", "sdpose"],
+            }
             with self.output.open("a") as output:
                 started = psutil.Popen(
-                    [sys.executable, "-m", "sdpose", "launch", *options.split(), "--", *command],
+                    [sys.executable, "-m", *starts[program], *command],
                     cwd=folder,
                     env=os.environ
                     | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
@@ -158,8 +164,9 @@ def _free_port() -> int:
 @pytest.fixture
 def launch() -> Iterator[Callable[..., Launched]]:
     """launch(experiment): `sdpose train`; with ranks=N as any launcher starts it (RANK, ... in the
-    environment), with launcher="OPTIONS" by `sdpose launch OPTIONS`. Without a launcher it sleeps
-    after every step, so that it is not over before a test has seen where it is."""
+    environment), with launcher="launch OPTIONS" by `sdpose launch`, with "torchrun OPTIONS" by
+    torch's. Without a launcher it sleeps after every step, so that it is not over before a test has
+    seen where it is. resume_from: as --resume-from."""
     started: list[Launched] = []
 
     def start(
@@ -168,8 +175,9 @@ def launch() -> Iterator[Callable[..., Launched]]:
         launcher: str = "",
         environment: Mapping[str, str] = MappingProxyType({}),
         pause: float = 0.03,
+        resume_from: str = "",
     ) -> Launched:
-        started.append(Launched(experiment, ranks, launcher, environment, pause))
+        started.append(Launched(experiment, ranks, launcher, environment, pause, resume_from))
         return started[-1]
 
     yield start

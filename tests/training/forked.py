@@ -28,7 +28,8 @@ class Forked(psutil.Process):
     it sleeps for `pause` seconds.
 
     environment: with SPOIL=(rank, step, factor), see `spoilt`; every rank then says the sum of its
-    weights after every step. With OUT_OF_MEMORY=(rank, step) that step raises torch's error.
+    weights after every step. With OUT_OF_MEMORY=(rank, step) that step raises torch's error. With
+    SAY_SAMPLES it says the annotation ids of every step.
     """
 
     def __init__(
@@ -83,6 +84,9 @@ def _run(
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         if spoil and spoil[:2] == (rank, step):
             batches = spoilt(batches, spoil[2])
+        if "SAY_SAMPLES" in environment:
+            ids = [one for batch in batches for one in batch["sample_ids_N"].tolist()]
+            print(f"samples of step {step} on rank {rank}: {ids}")
         values = train_step(model, loss, optimizer, batches, **options)
         if spoil:
             weights = sum(p.double().sum().item() for p in model.parameters())

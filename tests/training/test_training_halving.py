@@ -9,7 +9,7 @@ import torch
 
 from sdpose.training import train
 from sdpose.training.halving import reason_to_stop, rungs
-from sdpose.training.loop import finished_training
+from sdpose.training.result import finished_training
 
 
 def settings(folder: Path, min_epochs: int = 2, reduction_factor: int = 3) -> str:

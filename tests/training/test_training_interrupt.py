@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from mlflow import MlflowClient
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sdpose.training import interrupt, train
 
@@ -57,7 +58,9 @@ def test_killed_and_resumed_is_bit_identical(make, launch, records, assert_same_
     assert [p.name for p in Path(killed.work_dir).iterdir() if "tmp" in p.name] == []
 
 
-def test_sigterm_saves_the_step_and_mlflow_goes_on(make, launch, assert_same_weights) -> None:
+def test_sigterm_saves_the_step_and_mlflow_goes_on(
+    make, launch, records, assert_same_weights
+) -> None:
     """Stopped by a SIGTERM to the whole process group, as Ctrl-C and torchrun send it, while a
     loader process works; the same command again; with all hooks."""
     undisturbed = train(make(work_dir="undisturbed"))
@@ -103,7 +106,11 @@ def test_sigterm_saves_the_step_and_mlflow_goes_on(make, launch, assert_same_wei
     assert "experiment.yaml" in files
     assert any(re.fullmatch(r"checkpoints/best_AP_epoch_\d\.pth", name) for name in files)
     assert sum(name.startswith("logs/") for name in files) == 4
-    assert list((work_dir / "tf_logs").glob("events.out.tfevents.*"))
+    points = EventAccumulator(str(work_dir / "tf_logs")).Reload().Scalars("train/heatmap_loss")
+    lines = [line for line in records(work_dir) if line["mode"] == "train"]
+    assert [(point.step, point.value) for point in points] == [
+        (n, pytest.approx(line["heatmap_loss"], rel=1e-6)) for n, line in enumerate(lines, start=1)
+    ]
 
 
 def test_ctrl_c_outside_of_a_step(make, launch) -> None:

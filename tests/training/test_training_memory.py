@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 import torch
 
@@ -24,6 +26,17 @@ def test_a_step_out_of_memory_says_what_to_change(rank, make, launch) -> None:
     assert "amp to bf16" in said
     assert said.count("out of memory while training") == 1
     assert "Traceback" not in said
+
+
+def test_a_killed_loader_is_told_and_worth_a_restart(make, launch) -> None:
+    """As the kernel does it: to the process that has grown most."""
+    run = launch(make("data.workers_per_gpu=2"))
+    run.wait_for("Epoch [1][2/")
+    run.processes[0].children()[0].kill()
+    assert run.wait() == 128 + signal.SIGKILL, run.text()
+    assert "was killed, by a person or by the kernel for want of memory" in run.text()
+    assert "lower data.workers_per_gpu (2)" in run.text()
+    assert "Traceback" not in run.text()
 
 
 def test_evaluation_and_loaders(make, monkeypatch) -> None:

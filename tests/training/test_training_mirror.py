@@ -19,8 +19,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from sdpose.errors import UserError
 from sdpose.training import loop, mirror, reminder, saving, train
 from sdpose.training.events import TensorboardSink, TextSink
-from sdpose.training.loop import finished_training
 from sdpose.training.records import Sink, TrainRecord
+from sdpose.training.result import finished_training
 
 PRUNED = "checkpoint_config.max_keep_ckpts=1"
 

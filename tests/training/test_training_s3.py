@@ -110,11 +110,27 @@ def test_machines_and_endpoints_fail_in_turn(
     assert [path.name for path in work_dir.iterdir() if path.name.startswith(".")] == []
 
 
+def test_a_work_dir_in_a_bucket(make, bucket, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = f"work_dir={bucket.uri('tiny')}"
+    train(make("total_epochs=1", place))
+    assert checkpoints(key.removeprefix("tiny/") for key in bucket.list("tiny")) == {
+        "latest.pth",
+        "epoch_1.pth",
+        "best_AP_epoch_1.pth",
+    }
+    shutil.rmtree("work_dirs")
+    capsys.readouterr()
+    result = train(make("total_epochs=2", "resume_from=auto", place))
+    assert f"fetched {bucket.uri('tiny/latest.pth')}" in capsys.readouterr().out
+    assert bucket.read("tiny/epoch_2.pth") == result.last_checkpoint.read_bytes()
+
+
 def test_a_promise_that_the_bucket_breaks_is_an_exit_code(
     make, moto, proxy, bucket, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     """The endpoint goes away in the last epoch and stays away; the same command completes later."""
-    monkeypatch.setattr(saving, "PATIENCE_SECONDS", 3.0)
+    monkeypatch.setattr(saving, "PATIENCE_SECONDS", 8.0)
     monkeypatch.setattr(mirror, "RETRY_SECONDS", 0.2)
     for name, value in {**moto.environment(proxy.url), **TRIES}.items():
         monkeypatch.setenv(name, value)
@@ -132,6 +148,7 @@ def test_a_promise_that_the_bucket_breaks_is_an_exit_code(
     assert "epoch_1.pth" in checkpoints(key.removeprefix("run/") for key in bucket.list("run"))
 
     proxy.reset()
+    monkeypatch.setattr(saving, "PATIENCE_SECONDS", 100.0)
     main()
     assert "nothing to train" in capsys.readouterr().out
     kept = checkpoints(key.removeprefix("run/") for key in bucket.list("run"))

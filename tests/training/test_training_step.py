@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sdpose.losses import build_loss
 from sdpose.models import build_model
-from sdpose.training import train_step
+from sdpose.training import train, train_step
 from sdpose.training.step import pose_accuracy
 
 
@@ -64,6 +64,24 @@ def test_without_max_norm_nothing_is_clipped(make) -> None:
     train_step(clipped, loss, optimizers[1], [batch], lr=0.1, max_norm=1e9)
     for left, right in zip(model.parameters(), clipped.parameters(), strict=True):
         assert torch.equal(left, right)
+
+
+def test_a_run_clips_as_configured(make) -> None:
+    """To next to nothing, which moves the weights no more than next to no learning rate."""
+    states = []
+    for name, lr, max_norm in [("clipped", 0.5, 1e-9), ("still", 1e-9, 1.0)]:
+        result = train(
+            make(
+                f"optimizer={{type: SGD, lr: {lr}}}",
+                f"optimizer_config.grad_clip.max_norm={max_norm}",
+                "total_epochs=1",
+                work_dir=name,
+            )
+        )
+        states.append(torch.load(result.last_checkpoint, weights_only=True)["state_dict"])
+    for name in states[0]:
+        if "running" not in name:
+            torch.testing.assert_close(states[0][name], states[1][name], rtol=0, atol=1e-7)
 
 
 def test_loss_falls_on_one_batch(make) -> None:

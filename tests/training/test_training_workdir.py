@@ -152,6 +152,16 @@ def test_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert list((tmp_path / "run").iterdir()) == []
 
 
+def test_a_second_run_of_the_work_dir_is_refused(make, launch) -> None:
+    first = launch(make("total_epochs=1"), pause=1.5)
+    first.wait_for("Epoch [1][2/")
+    said = len(first.text())
+    second = launch(make("total_epochs=1"))
+    assert second.wait() == 2
+    assert "is in use by another training run" in second.text()[said:]
+    assert first.wait() == 0
+
+
 def test_an_experiment_of_an_older_schema_is_compared(make, said: list[str]) -> None:
     experiment = make()
     begin(experiment, said)
