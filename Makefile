@@ -23,7 +23,7 @@ ui: $(VENV)/.runtime  ## the MLflow UI on http://127.0.0.1:5000
 		--workers 1 --backend-store-uri sqlite:///work_dirs/mlflow.db
 
 test: $(VENV)/.dev  ## the tests
-	$(BIN)/pytest -n 2 --dist loadfile --max-worker-restart 0
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 # Each time other moments; those of a failure again: make chaos CHAOS_SEED=...
 CHAOS_SEED ?= $(shell date +%s)

@@ -31,6 +31,25 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("SDPOSE_SHARED", REPOSITORY.parent / "shared"))
 
 
+# Whole files go to one process (--dist loadfile): what takes minutes must not begin last.
+LONG_FILES = (
+    "test_training_chaos.py",
+    "test_sweep.py",
+    "test_launcher_process.py",
+    "test_concurrency.py",
+    "test_training_launch.py",
+    "test_submit_local.py",
+    "test_training_s3.py",
+    "test_training_mlflow.py",
+    "test_commands.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: n for n, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
 def shared_path(*parts: str) -> Path:
     path = SHARED.joinpath(*parts)
     if not path.exists():
