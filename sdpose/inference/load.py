@@ -57,7 +57,7 @@ def load_network(model: str | Path, *, exp: str | None = None) -> tuple[SDPose, 
         experiment = parse_experiment(content["experiment"], source=str(manifest))
     else:
         raise UserError(f"{name} does not say which experiment it is of: give --exp NAME")
-    network = build_model(experiment.model)
+    network = build_model(experiment.model, initialise=False)
     load_weights(network, path)
     return network, experiment
 
@@ -71,7 +71,7 @@ def _from_registry(name: str) -> tuple[SDPose, Experiment]:
     store = open_store(registry_root())
     version = resolve(store, f"{model_name}@{which}")
     experiment = experiment_of(version)
-    network = build_model(experiment.model)
+    network = build_model(experiment.model, initialise=False)
     with tempfile.TemporaryDirectory(prefix="sdpose-load-") as folder:
         weights = Path(folder) / "weights.safetensors"
         pull(store, f"{model_name}@{version.version}", weights)

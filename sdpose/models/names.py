@@ -60,9 +60,8 @@ _TO_OFFICIAL = [_compile(ours, official) for official, ours in NAMES]
 
 def _translate(name: str, rules: list[tuple[re.Pattern[str], str]]) -> str | None:
     for pattern, target in rules:
-        match = pattern.fullmatch(name)
-        if match:
-            return match.expand(target)
+        if pattern.fullmatch(name):
+            return pattern.sub(target, name)
     return None
 
 

@@ -40,7 +40,8 @@ class SDPose(nn.Module):
 
     `feature_size`, `patch_size` and `heatmap_size` are (height, width). `pos_embedding_type`:
     "learnable" and "sine" are added once, to the input (a learnable one to the keypoint tokens,
-    too); "sine-full" also before every layer but the first, in every cycle.
+    too); "sine-full" also before every layer but the first, in every cycle. `initialise`: see
+    `build_model`.
     """
 
     position_embedding: Tensor
@@ -58,6 +59,7 @@ class SDPose(nn.Module):
         mlp_ratio: float = 3,
         pos_embedding_type: PositionEmbedding = "sine-full",
         cycle_num: int,
+        initialise: bool = True,
     ) -> None:
         super().__init__()
         rows, columns = feature_size[0] // patch_size[0], feature_size[1] // patch_size[1]
@@ -79,7 +81,8 @@ class SDPose(nn.Module):
             for _ in range(depth)
         )
         self.heatmap_head = HeatmapHead(dim=dim, heatmap_size=heatmap_size)
-        self.init_weights()
+        if initialise:
+            self.init_weights()
 
     @torch.no_grad()
     def init_weights(self) -> None:

@@ -82,7 +82,7 @@ def _checks(version: ModelVersion, weights: Path) -> tuple[list[Verdict], SDPose
 
     from sdpose.models import build_model, load_weights
 
-    model = build_model(experiment_of(version).model).eval()
+    model = build_model(experiment_of(version).model, initialise=False).eval()
     try:
         load_weights(model, weights)
     except UserError as error:
@@ -203,7 +203,7 @@ def _evaluate_again(
             f"{version.version} was evaluated on {version.manifest['dataset_digest'][:12]}; "
             "give --data-root"
         )
-    model = build_model(theirs.model)
+    model = build_model(theirs.model, initialise=False)
     with tempfile.TemporaryDirectory(prefix="sdpose-champion-") as folder:
         weights = Path(folder) / "weights.safetensors"
         store.get_file(blob_key(champion.sha256), weights, champion.sha256)

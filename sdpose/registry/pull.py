@@ -48,9 +48,10 @@ def resolve(store: Store, reference: str) -> ModelVersion:
     return version
 
 
-def pull(store: Store, reference: str, out: Path, verifier: Verifier | None = None) -> Pulled:
-    """Brings the weights of `MODEL@CHANNEL` or `MODEL@VERSION` to the file `out` (in a folder: to
-    MODEL.safetensors there), their manifest to `out`.json, and its signature, if any, to `out`.sig.
+def pull(store: Store, reference: str, out: str | Path, verifier: Verifier | None = None) -> Pulled:
+    """Brings the weights of `MODEL@CHANNEL` or `MODEL@VERSION` to the file `out`, their manifest to
+    `out`.json, and its signature, if any, to `out`.sig. `out` is MODEL.safetensors in a folder if
+    it is one, or ends with a slash.
 
     A broken transfer is resumed by the next call; `out` is replaced when every byte has been
     checked, and left alone if it has these bytes already. verifier: nothing is brought unless the
@@ -60,7 +61,9 @@ def pull(store: Store, reference: str, out: Path, verifier: Verifier | None = No
     if verifier is not None:
         verifier.check(store, version)
     bundle = read_signature(store, version)
-    weights = out / f"{version.model_name}.safetensors" if out.is_dir() else out
+    weights = Path(out)
+    if str(out).endswith("/") or weights.is_dir():
+        weights /= f"{version.model_name}.safetensors"
     if not (weights.is_file() and sha256_of_file(weights) == version.sha256):
         store.get_file(blob_key(version.sha256), weights, version.sha256)
     manifest = weights.with_name(weights.name + ".json")

@@ -57,7 +57,7 @@ def looks(files: RunFiles, persons: Sequence[tuple[int, str]]) -> Tokens:
     """
     assert files.checkpoint is not None
     experiment = files.experiment
-    model = build_model(experiment.model)
+    model = build_model(experiment.model, initialise=False)
     load_weights(model, files.checkpoint)
     size_wh = experiment.data_cfg.image_size
     padding = experiment.train_pipeline.padding

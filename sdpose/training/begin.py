@@ -33,7 +33,7 @@ def begin(
             start = start_anew(experiment, say)
         else:
             start = find_start(experiment, *open_mirror(experiment, say), say)
-        check_fits(experiment, start, build_model(experiment.model))
+        check_fits(experiment, start, build_model(experiment.model, initialise=False))
         return start
 
     def take(start: Start) -> Start:

@@ -27,7 +27,7 @@ def test_checkpoint(
     """
     leave_cores_to_workers(experiment.data.workers_per_gpu)
     with process_group() as world, ConsoleProgress("evaluating", "boxes") as progress:
-        model = build_model(experiment.model)
+        model = build_model(experiment.model, initialise=False)
         load_weights(model, checkpoint)
         result = evaluate(
             model.to(world.device),

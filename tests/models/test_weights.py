@@ -81,6 +81,14 @@ def test_every_layout_loads(name: str, model: SDPose, other_state: State, tmp_pa
     assert (report.missing, report.unexpected, report.misshapen) == ((), (), {})
 
 
+def test_a_model_built_without_initial_weights_has_those_of_the_file(
+    other_state: State, tmp_path: Path
+) -> None:
+    model = build_model(load_experiment("sdpose_t").model, initialise=False)
+    load_weights(model, save(other_state, tmp_path / "t.pth"))
+    assert same(model.state_dict(), other_state)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_names_map_one_to_one_in_both_directions(name: str, reference_state) -> None:
     official = reference_state(name, "n002")

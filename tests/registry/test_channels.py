@@ -124,6 +124,9 @@ def test_the_command_line(root: str, tmp_path: Path, experiment: Experiment) -> 
     assert not run("promote", "tiny", "2", "--channel", "production", code=1)["allowed"]
     assert [r["allowed"] for r in run("history", "tiny")] == [True, False]
     assert run("pull", "tiny@production", str(tmp_path / "out.safetensors"))["version"] == 1
+    assert run("pull", "tiny@production", f"{tmp_path}/new/")["weights"] == (
+        f"{tmp_path}/new/tiny.safetensors"
+    )
     assert run("verify") == []
     assert run("gc")["dry_run"]
     for words in (["list"], ["list", "tiny"], ["show", "tiny@1"], ["history", "tiny"], ["verify"]):

@@ -201,11 +201,11 @@ def diff(store: Store, first: str, second: str) -> Any:
 
 @click.command()
 @click.argument("reference", metavar="MODEL@CHANNEL|MODEL@VERSION")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path())
 @public_key_option
 @on_store
-def pull(store: Store, reference: str, out: Path, public_key: Path | None) -> Any:
-    """Bring the weights to the file (or into the folder) OUT, checked byte by byte.
+def pull(store: Store, reference: str, out: str, public_key: Path | None) -> Any:
+    """Bring the weights to the file OUT (or into the folder OUT/), checked byte by byte.
 
     The manifest comes along as OUT.json, its signature as OUT.sig. A broken transfer is resumed;
     OUT is replaced when it is complete.
