@@ -28,7 +28,7 @@ from pipelines.sdpose_pipeline import compile_pipeline, make_pipeline
 from pipelines.sweep_pipeline import NAME as SWEEP_PIPELINE
 from pipelines.sweep_pipeline import make_sweep_pipeline
 from sdpose.code_version import source_version
-from sdpose.config import Experiment, Sweep, Trial, dump_experiment
+from sdpose.config import Experiment, dump_experiment
 from sdpose.config.document import parse_yaml
 from sdpose.errors import UserError
 
@@ -87,39 +87,38 @@ def _start(kfp: Kfp, submission: Submission, wishes: Wishes) -> int:
     return 0
 
 
-def sweep_to_cluster(
-    endpoint: Endpoint,
-    sweep: Sweep,
-    trials: list[Trial],
-    cluster: Cluster,
-    wishes: Wishes,
-    *,
-    parallel: int | None,
-    dry_run: bool,
-) -> int:
-    """Starts the run of a sweep, or shows it; returns the exit code."""
+def sweep_to_cluster(endpoint: Endpoint, run: SweepRun, cluster: Cluster, wishes: Wishes) -> int:
+    """Starts the run of a sweep; returns the exit code."""
+    kfp = Kfp(endpoint)
+    kfp.is_multi_user()  # is it there at all?
+    return _start(kfp, *_sweep_submission(run, cluster, wishes))
+
+
+def show_sweep(run: SweepRun, cluster: Cluster, wishes: Wishes) -> None:
+    """What would be submitted: the trials, and the pipeline (KFP's IR)."""
+    submission, _ = _sweep_submission(run, cluster, wishes, comment="# ")
+    say(submission.package.read_text(encoding="utf-8").rstrip())
+
+
+def _sweep_submission(
+    run: SweepRun, cluster: Cluster, wishes: Wishes, comment: str = ""
+) -> tuple[Submission, Wishes]:
     if wishes.schedule:
         raise UserError("--schedule is for one experiment: a sweep that is done has nothing to do")
-    comment = "# " if dry_run else ""
-    plan(sweep, trials, comment)
+    plan(run.sweep, run.trials, comment)
     cluster, wishes = pinned(cluster, wishes, comment)
-    run = SweepRun(sweep, trials, min(parallel or sweep.limits.parallel, len(trials)))
     pipeline = make_sweep_pipeline(
         cluster, parallel=run.parallel, overwrite=wishes.overwrite, check=wishes.check
     )
-    package = WORK_DIRS / SWEEPS_FOLDER / sweep.name / "pipeline" / "sdpose_sweep.yaml"
+    name = run.sweep.name
+    package = WORK_DIRS / SWEEPS_FOLDER / name / "pipeline" / "sdpose_sweep.yaml"
     _compile(pipeline, package)
-    if dry_run:
-        say(package.read_text(encoding="utf-8").rstrip())
-        return 0
     code = "" if wishes.any_code else source_version()
     arguments = run.arguments(code, "kfp", dump_cluster(cluster))
     submission = Submission(
-        package, arguments, sweep.name, cluster, wishes.run_name, pipeline=SWEEP_PIPELINE
+        package, arguments, name, cluster, wishes.run_name, pipeline=SWEEP_PIPELINE
     )
-    kfp = Kfp(endpoint)
-    kfp.is_multi_user()  # is it there at all?
-    return _start(kfp, submission, wishes)
+    return submission, wishes
 
 
 def wait(kfp: Kfp, run_id: str, *, cancel_on_interrupt: bool) -> int:

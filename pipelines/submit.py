@@ -195,18 +195,20 @@ def submit(
         raise UserError("--parallel is for the trials of a sweep: give --sweep NAME")
     from pipelines.target import choose_target
 
-    target = choose_target(runner, endpoint, profile, profile_is_given=_given("profile"))
+    target = choose_target(
+        runner, endpoint, profile, profile_is_given=_given("profile"), dry_run=dry_run
+    )
     where: dict[str, str | None] = {"data_root": data_root, "work_dir": work_dir}
     files: dict[str, str | None] = {"resume_from": resume_from, "load_from": load_from}
     cluster = None
-    if target.endpoint is None:
+    if target.on_cluster:
+        cluster = _read_cluster(profile, options)
+    else:
         _refuse_options_of_clusters()
         # The steps run elsewhere than in the shell that a relative path was typed in.
         where, files = _absolute(where), _absolute(files)
-    else:
-        cluster = _read_cluster(profile, options)
     comment = "# " if dry_run else ""  # what a dry run prints is YAML
-    say(f"{comment}runner: {'kfp' if target.endpoint else 'local'} ({target.reason})")
+    say(f"{comment}runner: {'kfp' if target.on_cluster else 'local'} ({target.reason})")
     options["dry_run"] = dry_run
     options["configured"] = runner is not None or endpoint is not None
     if sweep_name is not None:
@@ -219,7 +221,7 @@ def submit(
     experiment = load_experiment(exp, overrides, **where, **files)
     _check_values(exp, experiment)
     say(f"{comment}experiment: {experiment.exp_name}, digest {experiment_digest(experiment)}")
-    if target.endpoint is None or cluster is None:
+    if cluster is None:
         # kfp takes a second to import: not before the input is known to be good.
         from pipelines.on_this_machine import run_experiment_here
 
@@ -323,7 +325,7 @@ def _sweep(
     trials = expand(sweep, overrides, rungs=f"{root}/sweeps/{sweep.name}/rungs", **given)
     for trial in trials:
         _check_values(trial.name, trial.experiment)
-    if endpoint is None or cluster is None:
+    if cluster is None:
         from pipelines.run_sweep import run_sweep_here
 
         if options["overwrite"] and not options["dry_run"]:
@@ -338,29 +340,27 @@ def _sweep(
             dry_run=options["dry_run"],
         )
         return
-    from pipelines.on_cluster import check_cluster, sweep_to_cluster
+    from pipelines.on_cluster import check_cluster, show_sweep, sweep_to_cluster
+    from pipelines.run_sweep import SweepRun
 
+    run = SweepRun(sweep, trials, min(options["parallel"] or sweep.limits.parallel, len(trials)))
+    if options["dry_run"]:
+        show_sweep(run, cluster, _wishes(options))
+        return
+    assert endpoint is not None
     if options["check"]:
         check_cluster(endpoint, cluster)
         return
-    if not options["configured"] and not options["dry_run"]:
+    if not options["configured"]:
         confirm(f"Submit the sweep {sweep.name} to {endpoint.host}?", options["yes"])
-    wishes = _wishes(options)
-    sys.exit(
-        sweep_to_cluster(
-            endpoint,
-            sweep,
-            trials,
-            cluster,
-            wishes,
-            parallel=options["parallel"],
-            dry_run=options["dry_run"],
-        )
-    )
+    sys.exit(sweep_to_cluster(endpoint, run, cluster, _wishes(options)))
 
 
 def _on_cluster(
-    endpoint: Endpoint, experiment: Experiment, cluster: Cluster, options: dict[str, Any]
+    endpoint: Endpoint | None,
+    experiment: Experiment,
+    cluster: Cluster,
+    options: dict[str, Any],
 ) -> int:
     from pipelines.on_cluster import check_cluster, show_manifests, submit_to_cluster
 
@@ -368,6 +368,7 @@ def _on_cluster(
     if options["dry_run"]:
         show_manifests(experiment, cluster, wishes)
         return 0
+    assert endpoint is not None
     if options["check"]:
         check_cluster(endpoint, cluster)
         return 0

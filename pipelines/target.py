@@ -10,12 +10,18 @@ from sdpose.errors import UserError
 
 
 class Target(NamedTuple):
-    endpoint: Endpoint | None  # None: this machine
+    on_cluster: bool
+    endpoint: Endpoint | None  # a dry run for a cluster can do without
     reason: str
 
 
 def choose_target(
-    runner: str | None, endpoint: str | None, profile: str | None, *, profile_is_given: bool
+    runner: str | None,
+    endpoint: str | None,
+    profile: str | None,
+    *,
+    profile_is_given: bool,
+    dry_run: bool,
 ) -> Target:
     """By --runner, else kfp where an endpoint is configured.
 
@@ -27,18 +33,20 @@ def choose_target(
         for name, value in given.items():
             if value:
                 raise UserError(f"--runner local and {name} contradict each other: leave one out")
-        return Target(None, "--runner local")
+        return Target(False, None, "--runner local")
     found = configured_endpoint(endpoint, profile)
     if found is not None:
-        return Target(found, f"endpoint {found.host}: {found.found}")
+        return Target(True, found, f"endpoint {found.host}: {found.found}")
     if runner == "kfp" or (profile and profile_is_given):
+        asked_by = "--runner kfp" if runner else "--cluster"
+        if dry_run:
+            return Target(True, None, f"{asked_by}; no endpoint is configured yet")
         raise UserError(
-            f"{'--runner kfp' if runner else '--cluster'}: no Kubeflow Pipelines endpoint is "
-            f"configured: give --endpoint URL, set ${ENDPOINT_VARIABLES[0]}, or name it in the "
-            "cluster profile (pipelines.endpoint)"
+            f"{asked_by}: no Kubeflow Pipelines endpoint is configured: give --endpoint URL, "
+            f"set ${ENDPOINT_VARIABLES[0]}, or name it in the cluster profile (pipelines.endpoint)"
         )
     ways = ", ".join(["--endpoint", *(f"${variable}" for variable in ENDPOINT_VARIABLES)])
-    return Target(None, f"no Kubeflow Pipelines endpoint is configured: {ways}")
+    return Target(False, None, f"no Kubeflow Pipelines endpoint is configured: {ways}")
 
 
 def configured_endpoint(option: str | None, profile: str | None) -> Endpoint | None:

@@ -62,12 +62,17 @@ def test_masked_distillation_as_the_users_run_it() -> None:
 def test_base_then_file_then_set_then_option(tmp_path: Path) -> None:
     write(tmp_path, "exp_name: a\noptimizer: {type: SGD, lr: 1}\nseed: 1\ndata_root: x", "base")
     path = write(tmp_path, "base: base\nexp_name: b\noptimizer: {lr: 2}\nseed: 2")
-    experiment = load_experiment(path, ["optimizer.lr=1e-5", "seed=3"], data_root="y: z")
+    overrides = ["optimizer.lr=1e-5", "seed=3", "data.train.ann_file=subset.json"]
+    experiment = load_experiment(path, overrides, data_root="y: z")
     assert experiment.exp_name == "b"
     assert experiment.optimizer.type == "SGD"
     assert experiment.optimizer.lr == 1e-5
     assert experiment.seed == 3
     assert experiment.data_root == "y: z"
+    assert experiment.data.train.model_dump() == {
+        "ann_file": "subset.json",
+        "img_prefix": "train2017",
+    }
 
 
 def test_sizes_follow_the_image(tmp_path: Path) -> None:

@@ -85,6 +85,17 @@ def test_endpoint_from_the_environment_is_chosen(submit, tmp_path: Path) -> None
     assert "# runner: kfp (endpoint http://kfp.example: $KFP_ENDPOINT)" in stdout
 
 
+def test_a_dry_run_for_a_cluster_needs_no_endpoint(submit, tmp_path: Path) -> None:
+    for what, kinds in {"--exp": ["PyTorchJob"], "--sweep": []}.items():
+        name = "quickstart" if what == "--exp" else "seeds"
+        process = submit(what, name, "--cluster", CLUSTER, "--dry-run", cwd=tmp_path)
+        code, stdout, stderr = outcome(process)
+        assert (code, stderr) == (0, "")
+        documents = [document for document in yaml.safe_load_all(stdout) if document]
+        assert [document["kind"] for document in documents if "kind" in document] == kinds
+        assert any("pipelineInfo" in document for document in documents)
+
+
 def test_unreachable_endpoint(submit, tmp_path: Path) -> None:
     start = time.monotonic()
     process = submit(*ON_CLUSTER, cwd=tmp_path)

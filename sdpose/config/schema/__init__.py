@@ -4,7 +4,14 @@ The keys are the ones that mmpose users know. Unknown keys are refused at every 
 key is read by the code (tests/test_every_key_is_read.py).
 """
 
-from sdpose.config.schema.data import Data, DataCfg, Split, TrainPipeline, ValDataloader
+from sdpose.config.schema.data import (
+    Data,
+    DataCfg,
+    TrainPipeline,
+    TrainSplit,
+    ValDataloader,
+    ValSplit,
+)
 from sdpose.config.schema.experiment import Experiment
 from sdpose.config.schema.model import (
     Backbone,
@@ -41,11 +48,12 @@ __all__ = [
     "OptimizerConfig",
     "Promotion",
     "Section",
-    "Split",
     "Sweep",
     "TestCfg",
     "TokenDistilLoss",
     "TokenPose",
     "TrainPipeline",
+    "TrainSplit",
     "ValDataloader",
+    "ValSplit",
 ]

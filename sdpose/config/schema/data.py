@@ -63,9 +63,18 @@ class TrainPipeline(Section):
     rot_prob: Probability = Field(0.6, description="share of samples that are rotated")
 
 
-class Split(Section):
-    ann_file: str = Field(description="COCO keypoints JSON; relative to data_root")
-    img_prefix: str = Field(description="folder of its images; relative to data_root")
+_ANN_FILE = "COCO keypoints JSON; relative to data_root"
+_IMG_PREFIX = "folder of its images; relative to data_root"
+
+
+class TrainSplit(Section):
+    ann_file: str = Field("annotations/person_keypoints_train2017.json", description=_ANN_FILE)
+    img_prefix: str = Field("train2017", description=_IMG_PREFIX)
+
+
+class ValSplit(Section):
+    ann_file: str = Field("annotations/person_keypoints_val2017.json", description=_ANN_FILE)
+    img_prefix: str = Field("val2017", description=_IMG_PREFIX)
 
 
 class ValDataloader(Section):
@@ -97,7 +106,5 @@ class Data(Section):
         description="of the packs (fast): a folder, which is read in place, or a file:// or s3:// "
         "URI, from which each machine copies shards to its $SDPOSE_CACHE; default: data_root/packs",
     )
-    train: Split = Split(
-        ann_file="annotations/person_keypoints_train2017.json", img_prefix="train2017"
-    )
-    val: Split = Split(ann_file="annotations/person_keypoints_val2017.json", img_prefix="val2017")
+    train: TrainSplit = TrainSplit()
+    val: ValSplit = ValSplit()
