@@ -25,6 +25,8 @@ mkdir -p "$WORK"
 finish() {
     [ -z "${KEEP:-}" ] || { echo "kept: export DOCKER_HOST=$DOCKER_HOST"; return; }
     kill "$daemon" && wait "$daemon" || true
+    # containers on the host's network leave this mount behind
+    umount "$WORK/exec/netns/default" 2> /dev/null || true
     rm -rf "$WORK"
 }
 if docker info > /dev/null 2>&1; then
