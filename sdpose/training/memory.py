@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
+import time
 from collections.abc import Iterator
 
 import torch
@@ -15,6 +16,7 @@ from sdpose.training.distributed import World
 
 # What torch's loader says when /dev/shm is full, in the loader's process and in this one.
 SHM_ERRORS = ("killed by signal: Bus error", "unable to allocate shared memory")
+_DEATH_IS_TOLD_SECONDS = 1.0
 _KILLED = re.compile(r"DataLoader worker \(pid (\d+)\) is killed by signal: Killed")
 
 
@@ -50,9 +52,17 @@ def memory_errors(experiment: Experiment, world: World, *, evaluating: bool) -> 
 def killed_loader(error: Exception, experiment: Experiment) -> str | None:
     """What to tell of a loader process that SIGKILL has ended; None if the error is another one.
 
-    torch raises it in this process's main thread wherever that is, not only where it loads.
+    torch raises it in this process's main thread wherever that is, not only where it loads: when
+    the kernel tells of the death, which is after the broken connection of a loader that was
+    handing over a batch. So of that kind of error the cause is waited for.
     """
-    found = _KILLED.search(str(error))
+    told: Exception = error
+    try:
+        if isinstance(error, OSError | EOFError) or "items of ancdata" in str(error):
+            time.sleep(_DEATH_IS_TOLD_SECONDS)
+    except RuntimeError as death:  # by torch's handler of SIGCHLD
+        told = death
+    found = _KILLED.search(str(told))
     return found and (
         f"a loader process (pid {found[1]}) was killed, by a person or by the kernel for want of "
         "memory (`dmesg` tells; on a cluster, the pod's OOMKilled). If it happens again: more "

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import signal
+import threading
 
+import psutil
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from sdpose.errors import UserError
 from sdpose.training import loop, train
 from sdpose.training.distributed import PEER_LOST_EXIT_CODE
+from sdpose.training.memory import killed_loader
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -37,6 +41,16 @@ def test_a_killed_loader_is_told_and_worth_a_restart(make, launch) -> None:
     assert "was killed, by a person or by the kernel for want of memory" in run.text()
     assert "lower data.workers_per_gpu (2)" in run.text()
     assert "Traceback" not in run.text()
+
+
+def test_a_loader_that_is_killed_as_it_hands_over_a_batch(make) -> None:
+    """The connection breaks first; what broke it is known when the kernel has told."""
+    loader = iter(DataLoader(range(8), num_workers=1))
+    next(loader)
+    threading.Timer(0.2, psutil.Process().children()[-1].kill).start()
+    said = killed_loader(ConnectionResetError(104, "Connection reset by peer"), make())
+    assert said is not None
+    assert "was killed" in said
 
 
 def test_evaluation_and_loaders(make, monkeypatch) -> None:
