@@ -45,9 +45,11 @@ def test_a_killed_loader_is_told_and_worth_a_restart(make, launch) -> None:
 
 def test_a_loader_that_is_killed_as_it_hands_over_a_batch(make) -> None:
     """The connection breaks first; what broke it is known when the kernel has told."""
+    before = set(psutil.Process().children())
     loader = iter(DataLoader(range(8), num_workers=1))
     next(loader)
-    threading.Timer(0.2, psutil.Process().children()[-1].kill).start()
+    (worker,) = set(psutil.Process().children()) - before
+    threading.Timer(0.2, worker.kill).start()
     said = killed_loader(ConnectionResetError(104, "Connection reset by peer"), make())
     assert said is not None
     assert "was killed" in said
