@@ -103,8 +103,6 @@ def show_sweep(run: SweepRun, cluster: Cluster, wishes: Wishes) -> None:
 def _sweep_submission(
     run: SweepRun, cluster: Cluster, wishes: Wishes, comment: str = ""
 ) -> tuple[Submission, Wishes]:
-    if wishes.schedule:
-        raise UserError("--schedule is for one experiment: a sweep that is done has nothing to do")
     plan(run.sweep, run.trials, comment)
     cluster, wishes = pinned(cluster, wishes, comment)
     pipeline = make_sweep_pipeline(

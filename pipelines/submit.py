@@ -311,6 +311,8 @@ def _sweep(
             "--resume-from is for one experiment: trials of a sweep continue by "
             "themselves when it is submitted again"
         )
+    if options["schedule"]:
+        raise UserError("--schedule is for one experiment: a sweep that is done has nothing to do")
     if options["promote"]:
         raise UserError(
             "--promote is for one experiment: look at the sweep's ranking, then "

@@ -12,7 +12,7 @@ from sdpose.config import Experiment, load_experiment, parse_experiment
 from sdpose.errors import UserError
 from sdpose.inference.estimator import PoseEstimator
 from sdpose.inference.exported import SUFFIXES, open_exported
-from sdpose.models import SDPose, build_model, load_weights
+from sdpose.models import SDPose, load_model
 from sdpose.models.weights import read_checkpoint
 from sdpose.registry import pull, registry_root, resolve
 from sdpose.registry.gates import experiment_of
@@ -57,9 +57,7 @@ def load_network(model: str | Path, *, exp: str | None = None) -> tuple[SDPose, 
         experiment = parse_experiment(content["experiment"], source=str(manifest))
     else:
         raise UserError(f"{name} does not say which experiment it is of: give --exp NAME")
-    network = build_model(experiment.model, initialise=False)
-    load_weights(network, path)
-    return network, experiment
+    return load_model(experiment.model, path), experiment
 
 
 def _from_registry(name: str) -> tuple[SDPose, Experiment]:
@@ -71,12 +69,10 @@ def _from_registry(name: str) -> tuple[SDPose, Experiment]:
     store = open_store(registry_root())
     version = resolve(store, f"{model_name}@{which}")
     experiment = experiment_of(version)
-    network = build_model(experiment.model, initialise=False)
     with tempfile.TemporaryDirectory(prefix="sdpose-load-") as folder:
         weights = Path(folder) / "weights.safetensors"
         pull(store, f"{model_name}@{version.version}", weights)
-        load_weights(network, weights)
-    return network, experiment
+        return load_model(experiment.model, weights), experiment
 
 
 def _load_exported(path: Path, exp: str | None) -> PoseEstimator:

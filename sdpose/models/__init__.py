@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from sdpose.config.schema import Model
 from sdpose.models.hrnet import HRNet3Stage
@@ -24,6 +25,7 @@ __all__ = [
     "build_model",
     "convert_weights",
     "load_backbone_weights",
+    "load_model",
     "load_weights",
 ]
 
@@ -60,3 +62,10 @@ def build_model(config: Model, initialise: bool = True) -> SDPose:
         cycle_num=head.cycle_num,
         initialise=initialise,
     )
+
+
+def load_model(config: Model, path: str | Path) -> SDPose:
+    """The model of an experiment with all weights from a file; raises as `load_weights` does."""
+    model = build_model(config, initialise=False)
+    load_weights(model, path)
+    return model

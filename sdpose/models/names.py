@@ -61,7 +61,7 @@ _TO_OFFICIAL = [_compile(ours, official) for official, ours in NAMES]
 def _translate(name: str, rules: list[tuple[re.Pattern[str], str]]) -> str | None:
     for pattern, target in rules:
         if pattern.fullmatch(name):
-            return pattern.sub(target, name)
+            return pattern.sub(target, name)  # match.expand would parse the target every time
     return None
 
 

@@ -80,11 +80,11 @@ def _checks(version: ModelVersion, weights: Path) -> tuple[list[Verdict], SDPose
     """Do the weights load, are they finite, does the model see what it is shown?"""
     import torch
 
-    from sdpose.models import build_model, load_weights
+    from sdpose.models import load_model
 
-    model = build_model(experiment_of(version).model, initialise=False).eval()
+    experiment = experiment_of(version)
     try:
-        load_weights(model, weights)
+        model = load_model(experiment.model, weights).eval()
     except UserError as error:
         return [_verdict("loads", False, str(error).splitlines()[0])], None
     infinite = [
@@ -185,7 +185,7 @@ def _evaluate_again(
     from sdpose.data.fetch import fetch_coco
     from sdpose.data.prepare import prepare_coco
     from sdpose.evaluation import evaluate
-    from sdpose.models import build_model, load_weights
+    from sdpose.models import load_model
 
     ours, theirs = experiment_of(version), experiment_of(champion)
     if ours.data_cfg.image_size != theirs.data_cfg.image_size:
@@ -203,11 +203,10 @@ def _evaluate_again(
             f"{version.version} was evaluated on {version.manifest['dataset_digest'][:12]}; "
             "give --data-root"
         )
-    model = build_model(theirs.model, initialise=False)
     with tempfile.TemporaryDirectory(prefix="sdpose-champion-") as folder:
         weights = Path(folder) / "weights.safetensors"
         store.get_file(blob_key(champion.sha256), weights, champion.sha256)
-        load_weights(model, weights)
+        model = load_model(theirs.model, weights)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     gt = version.manifest["evaluation_settings"].get("bbox_source") == "ground truth"
     result = evaluate(model.to(device), experiment, device=device, use_gt_bbox=gt)

@@ -17,8 +17,7 @@ from sdpose.config import Experiment
 from sdpose.data.randomness import sample_keys
 from sdpose.evaluation.infer import normalize_crops
 from sdpose.losses import MaskedTokenDistilLoss, build_loss
-from sdpose.models import SDPose, build_model
-from sdpose.models.weights import load_weights
+from sdpose.models import SDPose, load_model
 from sdpose.report.gather import RunFiles
 from sdpose.report.people import crop, image
 from sdpose.report.svg import picture
@@ -57,8 +56,7 @@ def looks(files: RunFiles, persons: Sequence[tuple[int, str]]) -> Tokens:
     """
     assert files.checkpoint is not None
     experiment = files.experiment
-    model = build_model(experiment.model, initialise=False)
-    load_weights(model, files.checkpoint)
+    model = load_model(experiment.model, files.checkpoint)
     size_wh = experiment.data_cfg.image_size
     padding = experiment.train_pipeline.padding
     crops_NHW3 = np.stack([crop(files, p, size_wh, padding)[0] for p, _ in persons])

@@ -8,8 +8,7 @@ from typing import Literal
 from sdpose.config import Experiment
 from sdpose.data.progress import ConsoleProgress
 from sdpose.evaluation import EvaluationResult, evaluate
-from sdpose.models import build_model
-from sdpose.models.weights import load_weights
+from sdpose.models import load_model
 from sdpose.training.distributed import leave_cores_to_workers, process_group
 
 
@@ -27,8 +26,7 @@ def test_checkpoint(
     """
     leave_cores_to_workers(experiment.data.workers_per_gpu)
     with process_group() as world, ConsoleProgress("evaluating", "boxes") as progress:
-        model = build_model(experiment.model, initialise=False)
-        load_weights(model, checkpoint)
+        model = load_model(experiment.model, checkpoint)
         result = evaluate(
             model.to(world.device),
             experiment,

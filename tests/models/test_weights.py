@@ -20,6 +20,7 @@ from sdpose.models import (
     build_model,
     convert_weights,
     load_backbone_weights,
+    load_model,
     load_weights,
 )
 from sdpose.models.names import convert_official, to_official
@@ -84,8 +85,8 @@ def test_every_layout_loads(name: str, model: SDPose, other_state: State, tmp_pa
 def test_a_model_built_without_initial_weights_has_those_of_the_file(
     other_state: State, tmp_path: Path
 ) -> None:
-    model = build_model(load_experiment("sdpose_t").model, initialise=False)
-    load_weights(model, save(other_state, tmp_path / "t.pth"))
+    path = save(other_state, tmp_path / "t.pth")
+    model = load_model(load_experiment("sdpose_t").model, path)
     assert same(model.state_dict(), other_state)
 
 

@@ -41,6 +41,10 @@ def outcome(process: subprocess.Popen[str]) -> tuple[int, str, str]:
         ([*ON_CLUSTER, "--volume", "coco"], "expected CLAIM:/PATH"),
         ([*ON_CLUSTER, "--image", "Not an image"], "expected an image"),
         ([*ON_CLUSTER, "--schedule", "daily"], "expected five fields"),
+        (
+            ["--sweep", "seeds", *ON_CLUSTER[2:], "--schedule", "0 3 * * *"],
+            "--schedule is for one experiment",
+        ),
         (["--exp", "quickstart", "--schedule", "0 3 * * *"], "--schedule is for a cluster"),
         (["--exp", "quickstart", "--nodes", "2"], "--nodes is for a cluster"),
         (["--exp", "quickstart", "--volume", "coco:/data"], "--volume is for a cluster"),
