@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 CODE := sdpose components pipelines benchmarks tests
 
 .PHONY: help demo ui test chaos check format lint types imports lock clean images images-check \
-	registry-fight faults manifests-check same-ap k8s/pytorchjob.yaml docs/training.md
+	registry-fight faults launcher-faults manifests-check same-ap k8s/pytorchjob.yaml docs/training.md
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ registry-fight: $(VENV)/.dev  ## 16 processes, 64 checkpoints, 200 promotions, o
 
 faults: $(VENV)/.dev  ## every fault and kill -9 at every request of register, promote and pull (65 min)
 	SDPOSE_FAULTS=all $(BIN)/pytest -q -rP --show-capture=stdout tests/registry/faults
+
+launcher-faults: $(VENV)/.dev  ## every fault at every request of the launcher's life (40 min)
+	SDPOSE_LAUNCHER_FAULTS=all $(BIN)/pytest -q -n 2 tests/cluster/test_launcher_faults.py
 
 check: format lint types imports test  ## format, lint, types, import contracts, tests
 

@@ -1,5 +1,5 @@
 """The Kubernetes API as plain dicts, through everything that it does to a client that stays for
-weeks: time-outs, cut connections, 429, 5xx, tokens that expire.
+weeks: timeouts, cut connections, 429, 5xx, restarts, tokens that expire.
 
 kfp pins kubernetes < 31, whose models know neither PyTorchJob nor today's pods: paths and dicts.
 """
@@ -7,41 +7,43 @@ kfp pins kubernetes < 31, whose models know neither PyTorchJob nor today's pods:
 from __future__ import annotations
 
 import json
-import os
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import urllib3
-from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
+from kubernetes.config import ConfigException
 
-from sdpose.errors import UserError
+from components.pytorchjob.api_errors import (
+    ApiError,
+    ApiRefusedError,
+    ApiUnavailableError,
+    Trouble,
+    reason_of,
+    trouble_of,
+)
+from components.pytorchjob.connection import Connection
 
 Object = dict[str, Any]
 T = TypeVar("T")
 
-# A control plane that is upgraded is away for minutes; a training of weeks must not end of it.
+# A control plane that is upgraded is away for minutes; a training of weeks must not end because of
+# it.
 RETRY_BUDGET_S = 900.0
 # A token that was replaced is on disk within a minute (the kubelet's sync period).
-UNAUTHORIZED_BUDGET_S = 90.0
+REFUSAL_BUDGET_S = 90.0
+BRIEF_BUDGET_S = 10.0
+NOTICE_AFTER_S = 10.0
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 30.0
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 60.0
 
-RETRIED = {408, 425, 429, 500, 502, 503, 504}
-
-
-class ApiUnavailableError(Exception):
-    """The API did not answer for the whole retry budget. (The job goes on without us.)"""
-
-
-class UnauthorizedError(UserError):
-    """Our credentials are not accepted. (The job goes on without us.)"""
+# ValueError: an answer that is not what was asked for, as a proxy's page.
+NETWORK_ERRORS = (urllib3.exceptions.HTTPError, OSError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,21 @@ LOCAL_QUEUES = Resource("kueue.x-k8s.io", "v1beta2", "localqueues")
 
 
 class Api:
-    """One namespace of one cluster. Safe to use from several threads."""
+    """One namespace of one cluster. Safe to use from several threads.
 
-    def __init__(self, namespace: str) -> None:
-        """Connects, see `connect`."""
+    All methods raise ApiRefusedError or ApiUnavailableError.
+    """
+
+    def __init__(
+        self, namespace: str, connection: Connection, *, budget_s: float = float("inf")
+    ) -> None:
+        """budget_s: no request is tried for longer, whatever the answer."""
         self.namespace = namespace
-        self._lock = threading.Lock()
-        self._client = connect()
+        self._connection, self._budget_s = connection, budget_s
+
+    def brief(self) -> Api:
+        """The same API, for what nothing depends on: it is asked for BRIEF_BUDGET_S at most."""
+        return Api(self.namespace, self._connection, budget_s=BRIEF_BUDGET_S)
 
     def get(self, resource: Resource, name: str) -> Object | None:
         """None if there is no such object."""
@@ -89,7 +99,7 @@ class Api:
         it: look at it.)"""
         query = {"fieldValidation": "Strict"}
         return self._json(
-            "POST", resource.path(self.namespace), query, body, none_if=("AlreadyExists",)
+            "POST", resource.path(self.namespace), query, body, none_if="AlreadyExists"
         )
 
     def annotate(self, resource: Resource, name: str, annotations: Mapping[str, str]) -> None:
@@ -107,7 +117,7 @@ class Api:
             resource.path(self.namespace, name),
             body={"propagationPolicy": "Foreground", "preconditions": {"uid": uid}},
             missing_is_none=True,
-            none_if=("Conflict",),  # another object of that name by now
+            none_if="Conflict",  # another object of that name by now
         )
 
     def open(
@@ -122,10 +132,18 @@ class Api:
         """An answer that is read while it comes: a watch, or a pod's log. Close it.
 
         Reading raises urllib3's HTTPError when the connection is cut or silent for `read_timeout`.
-        Raises ApiException for what retrying does not mend (404, 410).
         """
         path = resource.path(self.namespace, name, "log" if log else "")
-        return self._retried(lambda: self._call("GET", path, query, None, read_timeout))
+
+        def is_answer(error: ApiException) -> bool:
+            """The container has no log yet, or its pod is gone; or the version is forgotten."""
+            if log:
+                return error.status == 400 or reason_of(error) == "NotFound"
+            return error.status == 410
+
+        return self._asked(
+            "GET", path, lambda: self._call("GET", path, query, None, read_timeout), is_answer
+        )
 
     def _json(
         self,
@@ -135,21 +153,28 @@ class Api:
         body: Object | None = None,
         *,
         missing_is_none: bool = False,
-        none_if: tuple[str, ...] = (),
+        none_if: str = "",
     ) -> Object | None:
-        def once() -> Any:
-            with self._call(method, path, query or {}, body, READ_TIMEOUT_S) as response:
-                return json.loads(response.data)
-
-        try:
-            return self._retried(once)
-        except ApiException as error:
+        def is_none(error: ApiException) -> bool:
             reason = reason_of(error)
-            if (missing_is_none and error.status == 404 and reason == "NotFound") or (
-                reason in none_if
-            ):
-                return None
-            raise UserError(_explain(error, method, path)) from None
+            return (missing_is_none and error.status == 404 and reason == "NotFound") or (
+                error.status == 409 and reason == none_if
+            )
+
+        def once() -> Object | None:
+            try:
+                with self._call(method, path, query or {}, body, READ_TIMEOUT_S) as response:
+                    answer = json.loads(response.data)
+            except ApiException as error:
+                if is_none(error):
+                    return None
+                raise
+            if not isinstance(answer, dict) or "metadata" not in answer:
+                raise ValueError("the answer is no object of Kubernetes")
+            return answer
+
+        # DELETE answers with the object or a Status; both have metadata.
+        return self._asked(method, path, once)
 
     def _call(
         self,
@@ -163,7 +188,7 @@ class Api:
         if body is not None:
             merge = method == "PATCH"
             headers["Content-Type"] = f"application/{'merge-patch+' if merge else ''}json"
-        return self._client.call_api(
+        return self._connection.client.call_api(
             path,
             method,
             query_params=list(query.items()),
@@ -175,65 +200,58 @@ class Api:
             _request_timeout=(CONNECT_TIMEOUT_S, read_timeout),
         )
 
-    def _retried(self, call: Callable[[], T]) -> T:
+    def _asked(
+        self,
+        method: str,
+        path: str,
+        call: Callable[[], T],
+        is_answer: Callable[[ApiException], bool] = lambda _error: False,
+    ) -> T:
         """Calls until it succeeds or the budget is spent. All calls may be repeated: a creation
-        names its object, so a second one finds the first."""
-        since: dict[float, float] = {}  # by budget; servers that come back answer 401 for a while
-        delay = FIRST_DELAY_S
+        names its object, so a second one finds the first.
+
+        is_answer: refusals that are not tried again.
+        """
+        connection = self._connection
+        since: dict[str, float] = {}  # by patience; a server that comes back refuses for a while
+        started, delay, noticed = time.monotonic(), FIRST_DELAY_S, False
         while True:
-            used = self._client
+            used = connection.client
             try:
-                return call()
-            except ApiException as error:
-                status, why = error.status, f"HTTP {error.status} {error.reason}"
-                if status != 401 and status not in RETRIED:
-                    raise
-                asked = _retry_after(error)
-            except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-                status, why, asked = None, f"{type(error).__name__}: {error}", None
+                result = call()
+            except (ApiException, ConfigException, *NETWORK_ERRORS) as error:
+                trouble = trouble_of(error, method, path, known=connection.has_answered)
+                final = isinstance(error, ApiException) and is_answer(error)
+            else:
+                connection.has_answered = True
+                if noticed:
+                    connection.notice_end()
+                return result
+            if final or trouble.patience == "none":
+                raise ApiRefusedError(trouble.refusal, trouble.status)
+            if trouble.status == 401:
+                connection.renew(used)
             now = time.monotonic()
-            budget = UNAUTHORIZED_BUDGET_S if status == 401 else RETRY_BUDGET_S
-            if status == 401:
-                self._reconnect(used)
-            wait = asked if asked is not None else delay * random.uniform(0.5, 1.0)
-            if now + wait - since.setdefault(budget, now) > budget:
-                if status == 401:
-                    raise UnauthorizedError(
-                        "Kubernetes does not accept our credentials (HTTP 401); sign in again, or "
-                        "look at the service account's token"
-                    )
-                raise ApiUnavailableError(
-                    f"the Kubernetes API has not answered for {budget:.0f} s: {why}"
+            budget = RETRY_BUDGET_S if trouble.patience == "outage" else REFUSAL_BUDGET_S
+            budget = min(budget, self._budget_s)
+            wait = delay * random.uniform(0.5, 1.0) if trouble.wait_s is None else trouble.wait_s
+            if now + wait - since.setdefault(trouble.patience, now) > budget:
+                raise _given_up(trouble, budget)
+            if now + wait - started >= NOTICE_AFTER_S:
+                noticed |= connection.notice(
+                    f"waiting for the Kubernetes API: {trouble.why} (for at most {budget:.0f} s)"
                 )
             time.sleep(wait)
             delay = min(2 * delay, LONGEST_DELAY_S)
 
-    def _reconnect(self, used: client.ApiClient) -> None:
-        """Reads the credentials again, unless another thread just did."""
-        with self._lock:
-            if self._client is used:
-                self._client = connect()
 
-
-def connect() -> client.ApiClient:
-    """In a pod its service account, elsewhere the kubeconfig; UserError if there is neither."""
-    settings = client.Configuration()
-    # urllib3's own retries would hide failures, and do not know which are worth it.
-    settings.retries = False
-    try:
-        if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
-            config.load_incluster_config(client_configuration=settings)
-        else:
-            # (The library looks at $KUBECONFIG only once, when it is imported.)
-            config.load_kube_config(
-                config_file=os.environ.get("KUBECONFIG"), client_configuration=settings
-            )
-    except (config.ConfigException, OSError) as error:
-        raise UserError(
-            f"no access to Kubernetes: {error}; set $KUBECONFIG, or run in a pod that has a "
-            "service account"
-        ) from None
-    return client.ApiClient(settings)
+def _given_up(trouble: Trouble, budget: float) -> ApiError:
+    if trouble.patience == "refusal":
+        return ApiRefusedError(trouble.refusal, trouble.status)
+    what = "has answered with errors" if trouble.status else "has not answered"
+    return ApiUnavailableError(
+        f"the Kubernetes API {what} for {budget:.0f} s: {trouble.why}", trouble.status
+    )
 
 
 def lines(response: urllib3.HTTPResponse, *, unfinished: bool = False) -> Iterator[bytes]:
@@ -247,37 +265,3 @@ def lines(response: urllib3.HTTPResponse, *, unfinished: bool = False) -> Iterat
         yield from whole
     if rest and unfinished:
         yield rest
-
-
-def reason_of(error: ApiException) -> str:
-    """The machine-readable reason of a Status, "" if the answer is no Status."""
-    return str(_status(error).get("reason", ""))
-
-
-def _status(error: ApiException) -> Object:
-    try:
-        body = json.loads(error.body or b"{}")
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
-
-
-def _retry_after(error: ApiException) -> float | None:
-    value = (error.headers or {}).get("Retry-After", "")
-    return float(value) if value.isdigit() else None
-
-
-def _explain(error: ApiException, method: str, path: str) -> str:
-    message = _status(error).get("message") or error.reason
-    if error.status == 403:
-        return (
-            f"Kubernetes forbids it: {message}; the launcher's Role is in k8s/ "
-            "(`python pipelines/submit.py --check` lists what is missing)"
-        )
-    if error.status == 404 and reason_of(error) != "NotFound":
-        plural = path.partition("/namespaces/")[2].split("/")[1]
-        return (
-            f"this cluster knows no {plural}: install their operator, or choose another train_api "
-            "(pytorchjob, trainjob)"
-        )
-    return f"Kubernetes refuses {method} {path}: {message}"

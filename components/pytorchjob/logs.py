@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import IO
 
 import urllib3
-from kubernetes.client.exceptions import ApiException
 
-from components.pytorchjob.api import PODS, Api, ApiUnavailableError, Object, lines
+from components.pytorchjob.api import PODS, Api, Object, lines
+from components.pytorchjob.api_errors import ApiError
 from components.pytorchjob.ends import container_restarts, has_started
 from components.pytorchjob.kinds import Kind
-from sdpose.errors import UserError
 
 SILENCE_S = 120.0  # a connection that says nothing for so long may be dead: opened again
 PAUSE_S = 1.0
@@ -117,6 +116,7 @@ class _Follower(threading.Thread):
         self._restarts = self._restarts_read = 0
         self._second, self._zone = "", ""  # of the last line
         self._seen: Counter[bytes] = Counter()  # lines of that second
+        self._noted = False
         self._ended = threading.Event()
         self._stopped = threading.Event()
         self.start()
@@ -147,14 +147,13 @@ class _Follower(threading.Thread):
                     return
             except (urllib3.exceptions.HTTPError, OSError):
                 pass  # cut or silent
-            except ApiException as error:
-                if error.status == 404:
-                    return  # the pod is gone
-                # 400: the container waits to be started again.
-                if ended:
+            except ApiError as error:
+                # 404: the pod is gone. 400: the container waits to be started again.
+                if error.status == 404 or ended:
                     return
-            except (ApiUnavailableError, UserError):
-                return  # the watches have met it, too, and say so
+                if error.status != 400 and not self._noted:
+                    self._noted = True  # once: the watches meet it, too, or it is the node's
+                    self._write(_now(), f"-- its log cannot be read now: {error}")
             self._ended.wait(PAUSE_S)
 
     def _read(self, *, follow: bool) -> bool:
@@ -174,7 +173,7 @@ class _Follower(threading.Thread):
                 return True
         restarts = self._restarts
         # The node may keep it no longer.
-        with contextlib.suppress(ApiException), self._open(previous=True) as response:
+        with contextlib.suppress(ApiError), self._open(previous=True) as response:
             self._hand_on_new(response, unfinished=True)
         self._write(_now(), "-- its container was started again")
         self._restarts_read = restarts

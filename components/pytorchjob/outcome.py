@@ -18,6 +18,10 @@ class JobError(Exception):
         self.exit_code = exit_code  # of the pod that failed
         self.ended_by_itself = ended_by_itself  # False: someone has to remove it
 
+    def add(self, text: str) -> None:
+        """Adds a line to the message."""
+        self.args = (f"{self.args[0]}\n{text}",)
+
 
 def job_failed(kind: Kind, job: Object, pods: list[Object], logs: Logs) -> JobError:
     """What happened to a job that its operator calls failed."""

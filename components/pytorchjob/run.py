@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from components.cluster import Cluster
-from components.pytorchjob.api import Api, ApiUnavailableError, UnauthorizedError
+from components.pytorchjob.api import Api, Object
+from components.pytorchjob.api_errors import ApiError, ApiUnavailableError
 from components.pytorchjob.build import build_job, job_name
-from components.pytorchjob.kinds import kind_of
+from components.pytorchjob.connection import Connection
+from components.pytorchjob.kinds import Kind, kind_of
 from components.pytorchjob.outcome import JobError
-from components.pytorchjob.submit import disruption, find_owner, remove, submit
+from components.pytorchjob.submit import (
+    LAUNCHER_ANNOTATION,
+    disruption,
+    find_owner,
+    is_created_by,
+    remove,
+    submit,
+)
 from components.pytorchjob.supervise import Supervisor
 from sdpose.config import Experiment
 from sdpose.errors import USER_ERROR_EXIT_CODE, UserError
@@ -44,7 +54,7 @@ def train_on_cluster(
         print(f"error: {failure}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
     except ApiUnavailableError as error:
-        print(f"error: {error}; the job goes on", file=sys.stderr, flush=True)
+        print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
     return finished_training(experiment)
 
@@ -84,44 +94,131 @@ def run_job(
 ) -> None:
     """Submits the job, or finds the one of this run, and stays until it has succeeded.
 
-    Raises JobError if it fails, does not start in time or restarts too often: it is gone then,
-    unless it failed by itself (its pods stay for its TTL). SIGTERM and SIGINT remove it, unless
-    this pod is drained, evicted or preempted: then the run's next launcher finds it.
+    Raises JobError if it fails, does not start in time or restarts too often, and ApiError if
+    Kubernetes does not let this launcher go on. Only a job that this launcher created is removed,
+    and only after a JobError other than the job's own end (whose pods stay for its TTL), or by
+    SIGTERM or SIGINT, unless this pod is drained, evicted or preempted: then the run's next
+    launcher finds the job.
     """
-    api, kind = Api(cluster.namespace), kind_of(cluster)
-    name = job_name(experiment, run_id)
-    owner = find_owner(api)
-    job = build_job(name, experiment, cluster, owner)
+    api = Api(cluster.namespace, Connection(say))
+    launch = _Launch(api, kind_of(cluster), cluster, job_name(experiment, run_id), run_id, say)
     with _interruptible():
-        created, new = None, False
         try:
-            created, new = submit(api, kind, job, before_creation=before_creation, say=say)
-            say(
-                f"{kind.name} {api.namespace}/{name}: "
-                f"{'created' if new else 'found, it is watched again'}; "
-                + (f"it ends with {owner['kind']} {owner['name']}" if owner else "it has no owner")
-            )
-            Supervisor(api, kind, cluster, experiment, created, log, say).run()
+            launch.run(experiment, log, before_creation)
         except _Interrupted as interrupted:
-            outlives_us = owner is not None and owner["kind"] != "Pod"
-            if outlives_us and (why := disruption(api)):
-                say(
-                    f"{interrupted}: this pod is taken away ({why}); {kind.name} {name} is left as "
-                    "it is, and `submit.py resume` watches over it again"
-                )
-                raise SystemExit(128 + interrupted.signum) from None
-            say(f"{interrupted}: removing {kind.name} {name} and its pods")
-            # The creation may have been under way.
-            created = created or api.get(kind.resource, name)
-            if created and not remove(api, kind, created, cluster.termination_grace_seconds):
-                say("the pods are not gone yet; Kubernetes goes on removing them")
+            launch.interrupted(str(interrupted))
             raise SystemExit(128 + interrupted.signum) from None
-        except UnauthorizedError:
+
+
+class _Launch:
+    """What this process does with one job, and what it leaves."""
+
+    def __init__(
+        self,
+        api: Api,
+        kind: Kind,
+        cluster: Cluster,
+        name: str,
+        run_id: str,
+        say: Callable[[str], None],
+    ) -> None:
+        self._api, self._kind, self._cluster, self._name = api, kind, cluster, name
+        self._run_id, self._say = run_id, say
+        self._owner: Object | None = None
+        self._sent: Object = {}
+        self._job: Object | None = None  # in the cluster, once it is known
+        self._ours = False
+
+    def run(self, experiment: Experiment, log: Path, before_creation: Callable[[], None]) -> None:
+        try:
+            self._owner = find_owner(self._api)
+            job = build_job(self._name, experiment, self._cluster, self._owner)
+            job["metadata"]["annotations"][LAUNCHER_ANNOTATION] = secrets.token_hex(8)
+            self._sent = job
+            self._job, self._ours = submit(
+                self._api, self._kind, job, before_creation=before_creation, say=self._say
+            )
+            self._say(
+                f"{self._what}: {'created' if self._ours else 'found, it is watched again'}; "
+                + (
+                    f"it ends with {self._owner['kind']} {self._owner['name']}"
+                    if self._owner
+                    else "it has no owner"
+                )
+            )
+            Supervisor(
+                self._api, self._kind, self._cluster, experiment, self._job, log, self._say
+            ).run()
+        except ApiError as error:
+            error.add(self._what_is_left())
             raise
-        except (JobError, UserError) as failure:
-            if created and not getattr(failure, "ended_by_itself", False):
-                remove(api, kind, created, cluster.termination_grace_seconds)
+        except JobError as failure:
+            if not failure.ended_by_itself:
+                try:
+                    failure.add(self._remove(self._api))
+                except ApiError as error:
+                    failure.add(f"{self._what} could not be removed: {error}")
             raise
+
+    def interrupted(self, signal_name: str) -> None:
+        """Removes the job, unless it is to outlive this process."""
+        api = self._api.brief()
+        try:
+            if (
+                self._owner is not None
+                and self._owner["kind"] != "Pod"
+                and (why := disruption(api))
+            ):
+                self._say(
+                    f"{signal_name}: this pod is taken away ({why}); {self._what} is left as it "
+                    f"is, and {self._resume} watches it again"
+                )
+                return
+            if self._job is None and self._sent:  # its creation may have been under way
+                self._job = api.get(self._kind.resource, self._name)
+                self._ours = self._job is not None and is_created_by(self._job, self._sent)
+            if self._ours:
+                self._say(f"{signal_name}: removing {self._what} and its pods")
+            self._say(f"{signal_name}: {self._remove(api)}")
+        except ApiError as error:
+            self._say(f"{signal_name}: {self._what} could not be removed: {error}")
+
+    def _remove(self, api: Api) -> str:
+        """Removes the job if this launcher created it; what has become of it."""
+        if self._job is None:
+            return "no job was created"
+        if not self._ours:
+            return (
+                f"the job goes on, because a launcher removes only what it created itself: "
+                f"`python pipelines/submit.py cancel {self._run_id}` or `kubectl -n "
+                f"{self._api.namespace} delete {self._kind.resource.plural} {self._name}` ends it"
+            )
+        if remove(api, self._kind, self._job, self._cluster.termination_grace_seconds):
+            return f"{self._what} and its pods are removed"
+        return f"{self._what} is being removed; its pods are not gone yet"
+
+    def _what_is_left(self) -> str:
+        """Of the job, now that this launcher gives up."""
+        try:
+            found = self._api.brief().get(self._kind.resource, self._name)
+        except ApiError:
+            if self._job is None:
+                return f"whether {self._what} exists is not known"
+            found = self._job
+        if found is None:
+            return "there is no job"
+        phase = self._kind.phase(found)
+        if phase in {"succeeded", "failed"}:
+            return f"{self._what} has {phase}"
+        return f"the job goes on: {self._resume} watches it again"
+
+    @property
+    def _what(self) -> str:
+        return f"{self._kind.name} {self._api.namespace}/{self._name}"
+
+    @property
+    def _resume(self) -> str:
+        return f"`python pipelines/submit.py resume {self._run_id}`"
 
 
 def say(text: str) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from components.pytorchjob.api import PODS, Api, Object
+from components.pytorchjob.api_errors import ApiError
 from components.pytorchjob.build import DIGEST_ANNOTATION
 from components.pytorchjob.kinds import Kind
 from sdpose.errors import UserError
 
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+# Which launcher process created the job: it alone removes it.
+LAUNCHER_ANNOTATION = "sdpose/launcher"
 # Beyond the pods' grace period; a node that is gone keeps its pods longer.
 REMOVAL_MARGIN_S = 60.0
 POLL_S = 1.0
@@ -27,11 +31,16 @@ def submit(
     before_creation: Callable[[], None],
     say: Callable[[str], None],
 ) -> tuple[Object, bool]:
-    """The job in the cluster, and whether it is new.
+    """The job in the cluster, and whether this launcher created it.
 
-    before_creation: called if the run has no such job yet. One that has failed is replaced: nobody
-    starts a launcher again but to try again. One that is being deleted is waited for. UserError if
-    the name is taken by another job.
+    One that has failed is replaced: nobody starts a launcher again but to try again. One that is
+    being deleted is waited for.
+
+    Args:
+        job: with LAUNCHER_ANNOTATION.
+        before_creation: called if the run has no such job yet.
+    Raises:
+        UserError: the name is taken by another job.
     """
     name = job["metadata"]["name"]
     prepared = False
@@ -45,7 +54,7 @@ def submit(
             created = api.create(kind.resource, job)
             if created is not None:
                 return created, True
-            continue  # created by another try, perhaps our own: look at it
+            continue  # created meanwhile, perhaps by a try of ours whose answer was lost: look
         if found["metadata"].get("deletionTimestamp"):
             if time.monotonic() > give_up:
                 raise UserError(
@@ -68,20 +77,31 @@ def submit(
             api.delete(kind.resource, name, found["metadata"]["uid"])
             prepared = True  # what it has trained stays
             continue
-        return found, prepared
+        return found, is_created_by(found, job)
+
+
+def is_created_by(found: Object, job: Object) -> bool:
+    """Whether what was found is the job that this launcher sent."""
+    lives = (each["metadata"].get("annotations", {}) for each in (found, job))
+    mine, theirs = (annotations.get(LAUNCHER_ANNOTATION) for annotations in lives)
+    return mine is not None and mine == theirs
 
 
 def remove(api: Api, kind: Kind, job: Object, grace_seconds: float) -> bool:
-    """Deletes the job and waits until it and its pods are gone; False if they are not in time."""
-    name = job["metadata"]["name"]
-    api.delete(kind.resource, name, job["metadata"]["uid"])
+    """Deletes the job and waits until it and its pods are gone; False if they are not in time, or
+    nobody can say so."""
+    name, uid = job["metadata"]["name"], job["metadata"]["uid"]
+    api.delete(kind.resource, name, uid)
     give_up = time.monotonic() + grace_seconds + REMOVAL_MARGIN_S
-    while time.monotonic() < give_up:
-        left = api.get(kind.resource, name)
-        gone = left is None or left["metadata"]["uid"] != job["metadata"]["uid"]
-        if gone and not api.list(PODS, labelSelector=f"{kind.pod_label}={name}")["items"]:
-            return True
-        time.sleep(POLL_S)
+    with contextlib.suppress(ApiError):
+        while time.monotonic() < give_up:
+            left = api.get(kind.resource, name)
+            gone = left is None or left["metadata"]["uid"] != uid
+            if left and not gone and not left["metadata"].get("deletionTimestamp"):
+                api.delete(kind.resource, name, uid)  # a conflict on its way to the store
+            if gone and not api.list(PODS, labelSelector=f"{kind.pod_label}={name}")["items"]:
+                return True
+            time.sleep(POLL_S)
     return False
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from components.cluster import Cluster
 from components.pytorchjob import pending
 from components.pytorchjob.api import PODS, Api, Object, Resource
+from components.pytorchjob.api_errors import ApiError
 from components.pytorchjob.ends import End
 from components.pytorchjob.kinds import Kind
 from components.pytorchjob.logs import Logs
@@ -19,7 +20,6 @@ from components.pytorchjob.progress import Progress
 from components.pytorchjob.restarts import Restarted
 from components.pytorchjob.watch import follow
 from sdpose.config import Experiment
-from sdpose.errors import UserError
 
 TICK_S = 1.0
 # Reasons are asked for when something has been waiting for so long, and so often.
@@ -138,10 +138,10 @@ class Supervisor:
                 exit_code=end.exit_code,
             )
         try:
-            self._api.annotate(
+            self._api.brief().annotate(
                 self._kind.resource, self._job["metadata"]["name"], self._restarted.annotation()
             )
-        except UserError as error:  # no reason to end a training
+        except ApiError as error:  # no reason to end a training
             self._say(f"restarts are not counted beyond this launcher: {error}")
         if enough := self._restarted.exceeded(self._cluster.restarts):
             report = pod_report(self._kind, before, str(end), self._logs)
@@ -200,13 +200,14 @@ class Supervisor:
         return elastic is not None and len(set(self._last) - waiting) >= elastic.min_replicas
 
     def _explain(self, waiting: set[str]) -> str:
+        api = self._api.brief()
         try:
             if "queue" in waiting:
-                return pending.explain_suspension(self._api, self._job)
+                return pending.explain_suspension(api, self._job)
             if "pods" in waiting or any(map(self._is_gone, self._last.values())):
-                return pending.explain_missing_pods(self._api, self._kind, self._job)
-            return "; ".join(pending.explain_pods(self._api, self._kind, self._last.values()))
-        except UserError as error:  # no reason to end a training
+                return pending.explain_missing_pods(api, self._kind, self._job)
+            return "; ".join(pending.explain_pods(api, self._kind, self._last.values()))
+        except ApiError as error:  # no reason to end a training
             return f"the reason cannot be read: {error}"
 
     # ------------------------------------------------------------------------------------ the end
@@ -222,10 +223,12 @@ class Supervisor:
 
     def _read_last_lines(self) -> None:
         """The job's end may be known before that of its pods."""
-        for pod in self._api.list(
-            PODS, labelSelector=f"{self._kind.pod_label}={self._job['metadata']['name']}"
-        )["items"]:
-            self._take_pod(pod, deleted=False)
+        selector = f"{self._kind.pod_label}={self._job['metadata']['name']}"
+        try:
+            for pod in self._api.brief().list(PODS, labelSelector=selector)["items"]:
+                self._take_pod(pod, deleted=False)
+        except ApiError as error:  # how the job ended is known
+            self._say(f"the pods' last lines may be missing: {error}")
         self._stop.set()
         self._logs.close(LAST_LINES_S)
 

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 
 import urllib3
-from kubernetes.client.exceptions import ApiException
 
 from components.pytorchjob.api import Api, Object, Resource, lines
+from components.pytorchjob.api_errors import ApiRefusedError
 
 # A watch ends by itself so often that a dead connection is noticed soon; going on is one request.
 WATCH_S = 50
@@ -33,10 +33,12 @@ def follow(
         tell("LISTED", listed["items"])
         version = listed["metadata"]["resourceVersion"]
         while version and not stop.is_set():
-            started = time.monotonic()
+            started, before = time.monotonic(), version
             version = _watch(api, resource, query, version, tell, stop)
             if time.monotonic() - started < PAUSE_S:
                 stop.wait(PAUSE_S)
+                if version == before:
+                    break  # watches that end at once and say nothing: the list still does
 
 
 def _watch(
@@ -56,23 +58,25 @@ def _watch(
     }
     try:
         response = api.open(resource, query | options, read_timeout=SILENCE_S)
-    except ApiException as error:
-        if error.status == 410:
-            return None
-        raise
+    except ApiRefusedError as error:
+        if error.status not in {400, 410}:
+            raise
+        return None  # 410: this version is forgotten. 400: whatever is wrong with it, list again.
     try:
         for line in lines(response):
             if stop.is_set():
                 break
             event = json.loads(line)
             item = event["object"]
-            if event["type"] == "ERROR":  # 410 Gone: the history up to here is dropped; or worse
+            if event["type"] == "ERROR":  # 410: the history up to here is dropped; or worse
                 return None
             version = item["metadata"]["resourceVersion"]
             if event["type"] != "BOOKMARK":
                 tell("DELETED" if event["type"] == "DELETED" else "CHANGED", [item])
-    except (urllib3.exceptions.HTTPError, OSError, ValueError):
-        pass  # cut, silent, or half a line: go on from the last event
+    except urllib3.exceptions.ReadTimeoutError:
+        return None  # not even bookmarks: something on the way holds events back
+    except (urllib3.exceptions.HTTPError, OSError, ValueError, LookupError, TypeError):
+        pass  # cut, half a line, or no event: go on from the last one
     finally:
         response.close()
     return version

@@ -7,7 +7,8 @@ import json
 import urllib3
 from kubernetes.client.exceptions import ApiException
 
-from components.pytorchjob.api import Object, connect
+from components.pytorchjob.api import Object
+from components.pytorchjob.connection import connect
 from sdpose.errors import UserError
 
 TIMEOUT_S = (5.0, 20.0)  # to connect, to answer

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
 import pytest
 
-from components.pytorchjob import api
-from components.pytorchjob.api import ApiUnavailableError
+from components.pytorchjob import api, connection
+from components.pytorchjob.api_errors import ApiRefusedError, ApiUnavailableError
 from components.pytorchjob.outcome import JobError
 from sdpose.errors import UserError
 from tests.cluster.conftest import Launch, Meanwhile, running, until
@@ -119,7 +120,7 @@ def test_credentials_that_stay_expired_leave_the_job_alone(
     meanwhile: Meanwhile,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(api, "UNAUTHORIZED_BUDGET_S", 1.0)
+    monkeypatch.setattr(api, "REFUSAL_BUDGET_S", 1.0)
     (results / "hold").touch()
 
     def revoke() -> None:
@@ -128,8 +129,9 @@ def test_credentials_that_stay_expired_leave_the_job_alone(
         kube.store.compact()
 
     meanwhile(revoke)
-    with pytest.raises(UserError, match="does not accept our credentials"):
+    with pytest.raises(ApiRefusedError, match="does not accept our credentials") as error:
         launch()
+    assert "the job goes on: `python pipelines/submit.py resume run-1` watches" in str(error.value)
     assert len(kube.jobs()) == 1
 
 
@@ -149,24 +151,125 @@ def test_api_that_stays_away_leaves_the_job_alone(
         kube.store.compact()
 
     meanwhile(break_down)
-    with pytest.raises(ApiUnavailableError, match="has not answered for 1 s: HTTP 503"):
+    with pytest.raises(
+        ApiUnavailableError, match="answered with errors for 1 s: HTTP 503"
+    ) as error:
         launch()
+    assert "the job goes on" in str(error.value)
     assert len(kube.jobs()) == 1
 
 
-def test_what_retrying_does_not_mend_is_said_at_once(
+def test_what_another_try_does_not_change_is_said_at_once(
     launch: Launch, results: Path, kube: KubeCluster
 ) -> None:
-    kube.fault(Fault(403, creates))
-    with pytest.raises(UserError, match="Kubernetes forbids it"):
+    denied = 'admission webhook "v.pytorchjob" denied the request: no'
+    kube.fault(Fault(403, creates, message=denied))
+    with pytest.raises(ApiRefusedError, match=f"Kubernetes forbids it: {denied}.*no job"):
         launch()
     kube.unknown = {"trainjobs"}
-    with pytest.raises(UserError, match="knows no trainjobs: install their operator"):
+    with pytest.raises(ApiRefusedError, match="knows no trainjobs: install their operator"):
         launch(train_api="trainjob")
     kube.fault(Fault(422, creates))
-    with pytest.raises(UserError, match="Kubernetes refuses POST"):
+    with pytest.raises(ApiRefusedError, match=r"Kubernetes refuses POST .*; there is no job$"):
         launch()
     assert created(kube) == 0
+
+
+def test_account_without_rights_is_refused_at_once(
+    launch: Launch, results: Path, kube: KubeCluster
+) -> None:
+    kube.fault(Fault(403, times=10**6, message="pytorchjobs is forbidden: User x cannot get"))
+    with pytest.raises(ApiRefusedError, match="forbids it: pytorchjobs is forbidden: User x"):
+        launch()
+
+
+def test_restarted_server_that_does_not_know_the_roles_yet(
+    launch: Launch, results: Path, kube: KubeCluster, meanwhile: Meanwhile
+) -> None:
+    """All requests are forbidden for a moment, as after a kill -9 of kube-apiserver."""
+    (results / "hold").touch()
+    early = Fault(403, times=10**6, message="pods is forbidden: User x cannot list resource pods")
+
+    def restart() -> None:
+        until(lambda: running(kube, "worker-0"))
+        kube.fault(early)
+        kube.cut_streams()
+        until(lambda: early.met > 3)
+        early.times = 0
+        (results / "hold").unlink()
+
+    meanwhile(restart)
+    assert "[master-0] done" in launch()
+
+
+def test_launcher_without_the_right_to_list_pods_removes_nothing(
+    launch: Launch, results: Path, kube: KubeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the one that created the job nor the next one, which found it."""
+    monkeypatch.setattr(api, "REFUSAL_BUDGET_S", 1.0)
+    (results / "hold").touch()
+    why = "pods is forbidden: User x cannot list resource pods"
+    lists_pods = Fault(403, lambda c: (c.verb, c.resource) == ("list", "pods"), 10**6, message=why)
+    kube.fault(lists_pods)
+    for first in ("created", "found, it is watched again"):
+        said: list[str] = []
+        with pytest.raises(ApiRefusedError, match=f"forbids it: {why}.*; the job goes on: "):
+            launch(said=said)
+        assert first in said[0]
+        until(lambda: running(kube, "master-0") and running(kube, "worker-0"))
+    lists_pods.times = 0
+    (results / "hold").unlink()
+    assert "[master-0] done" in launch()
+    assert created(kube) == 1
+
+
+def test_a_long_outage_is_said_with_its_reason(
+    launch: Launch, results: Path, kube: KubeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the operator's webhook is down: there is no job yet, and none is promised."""
+    monkeypatch.setattr(api, "NOTICE_AFTER_S", 0.5)
+    why = 'failed calling webhook "validator.pytorchjob": connection refused'
+    kube.fault(Fault(500, creates, times=3, message=why))
+    said = launch()
+    assert said[0].startswith(
+        f"waiting for the Kubernetes API: HTTP 500 Internal Server Error: {why}"
+    )
+    assert said[1] == "the Kubernetes API answers again"
+
+    monkeypatch.setattr(api, "RETRY_BUDGET_S", 1.0)
+    kube.fault(Fault(500, creates, times=10**6, message=why))
+    with pytest.raises(ApiUnavailableError) as error:
+        launch("run-2")
+    assert str(error.value).endswith(f"HTTP 500 Internal Server Error: {why}; there is no job")
+
+
+@pytest.mark.parametrize(
+    "content", ["", "apiVersion: v1\nkind: Config\nclus", "clusters: [{name: c"]
+)
+def test_kubeconfig_that_is_being_rewritten_is_read_again(
+    content: str, kube: KubeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = kube.kubeconfig()
+    whole = path.read_text()
+    path.write_text(content)
+    sleep = time.sleep
+
+    def written(_seconds: float) -> None:
+        path.write_text(whole)
+        sleep(0)
+
+    monkeypatch.setattr(connection.time, "sleep", written)
+    assert connection.connect().configuration.host == kube.url
+
+
+def test_kubeconfig_that_is_broken_is_said(
+    kube: KubeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = kube.kubeconfig()
+    path.write_text("")
+    os.utime(path, (0, 0))
+    with pytest.raises(UserError, match=r"no access to Kubernetes: .*file is empty; set \$KUBE"):
+        connection.connect()
 
 
 def test_job_deleted_by_somebody_else(

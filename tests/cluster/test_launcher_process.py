@@ -102,8 +102,16 @@ def test_killed_then_drained_then_cancelled(
     until(lambda: says("[worker-0] line 3") and says("found, it is watched again"))
     third.terminate()
     assert third.wait(60) == 128 + signal.SIGTERM
+    assert says("SIGTERM: the job goes on, because a launcher removes only what it created itself")
+    assert running(kube, "worker-0")
+
+    (results / "hold").touch()
+    fourth = start("job", experiment, profile, SDPOSE_RUN_ID="run-2")
+    until(lambda: says("[worker-0] line 3") and says("created"))
+    fourth.terminate()
+    assert fourth.wait(60) == 128 + signal.SIGTERM
     assert says("SIGTERM: removing PyTorchJob")
-    assert (kube.jobs(), set(kube.pods())) == ([], {"launcher", "launcher-2"})
+    assert len(kube.jobs()) == 1, "the first run's"
 
 
 @pytest.mark.timeout(600)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ class KubeCluster:
         self.quota: Callable[[str], str | None] = lambda _name: None
         self.calls: list[Call] = []
         self._faults: list[Fault] = []
+        self.streams_cut = 0
         self.master_port = _free_port()
         self.server = Server(self)
         self.kubelet = Kubelet(self, folder)
@@ -83,10 +85,22 @@ class KubeCluster:
         with self.store.changed:
             self.store.changed.notify_all()
 
+    def wait_for_close(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        with self.store.changed:
+            while not self.closed and time.monotonic() < end:
+                self.store.changed.wait(end - time.monotonic())
+
     # ----------------------------------------------------------------------------------- for tests
 
     def fault(self, *faults: Fault) -> None:
         self._faults += faults
+
+    def cut_streams(self) -> None:
+        """Ends all watches and logs that are open, as a server does that is killed."""
+        self.streams_cut += 1
+        with self.store.changed:
+            self.store.changed.notify_all()
 
     def meet(self, call: Call) -> Fault | None:
         """Takes note of a call; the fault that it meets."""

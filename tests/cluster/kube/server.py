@@ -29,6 +29,18 @@ KINDS = {
     ("", "secrets"): "Secret",
 }
 
+REASONS = {
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "NotFound",
+    409: "Conflict",
+    410: "Expired",
+    422: "Invalid",
+    429: "TooManyRequests",
+    503: "ServiceUnavailable",
+    504: "Timeout",
+}
+
 
 @dataclass(frozen=True)
 class Call:
@@ -42,8 +54,10 @@ class Call:
 class Fault:
     """What happens to the next `times` calls that `when` picks.
 
-    what: an HTTP status; "refuse": the connection is closed before anything is done; "lose": after
-    it; "slow": `seconds` late; "cut": a stream ends in the middle of a line after `seconds`.
+    what: an HTTP status; "page": a 404 that is no Status, as for unknown kinds; "refuse": the
+    connection is closed before anything is done; "lose": after it; "slow": `seconds` late;
+    "stall": no answer for `seconds`, then as "refuse"; "cut": a stream ends in the middle of a line
+    after `seconds`; "end": a stream ends at once, in order.
     """
 
     what: int | str
@@ -51,6 +65,7 @@ class Fault:
     times: int = 1
     seconds: float = 0.0
     retry_after: int | None = None
+    message: str = "a fault of the test"
     met: int = 0
 
 
@@ -103,10 +118,16 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(fault.seconds)
         elif fault.what == "refuse":
             self._hang_up()
+        elif fault.what == "stall":
+            self.server.cluster.wait_for_close(fault.seconds)
+            self._hang_up()
+        elif fault.what == "page":
+            self._answer(404, b"404 page not found\n", "text/plain")
         elif isinstance(fault.what, int):
             headers = {"Retry-After": str(fault.retry_after)} if fault.retry_after else {}
-            self._error(StatusError(fault.what, "InternalError", "a fault of the test"), headers)
-        return fault.what == "refuse" or isinstance(fault.what, int)
+            reason = REASONS.get(fault.what, "InternalError")
+            self._error(StatusError(fault.what, reason, fault.message), headers)
+        return fault.what in {"refuse", "stall", "page"} or isinstance(fault.what, int)
 
     def _succeed(
         self,
@@ -119,7 +140,10 @@ class Handler(BaseHTTPRequestHandler):
         group, namespace, plural, name, sub = target
         end = time.monotonic() + fault.seconds if fault and fault.what == "cut" else None
         try:
-            if sub == "log":
+            if fault is not None and fault.what == "end" and _is_stream(call, query):
+                self._start("application/json")
+                self._chunk(b"")
+            elif sub == "log":
                 self._log(namespace, name, query, end)
             elif call.verb == "watch":
                 self._watch(group, plural, namespace, query, end)
@@ -176,11 +200,12 @@ class Handler(BaseHTTPRequestHandler):
     def _watch(
         self, group: str, plural: str, namespace: str, query: dict[str, str], end: float | None
     ) -> None:
-        store = self.server.cluster.store
+        cluster, store = self.server.cluster, self.server.cluster.store
+        cuts = cluster.streams_cut
         version = int(query["resourceVersion"])
         stop = time.monotonic() + float(query.get("timeoutSeconds", 60))
         self._start("application/json")
-        while not self.server.cluster.closed and time.monotonic() < stop:
+        while not cluster.closed and time.monotonic() < stop:
             events = store.events_after(version, BOOKMARK_S)
             if events is None:
                 gone = StatusError(410, "Expired", f"too old resource version: {version}")
@@ -197,7 +222,7 @@ class Handler(BaseHTTPRequestHandler):
                         self._hang_up()
                         return
                     self._chunk(line + b"\n")
-            if end is not None and time.monotonic() > end:
+            if cluster.streams_cut > cuts or (end is not None and time.monotonic() > end):
                 self._hang_up()
                 return
             if not events and query.get("allowWatchBookmarks") == "true":
@@ -209,7 +234,7 @@ class Handler(BaseHTTPRequestHandler):
         self._chunk(b"")
 
     def _log(self, namespace: str, name: str, query: dict[str, str], end: float | None) -> None:
-        cluster = self.server.cluster
+        cluster, cuts = self.server.cluster, self.server.cluster.streams_cut
         cluster.store.get(("", "pods", namespace, name))
         log = cluster.kubelet.log(namespace, name, query)
         follow = query.get("follow") == "true"
@@ -229,7 +254,7 @@ class Handler(BaseHTTPRequestHandler):
                 self._chunk(line)
             if closed or not follow or cluster.closed:
                 break
-            if end is not None and time.monotonic() > end:
+            if cluster.streams_cut > cuts or (end is not None and time.monotonic() > end):
                 self._hang_up()
                 return
         self._chunk(b"")
@@ -279,6 +304,10 @@ def _parse(path: str) -> tuple[str, str, str, str, str]:
         namespace, rest = rest[1], rest[2:]
     plural, name, sub = (*rest, "", "", "")[:3]
     return group, namespace, plural, name, sub
+
+
+def _is_stream(call: Call, query: dict[str, str]) -> bool:
+    return call.verb == "watch" or query.get("follow") == "true"
 
 
 def _verb(method: str, name: str, query: dict[str, str]) -> str:
