@@ -93,12 +93,29 @@ class Api:
         )
 
     def annotate(self, resource: Resource, name: str, annotations: Mapping[str, str]) -> None:
-        self._json(
-            "PATCH",
-            resource.path(self.namespace, name),
-            body={"metadata": {"annotations": dict(annotations)}},
-            missing_is_none=True,
-        )
+        self.patch(resource, name, {"metadata": {"annotations": dict(annotations)}})
+
+    def patch(self, resource: Resource, name: str, change: Object) -> None:
+        """Merges a change into an object; fine if it is gone."""
+        self._json("PATCH", resource.path(self.namespace, name), body=change, missing_is_none=True)
+
+    def document(self, path: str) -> Object | None:
+        """What is at a path of the API; None if there is nothing, or it is not for us to read."""
+        return self.look(path)[0]
+
+    def look(self, path: str) -> tuple[Object | None, bool]:
+        """What is at a path of the API, None if there is nothing; and whether we may read it."""
+
+        def once() -> Any:
+            with self._call("GET", path, {}, None, READ_TIMEOUT_S) as response:
+                return json.loads(response.data)
+
+        try:
+            return self._retried(once), True
+        except ApiException as error:
+            if error.status in {403, 404}:
+                return None, error.status == 404
+            raise UserError(_explain(error, "GET", path)) from None
 
     def delete(self, resource: Resource, name: str, uid: str) -> None:
         """Deletes this very object, after what it owns (foreground); fine if it is gone."""

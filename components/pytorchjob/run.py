@@ -11,6 +11,9 @@ from pathlib import Path
 from components.cluster import Cluster
 from components.pytorchjob.api import Api, ApiUnavailableError, UnauthorizedError
 from components.pytorchjob.build import build_job, job_name
+from components.pytorchjob.choose import choose
+from components.pytorchjob.fit import fit_to_cluster
+from components.pytorchjob.hold import hold
 from components.pytorchjob.kinds import kind_of
 from components.pytorchjob.outcome import JobError
 from components.pytorchjob.submit import disruption, find_owner, remove, submit
@@ -88,14 +91,22 @@ def run_job(
     unless it failed by itself (its pods stay for its TTL). SIGTERM and SIGINT remove it, unless
     this pod is drained, evicted or preempted: then the run's next launcher finds it.
     """
-    api, kind = Api(cluster.namespace), kind_of(cluster)
-    name = job_name(experiment, run_id)
+    api, name = Api(cluster.namespace), job_name(experiment, run_id)
+    cluster = choose(api, cluster, name, say)
+    kind = kind_of(cluster)
     owner = find_owner(api)
     job = build_job(name, experiment, cluster, owner)
     with _interruptible():
         created, new = None, False
         try:
-            created, new = submit(api, kind, job, before_creation=before_creation, say=say)
+            created, new = submit(
+                api,
+                kind,
+                job,
+                fit=lambda built: fit_to_cluster(api, kind, cluster, built, say),
+                before_creation=before_creation,
+                say=say,
+            )
             say(
                 f"{kind.name} {api.namespace}/{name}: "
                 f"{'created' if new else 'found, it is watched again'}; "
@@ -121,6 +132,8 @@ def run_job(
         except (JobError, UserError) as failure:
             if created and not getattr(failure, "ended_by_itself", False):
                 remove(api, kind, created, cluster.termination_grace_seconds)
+            elif created:
+                hold(api, kind, created)
             raise
 
 
