@@ -16,8 +16,8 @@ from components.pytorchjob.run import run_job
 from sdpose.config import Experiment, load_experiment
 from tests.cluster.kinds import PYTORCHJOB, JobFacts
 from tests.cluster.kube import KubeCluster
-from tests.cluster.kube.crds import TRAINERS
 from tests.cluster.kube.cluster import NAMESPACE
+from tests.cluster.kube.crds import TRAINERS
 from tests.cluster.kube.store import Object
 from tests.conftest import shared_path
 

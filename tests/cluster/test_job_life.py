@@ -103,7 +103,10 @@ def test_preempted_and_evicted_pods_start_again(
         new = running(kube, pod)
         return new is not None and uid(new) != uid(than)
 
+    said: list[str] = []
+
     def disturb() -> None:
+        until(lambda: {f"[{each}] line 3" for each in job_kind.replicas} <= set(said))
         second_pod = until(lambda: running(kube, job_kind.pods[1]))
         kube.kubelet.terminate(second_pod["metadata"]["name"])
         until(lambda: another(job_kind.pods[1], second_pod))
@@ -114,7 +117,7 @@ def test_preempted_and_evicted_pods_start_again(
         (results / "hold").unlink()
 
     meanwhile(disturb)
-    said = launch()
+    launch(said=said)
     again = [line for line in said if "starts again" in line]
     assert f"{second} starts again; before: exit code 143 (SIGTERM), Error (preemption)" in again[0]
     assert f"{first} starts again; before: exit code 137" in again[1]
@@ -186,10 +189,19 @@ def _job_of(launch: Launch, kube: KubeCluster, meanwhile: Meanwhile, job_kind: J
 def test_a_restart_is_counted_once_however_many_launchers_see_it(
     launch: Launch, results: Path, kube: KubeCluster, meanwhile: Meanwhile, job_kind: JobFacts
 ) -> None:
-    """A TrainJob's pods that have ended stay: the next launcher finds them beside the new ones."""
+    """A TrainJob's pods that have ended stay: the next launcher finds them beside the others."""
     second = job_kind.replicas[1]
-    (results / "exit-1").write_text("143")
-    launch()
+    (results / "hold").touch()
+    said: list[str] = []
+
+    def preempt() -> None:
+        until(lambda: f"[{second}] line 3" in said)
+        kube.kubelet.terminate(running(kube, job_kind.pods[1])["metadata"]["name"])
+        until(lambda: ANNOTATION in job_kind.job(kube)["metadata"]["annotations"])
+        (results / "hold").unlink()
+
+    meanwhile(preempt)
+    launch(said=said)
     counts = job_kind.job(kube)["metadata"]["annotations"][ANNOTATION]
     assert json.loads(counts) == {second: {"preemption": 1}}
     said = launch(restarts={"preemption": 1})
