@@ -62,9 +62,8 @@ class KubeCluster:
         folder.mkdir(parents=True, exist_ok=True)
         self.closed = ""  # why
         self.store = Store()
-        self.trainer_version = trainer_version
-        self.crds = Crds(crds, trainer_version)
-        self.admission = Admission(self.crds, self.runtime_of)
+        self._crds_folder = crds
+        self.upgrade_trainer(trainer_version)
         self.tokens = {"token-1"}
         self.unknown: set[str] = set()  # kinds that are not installed
         self.images: dict[str, dict[str, bytes]] = {"alpine:3.10": {"nslookup": NSLOOKUP}}
@@ -149,6 +148,12 @@ class KubeCluster:
         meta = runtime["metadata"]
         self.store.discard((GROUPS["trainjobs"], plural, meta.get("namespace", ""), meta["name"]))
         self.store.create(GROUPS["trainjobs"], plural, runtime)
+
+    def upgrade_trainer(self, version: str) -> None:
+        """Its CRDs, webhooks and controller are of this version from now on."""
+        self.trainer_version = version
+        self.crds = Crds(self._crds_folder, version)
+        self.admission = Admission(self.crds, self.runtime_of)
 
     def stop_operator(self, plural: str = "pytorchjobs") -> None:
         """As when nothing runs that would take notice of such jobs."""
