@@ -170,14 +170,15 @@ class Cluster(Section):
 
     pipelines: Pipelines = Pipelines()
 
-    train_api: Literal["pytorchjob", "trainjob"] = Field(
-        "pytorchjob", description="Training Operator v1, or Kubeflow Trainer v2"
+    train_api: Literal["pytorchjob", "trainjob", "auto"] = Field(
+        "pytorchjob",
+        description="Training Operator v1, Kubeflow Trainer v2, or what the cluster has",
     )
     runtime: ObjectName = Field(
-        "torch-distributed", description="trainjob: the runtime that is patched"
+        "sdpose", description="trainjob: the runtime that is patched; k8s/components/trainer"
     )
-    runtime_kind: Literal["ClusterTrainingRuntime", "TrainingRuntime"] = Field(
-        "ClusterTrainingRuntime", description="trainjob: the platform's, or the namespace's"
+    runtime_kind: Literal["TrainingRuntime", "ClusterTrainingRuntime"] = Field(
+        "TrainingRuntime", description="trainjob: the namespace's, or the platform's"
     )
     nodes: PositiveInt = Field(1, description="pods: one master, the others workers")
     gpus_per_node: NonNegativeInt = Field(1, description="processes of a pod; 0: one, on the CPU")

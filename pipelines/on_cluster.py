@@ -11,6 +11,8 @@ from kfp.dsl.base_component import BaseComponent
 
 from components.cluster import Cluster, dump_cluster, parse_cluster
 from components.pytorchjob import build_job, job_name
+from components.pytorchjob.choose import assume
+from components.pytorchjob.fit import fit
 from components.pytorchjob.manifest import to_yaml
 from pipelines.console import say
 from pipelines.endpoint import Endpoint
@@ -141,7 +143,11 @@ def show_manifests(experiment: Experiment, cluster: Cluster, wishes: Wishes) -> 
     say("# the experiment, as every step receives it")
     say(dump_experiment(experiment).rstrip())
     say("---\n# the training job; its name ends with a hash of the run's id, its owner is the run")
-    say(to_yaml(build_job(job_name(experiment, "dry-run"), experiment, cluster)).rstrip())
+    assumed, notes = assume(cluster)
+    for note in notes:
+        say(f"# {note}")
+    job, _ = fit(build_job(job_name(experiment, "dry-run"), experiment, assumed))
+    say(to_yaml(job).rstrip())
     say("---\n# the pipeline")
     say(package.read_text(encoding="utf-8").rstrip())
 

@@ -14,7 +14,7 @@ import kfp_server_api  # type: ignore[import-untyped]
 
 from components.cluster import Cluster, parse_cluster
 from components.pytorchjob import job_name
-from components.pytorchjob.kinds import kind_of
+from components.pytorchjob.kinds import Kind, kinds_of
 from pipelines.changes import changes, shortened
 from pipelines.kfp_api import Kfp, KfpError
 from pipelines.placement import RUN_ID_LABEL
@@ -207,19 +207,30 @@ def _remove_jobs(run: Any, say: Say) -> None:
     if not given.get("cluster_profile"):
         return
     cluster = parse_cluster(given["cluster_profile"])
-    kind = kind_of(cluster)
+    kinds = list(kinds_of(cluster))
     documents = [trial["experiment"] for trial in given.get("trials", [])]  # of a sweep
     for document in documents or [given["experiment"]]:
         name = job_name(parse_experiment(document), run.run_id)
-        try:
-            if Kube().delete(kind.resource.path(cluster.namespace, name)):
-                say(f"its {kind.name} {name} is being removed; training saves a checkpoint first")
-        except (NoAccessError, RefusedError) as error:
-            say(
-                f"its training ends with it. ({error}, so we cannot look. If it did not: "
-                f"kubectl -n {cluster.namespace} delete {kind.resource.plural} {name})"
-            )
-            return
+        for kind in list(kinds):
+            path = kind.resource.path(cluster.namespace, name)
+            try:
+                if Kube().delete(path):
+                    what = f"its {kind.name} {name}"
+                    say(f"{what} is being removed; training saves a checkpoint first")
+            except RefusedError as error:
+                kinds.remove(kind)
+                say(_cannot_look(error, cluster, [kind], name))
+            except NoAccessError as error:
+                say(_cannot_look(error, cluster, kinds, name))
+                return
+
+
+def _cannot_look(error: Exception, cluster: Cluster, kinds: list[Kind], name: str) -> str:
+    plurals = ",".join(kind.resource.plural for kind in kinds)
+    return (
+        f"its training ends with it. ({error}, so we cannot look. If it did not: "
+        f"kubectl -n {cluster.namespace} delete {plurals} {name})"
+    )
 
 
 def _prepare(kfp: Kfp, submission: Submission) -> tuple[str, Any]:

@@ -146,8 +146,9 @@ interrupt_option = click.option(
 @click.option("--gpus", type=click.IntRange(0), help="Of each node, instead of the profile's.")
 @click.option(
     "--train-api",
-    type=click.Choice(["pytorchjob", "trainjob"]),
-    help="Training Operator v1, or Kubeflow Trainer v2; instead of the profile's.",
+    type=click.Choice(["pytorchjob", "trainjob", "auto"]),
+    help="Training Operator v1, Kubeflow Trainer v2, or what the cluster has; instead of the "
+    "profile's.",
 )
 @click.option(
     "--volume",

@@ -6,6 +6,8 @@ import click
 
 from components.cluster import load_cluster
 from components.pytorchjob import build_job, job_name
+from components.pytorchjob.choose import assume
+from components.pytorchjob.fit import fit
 from components.pytorchjob.manifest import to_yaml
 from sdpose.config import load_experiment
 from sdpose.errors import user_errors
@@ -21,15 +23,17 @@ def cli() -> None:
 @click.option("--cluster", "profile", required=True, metavar="FILE", help="The cluster profile.")
 @click.option("--set", "overrides", metavar="KEY.PATH=VALUE", multiple=True)
 @click.option("--run-id", default="manual", show_default=True, help="Part of the job's name.")
-@click.option("--train-api", type=click.Choice(["pytorchjob", "trainjob"]))
+@click.option("--train-api", type=click.Choice(["pytorchjob", "trainjob", "auto"]))
 def render(
     exp: str, profile: str, overrides: tuple[str, ...], run_id: str, train_api: str | None
 ) -> None:
-    """Print the manifest of the job that trains NAME."""
-    cluster = load_cluster(profile, train_api=train_api)
+    """Print the manifest of the job that trains NAME, for the oldest supported operator."""
+    cluster, notes = assume(load_cluster(profile, train_api=train_api))
+    for note in notes:
+        click.echo(note, err=True)
     experiment = load_experiment(exp, overrides)
     experiment = load_experiment(exp, overrides, **cluster.places(experiment.exp_name))
-    job = build_job(job_name(experiment, run_id), experiment, cluster)
+    job, _ = fit(build_job(job_name(experiment, run_id), experiment, cluster))
     click.echo(to_yaml(job), nl=False)
 
 

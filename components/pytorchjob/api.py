@@ -103,12 +103,29 @@ class Api:
         )
 
     def annotate(self, resource: Resource, name: str, annotations: Mapping[str, str]) -> None:
-        self._json(
-            "PATCH",
-            resource.path(self.namespace, name),
-            body={"metadata": {"annotations": dict(annotations)}},
-            missing_is_none=True,
-        )
+        self.patch(resource, name, {"metadata": {"annotations": dict(annotations)}})
+
+    def patch(self, resource: Resource, name: str, change: Object) -> None:
+        """Merges a change into an object; fine if it is gone."""
+        self._json("PATCH", resource.path(self.namespace, name), body=change, missing_is_none=True)
+
+    def look(self, path: str, *, public: bool = False) -> tuple[Object | None, bool]:
+        """What is at a path of the API, None if there is nothing; and whether we may read it.
+
+        public: every account may read it: a 403 is that of a server that has just started.
+        """
+        final = {404} if public else {403, 404}
+
+        def once() -> Object:
+            with self._call("GET", path, {}, None, READ_TIMEOUT_S) as response:
+                return dict(json.loads(response.data))
+
+        try:
+            return self._asked("GET", path, once, lambda error: error.status in final), True
+        except ApiRefusedError as error:
+            if error.status not in {403, 404}:
+                raise
+            return None, error.status == 404
 
     def delete(self, resource: Resource, name: str, uid: str) -> None:
         """Deletes this very object, after what it owns (foreground); fine if it is gone."""

@@ -101,11 +101,11 @@ def _explain(error: ApiException, method: str, path: str) -> str:
             f"Kubernetes forbids it: {message}; the launcher's Role is in k8s/ "
             "(`python pipelines/submit.py --check` lists what is missing)"
         )
-    if error.status == 404 and reason_of(error) != "NotFound":
-        plural = path.partition("/namespaces/")[2].split("/")[1]
+    _, _, namespaced = path.partition("/namespaces/")
+    if error.status == 404 and reason_of(error) != "NotFound" and namespaced:
         return (
-            f"this cluster knows no {plural}: install their operator, or choose another train_api "
-            "(pytorchjob, trainjob)"
+            f"this cluster knows no {namespaced.split('/')[1]}: install their operator, or choose "
+            "another train_api (pytorchjob, trainjob)"
         )
     return f"Kubernetes refuses {method} {path}: {message}"
 

@@ -38,7 +38,10 @@ def job_name(experiment: Experiment, run_id: str) -> str:
 def build_job(
     name: str, experiment: Experiment, cluster: Cluster, owner: Object | None = None
 ) -> Object:
-    """What `cluster.train_api` names."""
+    """What `cluster.train_api` names, with all that any supported cluster takes: see `fit`.
+
+    The digest is of that, so that an upgraded operator does not make a run's job another one.
+    """
     build = {"pytorchjob": build_pytorchjob, "trainjob": build_trainjob}[cluster.train_api]
     job = build(name, experiment, cluster)
     job["metadata"]["annotations"] = {DIGEST_ANNOTATION: _digest(job)}

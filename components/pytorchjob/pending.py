@@ -13,6 +13,7 @@ from sdpose.errors import UserError
 PASSING = {"ContainerCreating", "PodInitializing"}
 # Events of a pod that say why it is still in one of these.
 MOUNT_EVENTS = {"FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox"}
+SECONDS = len("2026-01-01T00:00:00")  # of a timestamp; some have fractions
 INIT_IMAGE_HINT = (
     "it is the operator's init container, alpine:3.10 by default; in a cluster without that image "
     "set --pytorch-init-container-image of the Training Operator"
@@ -46,10 +47,12 @@ def explain_pods(api: Api, kind: Kind, pods: Iterable[Object]) -> list[str]:
 
 def explain_missing_pods(api: Api, kind: Kind, job: Object) -> str:
     """Why the job has no pods yet."""
-    for event in _events(api, job["metadata"]["uid"]):
-        if event.get("type") == "Warning" and "Create" in event.get("reason", ""):
+    for event in _creation_events(api, kind, job):
+        # FailedCreate, FailedCreatePod, TrainJobResourcesCreationFailed, JobCreationFailed
+        if event.get("type") == "Warning" and "Creat" in event.get("reason", ""):
             message = event.get("message", "").strip()
-            hint = f" ({RESTRICTED_HINT})" if "violates PodSecurity" in message else ""
+            restricted = "violates PodSecurity" in message and not kind.between
+            hint = f" ({RESTRICTED_HINT})" if restricted else ""
             return f"{kind.operator} cannot create its pods: {message}{hint}"
     if kind.phase(job) == "waiting":
         return f"{kind.operator} has not taken notice of it: does it run in this cluster?"
@@ -93,9 +96,27 @@ def _reason(api: Api, kind: Kind, pod: Object) -> str:
     return "it has a node and is being started" if main or init else "it waits for the scheduler"
 
 
+def _creation_events(api: Api, kind: Kind, job: Object) -> list[Object]:
+    """Events about the job and what stands between it and its pods, nearest to the pods first."""
+    meta = job["metadata"]
+    found: list[Object] = []
+    for between, suffix in reversed(kind.between):
+        # By name: to learn its uid we would need the right to read it. An earlier job of the run
+        # had the same name.
+        query = f"involvedObject.kind={between},involvedObject.name={meta['name']}{suffix}"
+        since = str(meta["creationTimestamp"])[:SECONDS]
+        found += [e for e in _select(api, query) if _time(e)[:SECONDS] >= since]
+    return found + _events(api, meta["uid"])
+
+
 def _events(api: Api, uid: str) -> list[Object]:
     """Events about an object, newest first."""
-    found = api.list(EVENTS, fieldSelector=f"involvedObject.uid={uid}")["items"]
-    return sorted(
-        found, key=lambda e: str(e.get("lastTimestamp") or e.get("eventTime")), reverse=True
-    )
+    return _select(api, f"involvedObject.uid={uid}")
+
+
+def _select(api: Api, query: str) -> list[Object]:
+    return sorted(api.list(EVENTS, fieldSelector=query)["items"], key=_time, reverse=True)
+
+
+def _time(event: Object) -> str:
+    return str(event.get("lastTimestamp") or event.get("eventTime") or "")

@@ -8,7 +8,7 @@ they outlive the launcher.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from components.cluster import Restarts
 from components.pytorchjob import ends
@@ -27,16 +27,31 @@ class Restarted:
         stored = job["metadata"].get("annotations", {}).get(ANNOTATION, "{}")
         self.counts: dict[str, dict[str, int]] = json.loads(stored)
         self._pods: dict[str, Object] = {}  # by replica: the latest
+        self._replaced: set[str] = set()  # uids of those that have had their place taken
         self._containers: dict[str, int] = {}  # by uid: restarts of the container
+
+    def begin(self, pods: Iterable[Object]) -> None:
+        """Takes note of what there is when a launcher comes: whatever ended before was counted by
+        the launcher that saw it. (A TrainJob's pods stay when others have taken their places.)"""
+        for pod in sorted(pods, key=age):
+            replica = self._kind.replica(pod)
+            if replica in self._pods:
+                self._replaced.add(self._pods[replica]["metadata"]["uid"])
+            self._pods[replica] = pod
+            count, _ = ends.container_restarts(pod, self._kind.container)
+            self._containers[pod["metadata"]["uid"]] = count
 
     def saw(self, pod: Object, *, deleted: bool = False) -> End | None:
         """Takes note of a pod's state; the end of the one whose place it takes, if it is new."""
         replica, uid = self._kind.replica(pod), pod["metadata"]["uid"]
+        if uid in self._replaced:
+            return None
         before = self._pods.get(replica)
         end = None
         if before is not None and before["metadata"]["uid"] != uid:
-            if deleted or _created(pod) < _created(before):
+            if deleted or age(pod) < age(before):
                 return None  # news of the older one
+            self._replaced.add(before["metadata"]["uid"])
             # One that never ran has cost nothing; how long that may go on is pending_timeout's.
             if ends.has_started(before, self._kind.container):
                 end = ends.pod_end(before, self._kind.container) or ends.lost(before)
@@ -71,5 +86,9 @@ class Restarted:
         return {ANNOTATION: json.dumps(self.counts, sort_keys=True)}
 
 
-def _created(pod: Object) -> str:
-    return str(pod["metadata"]["creationTimestamp"])
+def age(pod: Object) -> tuple[str, int]:
+    """Orders the pods of a replica, the oldest first. Timestamps are whole seconds: within one, the
+    pod that has failed is older than the one in its place."""
+    phases = {"Failed": 0, "Succeeded": 1}
+    phase = pod.get("status", {}).get("phase")
+    return str(pod["metadata"]["creationTimestamp"]), phases.get(phase, 2)

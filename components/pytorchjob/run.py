@@ -13,7 +13,10 @@ from components.cluster import Cluster
 from components.pytorchjob.api import Api, Object
 from components.pytorchjob.api_errors import ApiError, ApiUnavailableError
 from components.pytorchjob.build import build_job, job_name
+from components.pytorchjob.choose import choose
 from components.pytorchjob.connection import Connection
+from components.pytorchjob.fit import fit_to_cluster
+from components.pytorchjob.hold import hold
 from components.pytorchjob.kinds import Kind, kind_of
 from components.pytorchjob.outcome import JobError
 from components.pytorchjob.submit import (
@@ -100,8 +103,9 @@ def run_job(
     SIGTERM or SIGINT, unless this pod is drained, evicted or preempted: then the run's next
     launcher finds the job.
     """
-    api = Api(cluster.namespace, Connection(say))
-    launch = _Launch(api, kind_of(cluster), cluster, job_name(experiment, run_id), run_id, say)
+    api, name = Api(cluster.namespace, Connection(say)), job_name(experiment, run_id)
+    cluster = choose(api, cluster, name, say)
+    launch = _Launch(api, kind_of(cluster), cluster, name, run_id, say)
     with _interruptible():
         try:
             launch.run(experiment, log, before_creation)
@@ -136,7 +140,12 @@ class _Launch:
             job["metadata"]["annotations"][LAUNCHER_ANNOTATION] = secrets.token_hex(8)
             self._sent = job
             self._job, self._ours = submit(
-                self._api, self._kind, job, before_creation=before_creation, say=self._say
+                self._api,
+                self._kind,
+                job,
+                fit=self._fit,
+                before_creation=before_creation,
+                say=self._say,
             )
             self._say(
                 f"{self._what}: {'created' if self._ours else 'found, it is watched again'}; "
@@ -153,11 +162,13 @@ class _Launch:
             error.add(self._what_is_left())
             raise
         except JobError as failure:
-            if not failure.ended_by_itself:
-                try:
+            try:
+                if not failure.ended_by_itself:
                     failure.add(self._remove(self._api))
-                except ApiError as error:
-                    failure.add(f"{self._what} could not be removed: {error}")
+                elif self._job is not None:
+                    hold(self._api, self._kind, self._job)
+            except ApiError as error:
+                failure.add(f"{self._what} could not be ended: {error}")
             raise
 
     def interrupted(self, signal_name: str) -> None:
@@ -182,6 +193,9 @@ class _Launch:
             self._say(f"{signal_name}: {self._remove(api)}")
         except ApiError as error:
             self._say(f"{signal_name}: {self._what} could not be removed: {error}")
+
+    def _fit(self, job: Object) -> Object:
+        return fit_to_cluster(self._api, self._kind, self._cluster, job, self._say)
 
     def _remove(self, api: Api) -> str:
         """Removes the job if this launcher created it; what has become of it."""

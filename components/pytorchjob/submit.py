@@ -28,6 +28,7 @@ def submit(
     kind: Kind,
     job: Object,
     *,
+    fit: Callable[[Object], Object],
     before_creation: Callable[[], None],
     say: Callable[[str], None],
 ) -> tuple[Object, bool]:
@@ -38,20 +39,22 @@ def submit(
 
     Args:
         job: with LAUNCHER_ANNOTATION.
+        fit: makes the job one that the cluster takes; called before anything is changed.
         before_creation: called if the run has no such job yet.
     Raises:
         UserError: the name is taken by another job.
     """
     name = job["metadata"]["name"]
-    prepared = False
+    prepared, fitted = False, None
     give_up = time.monotonic() + DELETION_S
     while True:
         found = api.get(kind.resource, name)
         if found is None:
+            fitted = fitted or fit(job)
             if not prepared:
                 before_creation()
                 prepared = True
-            created = api.create(kind.resource, job)
+            created = api.create(kind.resource, fitted)
             if created is not None:
                 return created, True
             continue  # created meanwhile, perhaps by a try of ours whose answer was lost: look
@@ -70,6 +73,7 @@ def submit(
                 f"{DIGEST_ANNOTATION} differs): delete it, or start a new run"
             )
         if kind.phase(found) == "failed" and not prepared:
+            fitted = fit(job)
             say(
                 f"{kind.name} {api.namespace}/{name} had failed ({kind.message(found)}): a new one "
                 "takes its place and continues from its last checkpoint"

@@ -17,7 +17,7 @@ from components.pytorchjob.kinds import Kind
 from components.pytorchjob.logs import Logs
 from components.pytorchjob.outcome import JobError, job_failed, pod_report
 from components.pytorchjob.progress import Progress
-from components.pytorchjob.restarts import Restarted
+from components.pytorchjob.restarts import Restarted, age
 from components.pytorchjob.watch import follow
 from sdpose.config import Experiment
 
@@ -49,6 +49,7 @@ class Supervisor:
         self._logs = Logs(api, kind, log, self._line)
         self._pods: dict[str, Object] = {}  # by uid, those that exist
         self._last: dict[str, Object] = {}  # by replica, the latest, also if it is gone
+        self._listed = False  # the pods, once
         self._waiting_since: dict[str, float] = {}  # by what waits
         self._explained, self._next_explanation = "", 0.0
         self._told: queue.Queue[Told] = queue.Queue()
@@ -113,8 +114,17 @@ class Supervisor:
             listed = {pod["metadata"]["uid"] for pod in objects}
             for pod in [pod for uid, pod in self._pods.items() if uid not in listed]:
                 self._take_pod(pod, deleted=True)
-        for pod in objects:
-            self._take_pod(pod, deleted=event == "DELETED")
+            self._take_list(objects)
+        else:
+            for pod in objects:
+                self._take_pod(pod, deleted=event == "DELETED")
+
+    def _take_list(self, pods: list[Object]) -> None:
+        if not self._listed:
+            self._restarted.begin(pods)
+            self._listed = True
+        for pod in sorted(pods, key=age):
+            self._take_pod(pod, deleted=False)
 
     def _take_pod(self, pod: Object, *, deleted: bool) -> None:
         uid, replica = pod["metadata"]["uid"], self._kind.replica(pod)
@@ -124,7 +134,10 @@ class Supervisor:
         if deleted:
             self._pods.pop(uid, None)
         else:
-            self._pods[uid] = self._last[replica] = pod
+            self._pods[uid] = pod
+            # One whose place another has taken may still change.
+            if before is None or before["metadata"]["uid"] == uid or age(before) <= age(pod):
+                self._last[replica] = pod
         if end is not None:
             assert before is not None
             self._starts_again(replica, before, end)
@@ -225,8 +238,7 @@ class Supervisor:
         """The job's end may be known before that of its pods."""
         selector = f"{self._kind.pod_label}={self._job['metadata']['name']}"
         try:
-            for pod in self._api.brief().list(PODS, labelSelector=selector)["items"]:
-                self._take_pod(pod, deleted=False)
+            self._take_list(self._api.brief().list(PODS, labelSelector=selector)["items"])
         except ApiError as error:  # how the job ended is known
             self._say(f"the pods' last lines may be missing: {error}")
         self._stop.set()

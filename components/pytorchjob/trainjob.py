@@ -1,7 +1,7 @@
 """The same job as a TrainJob (Kubeflow Trainer v2.2 or newer).
 
-The runtime (`cluster.runtime`) is the platform's; a TrainJob patches what it may. What it may not
-set (priority class, elasticity, pull policy, TTL) belongs into the runtime.
+A TrainJob patches the runtime that it names (`cluster.runtime`) in what it may. What it may not set
+(priority class, pull policy, TTL) is the runtime's: `runtime.py` compares it with the profile.
 """
 
 from __future__ import annotations
@@ -12,25 +12,30 @@ from components.pytorchjob.pod import Object
 from sdpose.config import Experiment
 from sdpose.errors import UserError
 
-API_VERSION = "trainer.kubeflow.org/v1alpha1"
+GROUP, VERSION = "trainer.kubeflow.org", "v1alpha1"
 JOB = CONTAINER = "node"  # in every runtime for PyTorch
 MANAGER = "sdpose.launcher/patch"
 
+# What the oldest Trainer does not take, and the runtime says as well: see `fit`.
+OPTIONAL: tuple[tuple[str | int, ...], ...] = (
+    # Since 2.3.
+    (
+        *("spec", "runtimePatches", 0, "trainingRuntimeSpec", "template"),
+        *("spec", "replicatedJobs", 0, "template"),
+        *("spec", "template", "spec", "terminationGracePeriodSeconds"),
+    ),
+)
+
 
 def build_trainjob(name: str, experiment: Experiment, cluster: Cluster) -> Object:
-    """`nodes` pods with `gpus_per_node` processes each.
+    """`nodes` pods with `gpus_per_node` processes each, as the newest Trainer takes it.
 
-    Raises UserError for what a TrainJob cannot say.
+    Raises UserError for what neither a TrainJob nor its runtime can say.
     """
-    refused = {
-        "priority_class": cluster.priority_class,
-        "elastic": cluster.elastic,
-        "image_pull_policy": cluster.image_pull_policy != "IfNotPresent",
-    }
-    if given := [key for key, value in refused.items() if value]:
+    if cluster.elastic:
         raise UserError(
-            f"train_api: trainjob cannot set {', '.join(given)}: put it into the runtime "
-            f"'{cluster.runtime}' and leave it out here, or use train_api: pytorchjob"
+            "train_api: trainjob cannot be elastic (Kubeflow Trainer has removed it): leave "
+            "elastic out of the profile, or use train_api: pytorchjob"
         )
     pod_patch = {
         "metadata": pod.metadata(experiment, cluster),
@@ -53,7 +58,7 @@ def build_trainjob(name: str, experiment: Experiment, cluster: Cluster) -> Objec
         "spec": {"replicatedJobs": [{"name": JOB, "template": {"spec": {"template": pod_patch}}}]}
     }
     return {
-        "apiVersion": API_VERSION,
+        "apiVersion": f"{GROUP}/{VERSION}",
         "kind": "TrainJob",
         "metadata": {
             "name": name,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from components.cluster import Cluster
+from components.pytorchjob import runtime
 from components.pytorchjob.api import LOCAL_QUEUES
-from components.pytorchjob.kinds import kind_of
+from components.pytorchjob.choose import no_kind
+from components.pytorchjob.kinds import Kind, kinds_of
 from pipelines.preflight.kube import Kube, RefusedError
 from sdpose.doctor.report import Report
 
@@ -17,11 +20,15 @@ Right = tuple[str, str, str]  # API group, resource (with its subresource), verb
 SHARED_MODES = {"ReadWriteMany"}
 
 
-def rights(cluster: Cluster) -> list[Right]:
-    job = kind_of(cluster).resource
-    wanted = [
-        (job.group, job.plural, v) for v in ("get", "list", "watch", "create", "patch", "delete")
-    ]
+def rights(cluster: Cluster, kinds: Iterable[Kind] | None = None) -> list[Right]:
+    """kinds: of job, those that the cluster has; default: all that the profile allows."""
+    wanted: list[Right] = []
+    for kind in kinds_of(cluster) if kinds is None else kinds:
+        job = kind.resource
+        verbs = ("get", "list", "watch", "create", "patch", "delete")
+        wanted += [(job.group, job.plural, verb) for verb in verbs]
+        if kind.train_api == "trainjob" and cluster.runtime_kind == "TrainingRuntime":
+            wanted.append((job.group, "trainingruntimes", "get"))
     wanted += [("", "pods", verb) for verb in ("get", "list", "watch")]
     wanted += [("", "pods/log", "get"), ("", "events", "list")]
     if cluster.queue:
@@ -40,7 +47,9 @@ def check_rights(kube: Kube, cluster: Cluster, report: Report, *, in_cluster: bo
         return
     who = f"service account {account}" if account else "the steps' service account"
     missing = []
-    for group, resource, verb in rights(cluster):
+    # Of a kind that the cluster does not have nothing will be asked.
+    wanted = rights(cluster, _served(kube, cluster) or None)
+    for group, resource, verb in wanted:
         name, _, subresource = resource.partition("/")
         attributes = {
             "namespace": cluster.namespace,
@@ -80,31 +89,26 @@ def check_rights(kube: Kube, cluster: Cluster, report: Report, *, in_cluster: bo
             "that in pipelines.service_account, or bind the Role to yours",
         )
     else:
-        report.fine.append(f"{who} has all {len(rights(cluster))} rights of the launcher")
+        report.fine.append(f"{who} has all {len(wanted)} rights of the launcher")
 
 
 def check_kinds(kube: Kube, cluster: Cluster, report: Report) -> None:
-    """The operator's kind, the runtime that is named, Kueue's queue, the priority class."""
-    kind = kind_of(cluster)
-    group, version, jobs = kind.resource.group, kind.resource.version, kind.resource.plural
-    known = kube.get(f"/apis/{group}/{version}")
-    if known and any(resource["name"] == jobs for resource in known.get("resources", [])):
-        report.fine.append(f"{jobs}.{group}/{version} are known")
-    else:
-        report.problem(
-            f"this cluster knows no {jobs}.{group}/{version}",
-            f"install {kind.operator}, or choose the other --train-api",
-        )
-    if cluster.train_api == "trainjob":
-        runtimes = f"{cluster.runtime_kind.lower()}s"
-        scope = f"namespaces/{cluster.namespace}/" if runtimes == "trainingruntimes" else ""
-        _exists(
-            kube,
-            report,
-            f"/apis/{group}/{version}/{scope}{runtimes}/{cluster.runtime}",
-            f"{cluster.runtime_kind} {cluster.runtime}",
-            "correct the profile's runtime and runtime_kind, or have it installed",
-        )
+    """The kind of job, its runtime, Kueue's queue, the priority class."""
+    served = _served(kube, cluster)
+    if served is None:
+        report.unknown.append("which kinds of job the cluster has: it does not let us look")
+    elif not served:
+        others = "" if cluster.train_api == "auto" else ", or choose the other --train-api"
+        what, _, remedy = no_kind(cluster).partition(": ")
+        report.problem(what, remedy + others)
+    kind = (served or kinds_of(cluster))[0]
+    if served:
+        resource = kind.resource
+        chosen = f" (train_api auto takes {kind.name})" if cluster.train_api == "auto" else ""
+        name = f"{resource.plural}.{resource.group}/{resource.version}"
+        report.fine.append(f"{name} are known{chosen}")
+    if kind.train_api == "trainjob":
+        _check_runtime(kube, cluster, report)
     if cluster.queue:
         _exists(
             kube,
@@ -122,6 +126,42 @@ def check_kinds(kube: Kube, cluster: Cluster, report: Report) -> None:
             f"priority class {cluster.priority_class}",
             "kubectl get priorityclasses lists those that there are; correct priority_class",
         )
+
+
+def _served(kube: Kube, cluster: Cluster) -> list[Kind] | None:
+    """The kinds of job that the cluster has of those that the profile allows; None: unknown."""
+    found = []
+    for kind in kinds_of(cluster):
+        group, version = kind.resource.group, kind.resource.version
+        try:
+            known = kube.get(f"/apis/{group}/{version}") or {}
+        except RefusedError:
+            return None
+        if any(each["name"] == kind.resource.plural for each in known.get("resources", [])):
+            found.append(kind)
+    return found
+
+
+def _check_runtime(kube: Kube, cluster: Cluster, report: Report) -> None:
+    """It is there, and says what a TrainJob cannot say itself as the profile does."""
+    what = f"{cluster.runtime_kind} {cluster.runtime}"
+    try:
+        found = kube.get(runtime.runtime_path(cluster))
+    except RefusedError as error:
+        report.unknown.append(f"{what}: {error}")
+        return
+    if found is None:
+        missing = runtime.missing_runtime(cluster)
+        report.problem(missing.text, missing.remedy)
+        return
+    differences = runtime.differences(found, cluster)
+    for each in differences:
+        if each.breaks:
+            report.problem(each.text, each.remedy)
+    notes = [each.text for each in differences if not each.breaks]
+    report.fine.append(
+        f"{what} is there" + (f"; other than the profile says: {'; '.join(notes)}" if notes else "")
+    )
 
 
 def check_accounts(kube: Kube, cluster: Cluster, report: Report) -> None:

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from components.cluster import Cluster, parse_cluster
 from components.pytorchjob.run import run_job
 from sdpose.config import Experiment, load_experiment
+from tests.cluster.kinds import PYTORCHJOB, JobFacts
 from tests.cluster.kube import KubeCluster
+from tests.cluster.kube.cluster import NAMESPACE
+from tests.cluster.kube.crds import TRAINERS
 from tests.cluster.kube.store import Object
 from tests.conftest import shared_path
 
@@ -42,11 +46,39 @@ def may_mount() -> None:
 
 
 @pytest.fixture
-def kube(may_mount: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubeCluster]:
+def job_kind() -> JobFacts:
+    """What `launch` trains with; a file that tests all kinds overrides it."""
+    return PYTORCHJOB
+
+
+@pytest.fixture
+def trainer_version() -> str:
+    """Of Kubeflow Trainer in the cluster."""
+    return TRAINERS[-1]
+
+
+@pytest.fixture
+def our_runtime(repository: Path) -> Object:
+    """The TrainingRuntime that k8s/ ships, in the namespace of the tests."""
+    path = repository / "k8s/components/trainer/trainingruntime.yaml"
+    runtime: Object = yaml.safe_load(path.read_text(encoding="utf-8"))
+    runtime["metadata"]["namespace"] = NAMESPACE
+    return runtime
+
+
+@pytest.fixture
+def kube(
+    may_mount: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trainer_version: str,
+    our_runtime: Object,
+) -> Iterator[KubeCluster]:
     """A cluster of its own; $KUBECONFIG points at it."""
     for name in ("KUBERNETES_SERVICE_HOST", "KFP_POD_NAME", "POD_NAME", "POD_NAMESPACE"):
         monkeypatch.delenv(name, raising=False)
-    with KubeCluster(tmp_path / "kube", shared_path("crds")) as cluster:
+    with KubeCluster(tmp_path / "kube", shared_path("crds"), trainer_version) as cluster:
+        cluster.install(our_runtime)
         cluster.claims["results"] = tmp_path / "results"
         monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig()))
         yield cluster
@@ -97,7 +129,9 @@ def results(kube: KubeCluster) -> Path:
 
 
 @pytest.fixture
-def launch(kube: KubeCluster, experiment: Experiment, profile: Cluster, tmp_path: Path) -> Launch:
+def launch(
+    kube: KubeCluster, experiment: Experiment, profile: Cluster, tmp_path: Path, job_kind: JobFacts
+) -> Launch:
     """Runs the job of a run to its end; returns what was said. Keywords change the profile."""
 
     def run(
@@ -107,6 +141,7 @@ def launch(kube: KubeCluster, experiment: Experiment, profile: Cluster, tmp_path
         **changes: Any,
     ) -> list[str]:
         said = [] if said is None else said
+        changes.setdefault("train_api", job_kind.train_api)
         run_job(
             experiment,
             parse_cluster(profile.model_dump_json(), **changes),

@@ -1,18 +1,33 @@
-"""A job from its submission to its end, in a cluster where things go wrong."""
+"""A job from its submission to its end, in a cluster where things go wrong: every test is one of a
+PyTorchJob and of a TrainJob, which pass it alike. What differs is in tests/cluster/kinds.py."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from components.cluster import Cluster, dump_cluster, parse_cluster
 from components.pytorchjob.outcome import JobError
 from components.pytorchjob.restarts import ANNOTATION
+from sdpose.config import Experiment, dump_experiment
 from sdpose.errors import UserError
 from tests.cluster.conftest import Launch, Meanwhile, run_in_a_workflow, running, until
+from tests.cluster.kinds import KINDS, JobFacts
 from tests.cluster.kube import KubeCluster
 from tests.cluster.kube.store import Object
+
+
+@pytest.fixture(params=KINDS, ids=lambda facts: str(facts.train_api))
+def job_kind(request: pytest.FixtureRequest) -> JobFacts:
+    found: JobFacts = request.param
+    return found
 
 
 def uid(pod: Object) -> str:
@@ -20,41 +35,49 @@ def uid(pod: Object) -> str:
 
 
 def test_whole_life(
-    launch: Launch, results: Path, kube: KubeCluster, meanwhile: Meanwhile, tmp_path: Path
+    launch: Launch,
+    results: Path,
+    kube: KubeCluster,
+    meanwhile: Meanwhile,
+    tmp_path: Path,
+    job_kind: JobFacts,
 ) -> None:
     said: list[str] = []
     (results / "hold").touch()  # the master's end is the job's: a slow worker would say nothing
 
     def let_go() -> None:
-        until(lambda: {"[master-0] line 3", "[worker-0] line 3"} <= set(said))
+        until(lambda: {f"[{each}] line 3" for each in job_kind.replicas} <= set(said))
         (results / "hold").unlink()
 
     meanwhile(let_go)
     launch(said=said)
-    (job,) = kube.jobs()
-    conditions = {c["type"] for c in job["status"]["conditions"] if c["status"] == "True"}
-    assert {"Created", "Succeeded"} <= conditions
-    for pod in ("master-0", "worker-0"):
-        lines = [line for line in said if line.startswith(f"[{pod}]")]
-        rank = 0 if pod == "master-0" else 1
+    job = job_kind.job(kube)
+    assert job_kind.succeeded in {
+        c["type"] for c in job["status"]["conditions"] if c["status"] == "True"
+    }
+    for rank, replica in enumerate(job_kind.replicas):
+        lines = [line for line in said if line.startswith(f"[{replica}]")]
         assert lines[:4] == [
-            f"[{pod}] {text}" for text in (f"rank {rank} of 2", "line 1", "line 2", "line 3")
+            f"[{replica}] {text}" for text in (f"rank {rank} of 2", "line 1", "line 2", "line 3")
         ]
     log = (tmp_path / "log.txt").read_text()
-    assert re.search(r"^2\d{3}-\d\d-\d\dT\S+Z \[master-0\] done$", log, re.M)
+    first = re.escape(job_kind.replicas[0])
+    assert re.search(rf"^2\d{{3}}-\d\d-\d\dT\S+Z \[{first}\] done$", log, re.M)
 
 
-def test_failure_is_told_and_a_resumed_run_tries_again(
-    launch: Launch, results: Path, kube: KubeCluster
+def test_failure_is_reported_and_a_resumed_run_tries_again(
+    launch: Launch, results: Path, kube: KubeCluster, job_kind: JobFacts
 ) -> None:
     (results / "exit-1").write_text("3")
     (results / "hold").touch()
     with pytest.raises(JobError) as failure:
         launch()
     text = str(failure.value)
-    assert "worker-0 (worker-0): exit code 3, Error; its last lines:" in text
+    assert f"({job_kind.replicas[1]}): exit code 3, Error; its last lines:" in text
     assert "    line 3\n    failing with 3" in text
-    assert len(kube.jobs()) == 1, "to be looked at"
+    assert failure.value.exit_code == 3
+    assert len(job_kind.jobs(kube)) == 1, "to be looked at"
+    assert [pod for pod in kube.pods() if job_kind.pods[1] in pod], "and so is its pod"
 
     (results / "hold").unlink()
     prepared: list[str] = []
@@ -62,37 +85,55 @@ def test_failure_is_told_and_a_resumed_run_tries_again(
     assert "had failed" in said[0]
     assert "created" in said[1]
     assert not prepared
-    assert len(kube.store.created_of("pytorchjobs")) == 2
+    assert job_kind.ever(kube) == 2
 
 
 def test_preempted_and_evicted_pods_start_again(
-    launch: Launch, results: Path, kube: KubeCluster, meanwhile: Meanwhile
+    launch: Launch,
+    results: Path,
+    kube: KubeCluster,
+    meanwhile: Meanwhile,
+    tmp_path: Path,
+    job_kind: JobFacts,
 ) -> None:
     (results / "hold").touch()
+    first, second = job_kind.replicas
+
+    def another(pod: str, than: Object) -> bool:
+        new = running(kube, pod)
+        return new is not None and uid(new) != uid(than)
+
+    said: list[str] = []
 
     def disturb() -> None:
-        worker = until(lambda: running(kube, "worker-0"))
-        kube.kubelet.terminate(worker["metadata"]["name"])
-        until(lambda: (new := running(kube, "worker-0")) and uid(new) != uid(worker))
-        master = until(lambda: running(kube, "master-0"))
-        kube.kubelet.evict(master["metadata"]["name"], "The node was low on resource: memory.")
-        until(lambda: (new := running(kube, "master-0")) and uid(new) != uid(master))
-        until(lambda: ANNOTATION in kube.jobs()[0]["metadata"]["annotations"])
+        until(lambda: {f"[{each}] line 3" for each in job_kind.replicas} <= set(said))
+        second_pod = until(lambda: running(kube, job_kind.pods[1]))
+        kube.kubelet.terminate(second_pod["metadata"]["name"])
+        until(lambda: another(job_kind.pods[1], second_pod))
+        first_pod = until(lambda: running(kube, job_kind.pods[0]))
+        kube.kubelet.evict(first_pod["metadata"]["name"], "The node was low on resource: memory.")
+        until(lambda: another(job_kind.pods[0], first_pod))
+        until(lambda: first in job_kind.job(kube)["metadata"]["annotations"].get(ANNOTATION, ""))
         (results / "hold").unlink()
 
     meanwhile(disturb)
-    said = launch()
+    launch(said=said)
     again = [line for line in said if "starts again" in line]
-    assert "worker-0 starts again; before: exit code 143 (SIGTERM), Error (preemption)" in again[0]
-    assert "master-0 starts again; before: exit code 137" in again[1]
+    assert f"{second} starts again; before: exit code 143 (SIGTERM), Error (preemption)" in again[0]
+    assert f"{first} starts again; before: exit code 137" in again[1]
     assert "Evicted: The node was low on resource: memory. (preemption)" in again[1]
-    counts = kube.jobs()[0]["metadata"]["annotations"][ANNOTATION]
-    assert counts == '{"master-0": {"preemption": 1}, "worker-0": {"preemption": 1}}'
+    counts = job_kind.job(kube)["metadata"]["annotations"][ANNOTATION]
+    assert json.loads(counts) == {first: {"preemption": 1}, second: {"preemption": 1}}
+    lines = [line.split(" ", 1)[1] for line in (tmp_path / "log.txt").read_text().splitlines()]
+    assert lines.count(f"[{second}] rank 1 of 2") == 2
+    assert lines.index(f"[{second}] terminated") < len(lines) - lines[::-1].index(
+        f"[{second}] line 3"
+    )
 
 
 @pytest.mark.parametrize(("code", "budget"), [(137, "crash"), (143, "preemption")])
 def test_restarts_are_bounded(
-    code: int, budget: str, launch: Launch, results: Path, kube: KubeCluster
+    code: int, budget: str, launch: Launch, results: Path, kube: KubeCluster, job_kind: JobFacts
 ) -> None:
     kube.reasons[137] = "OOMKilled"
     kube.images[next(i for i in kube.images if "sdpose" in i)] = {
@@ -101,33 +142,34 @@ def test_restarts_are_bounded(
     with pytest.raises(JobError, match=f"had to start again 3 times after a {budget}") as failure:
         launch(restarts={"crash": 2, "preemption": 2})
     assert "its last lines:\n    again" in str(failure.value)
-    assert kube.jobs() == []
+    assert job_kind.jobs(kube) == []
     assert kube.pods() == {}
 
 
 def test_counts_of_restarts_outlive_the_launcher(
-    launch: Launch, results: Path, kube: KubeCluster, meanwhile: Meanwhile
+    launch: Launch, results: Path, kube: KubeCluster, meanwhile: Meanwhile, job_kind: JobFacts
 ) -> None:
     (results / "hold").touch()
 
     def preempt() -> None:
-        worker = until(lambda: running(kube, "worker-0"))
-        kube.kubelet.terminate(worker["metadata"]["name"])
+        pod = until(lambda: running(kube, job_kind.pods[1]))
+        kube.kubelet.terminate(pod["metadata"]["name"])
 
     said: list[str] = []
-    kube.store.create("kubeflow.org", "pytorchjobs", _job_of(launch, kube, meanwhile))
+    job = _job_of(launch, kube, meanwhile, job_kind)
+    kube.store.create(job_kind.group, job_kind.plural, job)
     meanwhile(preempt)
     with pytest.raises(JobError, match="start again 2 times after a preemption"):
         launch(said=said, restarts={"preemption": 1})
     assert "found, it is watched again" in said[0]
 
 
-def _job_of(launch: Launch, kube: KubeCluster, meanwhile: Meanwhile) -> Object:
+def _job_of(launch: Launch, kube: KubeCluster, meanwhile: Meanwhile, job_kind: JobFacts) -> Object:
     """The job as a launcher made it that has died since, with one restart on its account."""
 
     def delete() -> None:
-        until(kube.jobs)
-        ((key, _),) = kube.store.list("kubeflow.org", "pytorchjobs")
+        until(lambda: job_kind.jobs(kube))
+        ((key, _),) = kube.store.list(job_kind.group, job_kind.plural)
         made.append(kube.store.get(key))
         kube.store.delete(key)
 
@@ -138,37 +180,130 @@ def _job_of(launch: Launch, kube: KubeCluster, meanwhile: Meanwhile) -> Object:
     until(lambda: not kube.pods())
     (job,) = made
     job.pop("status", None)
-    job["metadata"]["annotations"][ANNOTATION] = '{"worker-0": {"preemption": 1}}'
+    job["metadata"]["annotations"][ANNOTATION] = (
+        f'{{"{job_kind.replicas[1]}": {{"preemption": 1}}}}'
+    )
     return job
 
 
+def test_a_restart_is_counted_once_however_many_launchers_see_it(
+    launch: Launch, results: Path, kube: KubeCluster, meanwhile: Meanwhile, job_kind: JobFacts
+) -> None:
+    """A TrainJob's pods that have ended stay: the next launcher finds them beside the others."""
+    second = job_kind.replicas[1]
+    (results / "hold").touch()
+    said: list[str] = []
+
+    def preempt() -> None:
+        until(lambda: f"[{second}] line 3" in said)
+        kube.kubelet.terminate(running(kube, job_kind.pods[1])["metadata"]["name"])
+        until(lambda: ANNOTATION in job_kind.job(kube)["metadata"]["annotations"])
+        (results / "hold").unlink()
+
+    meanwhile(preempt)
+    launch(said=said)
+    counts = job_kind.job(kube)["metadata"]["annotations"][ANNOTATION]
+    assert json.loads(counts) == {second: {"preemption": 1}}
+    said = launch(restarts={"preemption": 1})
+    assert "found, it is watched again" in said[0]
+    assert not [line for line in said if "starts again" in line]
+    assert job_kind.job(kube)["metadata"]["annotations"][ANNOTATION] == counts
+
+
 def test_operator_restart_and_deadline(
-    launch: Launch, results: Path, kube: KubeCluster, meanwhile: Meanwhile
+    launch: Launch, results: Path, kube: KubeCluster, meanwhile: Meanwhile, job_kind: JobFacts
 ) -> None:
     (results / "hold").touch()
 
     def restart() -> None:
         until(lambda: len(kube.pods()) == 2)
-        kube.restart_operator()
+        kube.restart_operator(job_kind.plural)
 
     meanwhile(restart)
-    with pytest.raises(JobError, match="was active longer than specified deadline"):
+    with pytest.raises(JobError, match=job_kind.deadline):
         launch(active_deadline_seconds=3)
+    until(lambda: not [p for p in kube.pods().values() if p["status"]["phase"] == "Running"])
 
 
 def test_one_run_has_one_job(
-    launch: Launch, results: Path, kube: KubeCluster, meanwhile: Meanwhile
+    launch: Launch, results: Path, kube: KubeCluster, job_kind: JobFacts
 ) -> None:
     said = launch("run-1")
     assert "created" in said[0]
     again = launch("run-1")
     assert "found, it is watched again" in again[0]
-    assert "[master-0] done" in again  # the log is whole, also for the second
-    assert len(kube.jobs()) == 1
+    assert f"[{job_kind.replicas[0]}] done" in again  # the log is whole, also for the second
+    assert len(job_kind.jobs(kube)) == 1
     launch("run-2")
-    assert len(kube.jobs()) == 2
+    assert len(job_kind.jobs(kube)) == 2
     with pytest.raises(UserError, match="exists and is not this run's job"):
-        launch("run-1", priority_class="high")
+        launch("run-1", labels={"team": "other"})
+
+
+def test_two_launchers_at_once_share_a_job(
+    launch: Launch,
+    results: Path,
+    kube: KubeCluster,
+    meanwhile: Meanwhile,
+    profile: Cluster,
+    experiment: Experiment,
+    repository: Path,
+    tmp_path: Path,
+    job_kind: JobFacts,
+) -> None:
+    (results / "hold").touch()
+    folder = tmp_path / "other"
+    folder.mkdir()
+    (folder / "experiment.yaml").write_text(dump_experiment(experiment))
+    changed = parse_cluster(profile.model_dump_json(), train_api=job_kind.train_api)
+    (folder / "cluster.yaml").write_text(dump_cluster(changed))
+    said: list[str] = []
+    others: list[str] = []
+
+    def let_go() -> None:
+        until(lambda: any(line.startswith(f"[{job_kind.replicas[1]}]") for line in said))
+        watch = ("watch", job_kind.plural)
+        until(lambda: sum((call.verb, call.resource) == watch for call in kube.calls) > 1)
+        (results / "hold").unlink()
+
+    def launch_another() -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.cluster.launcher", "job", str(folder)],
+            cwd=repository,
+            env=os.environ | {"SDPOSE_RUN_ID": "run-1"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        others.extend(done.stdout.splitlines())
+
+    meanwhile(let_go)
+    meanwhile(launch_another)
+    launch(said=said)
+    until(lambda: others)
+    assert job_kind.ever(kube) == 1
+    for lines in (said, others):
+        assert f"[{job_kind.replicas[0]}] done" in lines
+
+
+def test_cancelling_removes_the_job_and_its_pods(
+    launch: Launch, results: Path, kube: KubeCluster, meanwhile: Meanwhile, job_kind: JobFacts
+) -> None:
+    (results / "hold").touch()
+    said: list[str] = []
+
+    def cancel() -> None:
+        until(lambda: len([p for p in job_kind.pods if running(kube, p)]) == 2)
+        until(lambda: any(line.startswith("[") for line in said))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    meanwhile(cancel)
+    with pytest.raises(SystemExit) as ended:
+        launch(said=said)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert any(line.startswith(f"SIGTERM: removing {job_kind.name}") for line in said)
+    assert job_kind.jobs(kube) == []
+    assert kube.pods() == {}
 
 
 def test_job_survives_a_retried_launcher_and_ends_with_the_run(
@@ -177,6 +312,7 @@ def test_job_survives_a_retried_launcher_and_ends_with_the_run(
     kube: KubeCluster,
     meanwhile: Meanwhile,
     monkeypatch: pytest.MonkeyPatch,
+    job_kind: JobFacts,
 ) -> None:
     run_in_a_workflow(kube, monkeypatch)
     assert launch()[0].endswith("created; it ends with Workflow w")
@@ -188,39 +324,32 @@ def test_job_survives_a_retried_launcher_and_ends_with_the_run(
     (results / "hold").touch()
 
     def end() -> None:
-        until(lambda: running(kube, "worker-0"))
+        until(lambda: running(kube, job_kind.pods[1]))
         kube.store.delete(("argoproj.io", "workflows", "pose", "w"))
 
     meanwhile(end)
     with pytest.raises(JobError, match="was deleted by somebody else"):
         launch("run-2")
-    until(lambda: not kube.jobs() and not kube.pods())
+    until(lambda: not job_kind.jobs(kube) and not kube.pods())
 
 
 # --------------------------------------------------------------------------------------- waiting
 
 
-def test_unschedulable(launch: Launch, results: Path, kube: KubeCluster) -> None:
+def test_unschedulable(
+    launch: Launch, results: Path, kube: KubeCluster, job_kind: JobFacts
+) -> None:
     message = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
     kube.unschedulable = lambda _pod: message
     with pytest.raises(JobError, match="did not start within 1 s") as failure:
         launch(pending_timeout_seconds=1)
-    assert f"master-0, worker-0: Unschedulable: {message}" in str(failure.value)
-    assert kube.jobs() == []
+    assert f"{', '.join(job_kind.replicas)}: Unschedulable: {message}" in str(failure.value)
+    assert job_kind.jobs(kube) == []
 
 
 def test_image_cannot_be_pulled(launch: Launch, results: Path, kube: KubeCluster) -> None:
     with pytest.raises(JobError, match=r'ImagePullBackOff: Back-off pulling image "other:1"'):
         launch(pending_timeout_seconds=1, image="other:1")
-
-
-def test_operators_init_image_cannot_be_pulled(
-    launch: Launch, results: Path, kube: KubeCluster
-) -> None:
-    del kube.images["alpine:3.10"]
-    (results / "hold").touch()
-    with pytest.raises(JobError, match="--pytorch-init-container-image of the Training Operator"):
-        launch(pending_timeout_seconds=2)
 
 
 def test_secret_is_missing(launch: Launch, results: Path) -> None:
@@ -234,10 +363,11 @@ def test_quota_is_exceeded(launch: Launch, results: Path, kube: KubeCluster) -> 
         launch(pending_timeout_seconds=1)
 
 
-def test_nobody_takes_notice(launch: Launch, results: Path, kube: KubeCluster) -> None:
-    kube.operator.stopped.set()
-    kube.operator.join()
-    with pytest.raises(JobError, match="the Training Operator has not taken notice of it"):
+def test_nobody_takes_notice(
+    launch: Launch, results: Path, kube: KubeCluster, job_kind: JobFacts
+) -> None:
+    kube.stop_operator(job_kind.plural)
+    with pytest.raises(JobError, match=f"{job_kind.operator} has not taken notice of it"):
         launch(pending_timeout_seconds=1)
 
 
@@ -247,35 +377,32 @@ def test_waiting_in_kueue_is_explained_and_free(
     kube: KubeCluster,
     meanwhile: Meanwhile,
     monkeypatch: pytest.MonkeyPatch,
+    job_kind: JobFacts,
 ) -> None:
     monkeypatch.setattr("components.pytorchjob.supervise.PATIENCE_S", 0.5)
     kube.suspends = True  # as Kueue's webhook does
     said: list[str] = []
 
     def admit() -> None:
-        (job,) = until(kube.jobs)
+        (job,) = until(lambda: job_kind.jobs(kube))
         condition = {
             "type": "QuotaReserved",
             "status": "False",
-            "message": "couldn't assign flavors to pod set master: insufficient quota",
+            "message": "couldn't assign flavors to pod set: insufficient quota",
         }
         workload = {
             "metadata": {
                 "namespace": "pose",
-                "name": "pytorchjob-w",
+                "name": "w",
                 "labels": {"kueue.x-k8s.io/job-uid": uid(job)},
             },
             "status": {"conditions": [condition]},
         }
         kube.store.create("kueue.x-k8s.io", "workloads", workload)
         until(lambda: any("insufficient quota" in line for line in said))
-        ((key, _),) = kube.store.list("kubeflow.org", "pytorchjobs")
-
-        def resume(item: Object) -> None:
-            item["spec"]["runPolicy"]["suspend"] = False
-
-        kube.store.update(key, resume)
+        assert not kube.pods()
+        job_kind.resume(kube)
 
     meanwhile(admit)
     launch(said=said, queue="gpus", pending_timeout_seconds=3)
-    assert "[master-0] done" in said
+    assert f"[{job_kind.replicas[0]}] done" in said

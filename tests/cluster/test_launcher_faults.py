@@ -18,6 +18,7 @@ import pytest
 from components.pytorchjob import api, logs, submit, supervise, watch
 from components.pytorchjob.api_errors import ApiError
 from tests.cluster.conftest import Launch, Meanwhile, run_in_a_workflow, running, until
+from tests.cluster.kinds import KINDS, PYTORCHJOB, JobFacts
 from tests.cluster.kube import KubeCluster
 from tests.cluster.kube.server import Call, Fault
 
@@ -30,30 +31,38 @@ FAULTS: tuple[int | str, ...] = (
 # verb, resource, and the how-manieth of these calls: what a launcher asks in a life with one
 # preempted pod, in order.
 Point = tuple[str, str, int]
+JOBS, OPENAPI = "JOBS", "OPENAPI"  # stand for those of the kind in question
 LIFE: tuple[Point, ...] = (
     ("get", "pods", 0),  # its own
-    ("get", "pytorchjobs", 0),
-    ("create", "pytorchjobs", 0),
-    ("list", "pytorchjobs", 0),
+    ("get", JOBS, 0),
+    ("get", OPENAPI, 0),
+    ("create", JOBS, 0),
+    ("list", JOBS, 0),
     ("list", "pods", 0),
-    ("watch", "pytorchjobs", 0),
+    ("watch", JOBS, 0),
     ("watch", "pods", 0),
     ("get", "pods/log", 0),
     ("get", "pods/log", 1),
     ("get", "pods", 1),
     ("get", "pods", 2),
-    ("patch", "pytorchjobs", 0),
+    ("patch", JOBS, 0),
     ("get", "pods/log", 2),
     ("list", "pods", 1),
 )
 INTERRUPT: tuple[Point, ...] = (
     ("get", "pods", -1),  # its own: is it drained?
-    ("delete", "pytorchjobs", 0),
-    ("get", "pytorchjobs", -1),
+    ("delete", JOBS, 0),
+    ("get", JOBS, -1),
     ("list", "pods", -1),
 )
-GET_JOB = ("get", "pytorchjobs", 0)
-CREATE = ("create", "pytorchjobs", 0)
+GET_JOB = ("get", JOBS, 0)
+CREATE = ("create", JOBS, 0)
+
+
+@pytest.fixture(params=KINDS if ALL else [PYTORCHJOB], ids=lambda facts: str(facts.train_api))
+def job_kind(request: pytest.FixtureRequest) -> JobFacts:
+    found: JobFacts = request.param
+    return found
 
 
 def is_final(what: int | str, point: Point) -> bool:
@@ -83,14 +92,19 @@ def no_thread_fails(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert not failed, failed
 
 
-def at(point: Point, *, from_then_on: bool) -> Callable[[Call], bool]:
+def is_of(call: Call, point: Point, facts: JobFacts) -> bool:
+    """Whether it is a call of the kind that a point names."""
+    names = {JOBS: facts.plural, OPENAPI: f"/openapi/v3/apis/{facts.group}/{facts.version}"}
+    return (call.verb, call.resource) == (point[0], names.get(point[1], point[1]))
+
+
+def at(point: Point, facts: JobFacts, *, from_then_on: bool) -> Callable[[Call], bool]:
     """Picks a call. A test's server asks in the order in which calls come."""
-    verb, resource, number = point
-    seen = 0
+    number, seen = point[2], 0
 
     def picks(call: Call) -> bool:
         nonlocal seen
-        if (call.verb, call.resource) != (verb, resource):
+        if not is_of(call, point, facts):
             return False
         seen += 1
         return seen > number if from_then_on else seen == number + 1
@@ -103,13 +117,13 @@ def fault_at(what: int | str, when: Callable[[Call], bool], times: int = 1) -> F
 
 
 def check_what_is_left(
-    kube: KubeCluster, error: BaseException | None, *, can_look: bool = True
+    kube: KubeCluster, facts: JobFacts, error: BaseException | None, *, can_look: bool = True
 ) -> None:
     """The promise, whatever happened."""
     assert not any(call.verb == "delete" for call in kube.calls)
-    created = len(kube.store.created_of("pytorchjobs"))
+    created = facts.ever(kube)
     assert created <= 1
-    assert len(kube.jobs()) == created
+    assert len(facts.jobs(kube)) == created
     assert error is None or isinstance(error, ApiError), repr(error)
     text = str(error or "")
     if error is not None and not can_look and not created:
@@ -137,18 +151,19 @@ def test_fault_that_passes(
     launch: Launch,
     results: Path,
     kube: KubeCluster,
+    job_kind: JobFacts,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """At one request, or at all requests of a life."""
     run_in_a_workflow(kube, monkeypatch)
     points = [point] if point else [each for each in LIFE if not is_final(what, each)]
-    faults = [fault_at(what, at(each, from_then_on=False)) for each in points]
+    faults = [fault_at(what, at(each, job_kind, from_then_on=False)) for each in points]
     kube.fault(*faults)
     said: list[str] = []
     error = life(launch, results, said)
-    check_what_is_left(kube, error)
+    check_what_is_left(kube, job_kind, error)
     if error is None:
-        assert "[master-0] done" in said or what in {422, 404}  # a pod's log, say
+        assert f"[{job_kind.replicas[0]}] done" in said or what in {422, 404}  # a pod's log, say
     else:
         assert point is not None, str(error)
         assert is_final(what, point), error
@@ -161,6 +176,7 @@ def test_fault_that_stays(
     launch: Launch,
     results: Path,
     kube: KubeCluster,
+    job_kind: JobFacts,
     meanwhile: Meanwhile,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -171,7 +187,7 @@ def test_fault_that_stays(
     run_in_a_workflow(kube, monkeypatch)
     point = LIFE[number % len(LIFE)]
     what = FAULTS[(number % len(LIFE) + number // len(LIFE)) % len(FAULTS)]
-    fault = fault_at(what, at(point, from_then_on=True), times=10**6)
+    fault = fault_at(what, at(point, job_kind, from_then_on=True), times=10**6)
     kube.fault(fault)
     (results / "hold").touch()
     over = threading.Event()
@@ -183,14 +199,14 @@ def test_fault_that_stays(
 
     def calm() -> bool:
         """What the fault waits for comes after the job's end."""
-        return point == LIFE[-1] and said.count("[worker-0] line 3") > 1
+        return point == LIFE[-1] and said.count(f"[{job_kind.replicas[1]}] line 3") > 1
 
     meanwhile(let_go)
     try:
         error = life(launch, results, said)
     finally:
         over.set()
-    check_what_is_left(kube, error, can_look=point != GET_JOB)
+    check_what_is_left(kube, job_kind, error, can_look=point != GET_JOB)
     if isinstance(what, int) and error is not None:
         assert REASON in str(error)
 
@@ -203,6 +219,7 @@ def test_fault_while_a_person_ends_it(
     launch: Launch,
     results: Path,
     kube: KubeCluster,
+    job_kind: JobFacts,
     meanwhile: Meanwhile,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -215,16 +232,10 @@ def test_fault_while_a_person_ends_it(
     said: list[str] = []
 
     def interrupt() -> None:
-        until(lambda: running(kube, "worker-0") and {"[worker-0] line 3"} <= set(said))
-        count = sum((c.verb, c.resource) == point[:2] for c in kube.calls)
-        assert point[2] < 0 or count == 0
-        kube.fault(
-            fault_at(
-                what,
-                lambda call: (call.verb, call.resource) == point[:2],
-                times=10**6 if stays else 1,
-            )
-        )
+        until(lambda: running(kube, job_kind.pods[1]))
+        until(lambda: f"[{job_kind.replicas[1]}] line 3" in said)
+        times = 10**6 if stays else 1
+        kube.fault(fault_at(what, lambda call: is_of(call, point, job_kind), times=times))
         os.kill(os.getpid(), signal.SIGTERM)
 
     meanwhile(interrupt)
@@ -232,9 +243,9 @@ def test_fault_while_a_person_ends_it(
         launch(said=said)
     assert end.value.code == 128 + signal.SIGTERM
     last = said[-1]
-    if kube.jobs():
+    if job_kind.jobs(kube):
         assert "could not be removed" in last or "its pods are not gone yet" in last, said
     else:
         assert "its pods are removed" in last or "its pods are not gone yet" in last, said
     if not stays and what != 422:
-        until(lambda: not kube.jobs())
+        until(lambda: not job_kind.jobs(kube))

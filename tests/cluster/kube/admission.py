@@ -1,48 +1,38 @@
-"""What the API server and the operator's webhook refuse: the CRD's schema, unknown fields, and the
-webhook's own rules (Training Operator v1.9)."""
+"""What the API server and the operators' webhooks refuse: the CRD's schema, unknown fields, and the
+webhooks' own rules (Training Operator v1.9, Kubeflow Trainer v2)."""
 
 from __future__ import annotations
 
-import copy
 import re
-from functools import cache
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import yaml
-from jsonschema import Draft202012Validator
-
+from tests.cluster.kube.crds import Crds
 from tests.cluster.kube.store import Object, StatusError
 
-FILES = {
-    "pytorchjobs": "kubeflow.org_pytorchjobs.v1.yaml",
-    "trainjobs": "trainer.kubeflow.org_trainjobs.v1alpha1.yaml",
-}
 DNS_1035 = r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?"
+RESERVED = re.compile(r"PET_\w+")  # Trainer's own variables
+EXPECTED_CONTAINERS = {
+    "trainer": "node",
+    "dataset-initializer": "dataset-initializer",
+    "model-initializer": "model-initializer",
+}
+ANCESTOR = "trainer.kubeflow.org/trainjob-ancestor-step"
+# The runtime that a TrainJob names; None if there is none.
+FindRuntime = Callable[[Object], Object | None]
 
 
 class Admission:
-    def __init__(self, crds: Path) -> None:
-        """crds: the folder with the CustomResourceDefinitions."""
-        self._schemas = {plural: _read(crds / name) for plural, name in FILES.items()}
-
-    @cache  # noqa: B019 one for each cluster
-    def _validator(self, plural: str, strict: bool) -> Draft202012Validator:
-        schema = self._schemas[plural]["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-        return Draft202012Validator(_json_schema(copy.deepcopy(schema), strict))
+    def __init__(self, crds: Crds, find_runtime: FindRuntime = lambda _job: None) -> None:
+        self._crds, self._find_runtime = crds, find_runtime
 
     def check(self, plural: str, item: Object, *, strict: bool) -> None:
         """Raises the StatusError that the server would answer with."""
-        if plural not in FILES:
+        if plural not in self._crds:
             return
+        self.check_schema(plural, item, strict=strict)
         name = item["metadata"].get("name", "")
-        errors = sorted(self._validator(plural, False).iter_errors(item), key=str)
-        if errors:
-            raise StatusError(422, "Invalid", f'{plural} "{name}" is invalid: {_say(errors[0])}')
-        unknown = list(self._validator(plural, True).iter_errors(item))
-        if strict and unknown:
-            raise StatusError(400, "BadRequest", f"strict decoding error: {_say(unknown[0])}")
-        problems = list(_webhook(item)) if plural == "pytorchjobs" else []
+        problems = list(self._webhook(plural, item))
         if not re.fullmatch(DNS_1035, name):
             problems.append(f'metadata.name: Invalid value: "{name}": a DNS-1035 label')
         if problems:
@@ -52,36 +42,33 @@ class Admission:
                 f'admission webhook "validator.{plural}" denied the request: {problems[0]}',
             )
 
+    def check_schema(self, plural: str, item: Object, *, strict: bool) -> None:
+        """What the server itself refuses, before it asks a webhook."""
+        name = item["metadata"].get("name", "")
+        errors = sorted(self._crds.validator(plural, strict=False).iter_errors(item), key=str)
+        if errors:
+            raise StatusError(422, "Invalid", f'{plural} "{name}" is invalid: {_say(errors[0])}')
+        unknown = list(self._crds.validator(plural, strict=True).iter_errors(item))
+        if strict and unknown:
+            raise StatusError(400, "BadRequest", f"strict decoding error: {_say(unknown[0])}")
 
-@cache
-def _read(path: Path) -> Object:
-    found: Object = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)
-    return found
-
-
-def _json_schema(node: Any, strict: bool) -> Any:
-    """A structural schema of Kubernetes as JSON schema."""
-    if isinstance(node, list):
-        return [_json_schema(each, strict) for each in node]
-    if not isinstance(node, dict):
-        return node
-    node = {
-        key: {name: _json_schema(each, strict) for name, each in value.items()}
-        if key == "properties"
-        else _json_schema(value, strict)
-        for key, value in node.items()
-        if key not in {"description", "default", "format"}
-    }
-    if node.get("x-kubernetes-int-or-string"):
-        node.pop("type", None)
-        node["anyOf"] = [{"type": "integer"}, {"type": "string"}]
-    closed = "properties" in node and not node.get("x-kubernetes-preserve-unknown-fields")
-    if strict and closed:
-        node.setdefault("additionalProperties", False)
-    return node
+    def _webhook(self, plural: str, item: Object) -> Iterator[str]:
+        if plural == "pytorchjobs":
+            yield from _pytorchjob(item)
+        elif plural == "trainjobs":
+            runtime = self._find_runtime(item)
+            if runtime is None:
+                yield (
+                    "spec.runtimeRef: Invalid value: specified trainingRuntime must be created "
+                    "before the TrainJob is created"
+                )
+            else:
+                yield from _trainjob(item, runtime)
+        else:
+            yield from _runtime(item)
 
 
-def _webhook(job: Object) -> Any:
+def _pytorchjob(job: Object) -> Iterator[str]:
     """pkg/webhooks/pytorch/pytorchjob_webhook.go"""
     elastic = job["spec"].get("elasticPolicy") or {}
     if "nProcPerNode" in elastic and "nprocPerNode" in job["spec"]:
@@ -97,6 +84,65 @@ def _webhook(job: Object) -> Any:
             yield f"{path}.template.spec.containers[0].image: must be required"
         if kind == "Master" and replica.get("replicas") != 1:
             yield f"{path}.replicas: Forbidden: must be 1"
+
+
+def _trainjob(job: Object, runtime: Object) -> Iterator[str]:
+    """pkg/runtime/framework/plugins/{jobset/jobset.go,torch/torch.go}: Validate"""
+    names = {
+        each["name"]: {
+            container["name"]
+            for key in ("initContainers", "containers")
+            for container in each["template"]["spec"]["template"]["spec"].get(key, [])
+        }
+        for each in runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    }
+    path = "spec.runtimePatches: Invalid value: must not have"
+    for patch in job["spec"].get("runtimePatches", []):
+        if not re.fullmatch(r"[a-z0-9.-]+/[\w.-]+", patch["manager"]):
+            yield "spec.runtimePatches.manager: must be a domain-prefixed path"
+        spec = patch.get("trainingRuntimeSpec", {}).get("template", {}).get("spec", {})
+        for replicated in spec.get("replicatedJobs", []):
+            name = replicated["name"]
+            if name not in names:
+                yield f"{path} replicated job that doesn't exist in the runtime job template"
+                continue
+            pod = replicated.get("template", {}).get("spec", {}).get("template", {}).get("spec", {})
+            for container in pod.get("containers", []):
+                if container["name"] not in names[name]:
+                    yield f"{path} container that doesn't exist in the runtime job {name}"
+                elif container.get("env"):
+                    yield f"{path} envs for the node container"
+    variables = [entry["name"] for entry in job["spec"].get("trainer", {}).get("env", [])]
+    if reserved := [name for name in variables if RESERVED.fullmatch(name)]:
+        yield f"spec.trainer.env: Invalid value: must not have reserved envs: {reserved}"
+
+
+def _runtime(runtime: Object) -> Iterator[str]:
+    """pkg/webhooks/trainingruntime_webhook.go, and what only fails once a job is made of it."""
+    for number, job in enumerate(runtime["spec"]["template"]["spec"]["replicatedJobs"]):
+        path = f"spec.template.spec.replicatedJobs[{number}]"
+        ancestor = job["template"].get("metadata", {}).get("labels", {}).get(ANCESTOR)
+        if ancestor not in EXPECTED_CONTAINERS:
+            continue
+        if job.get("replicas", 1) != 1:
+            yield f"{path}.replicas: must be 1"
+        spec = job["template"]["spec"]["template"]["spec"]
+        if EXPECTED_CONTAINERS[ancestor] not in {c["name"] for c in spec["containers"]}:
+            yield f"{path}.template.spec.template.spec.containers: must have container"
+        yield from (f"{path}.template.spec.{text}" for text in _job(job["template"]["spec"]))
+
+
+def _job(spec: Object) -> Iterator[str]:
+    """pkg/apis/batch/validation: of what our runtimes use."""
+    policy = spec.get("podFailurePolicy")
+    if policy and spec["template"]["spec"].get("restartPolicy") != "Never":
+        yield "podFailurePolicy: only supported with a restartPolicy of Never"
+    for rule in (policy or {}).get("rules", []):
+        values = rule.get("onExitCodes", {}).get("values", [])
+        if values != sorted(set(values)) or len(values) > 255 or 0 in values:
+            yield "podFailurePolicy.rules.onExitCodes.values: ordered, unique, not 0, at most 255"
+    if "maxFailedIndexes" in spec and "backoffLimitPerIndex" not in spec:
+        yield "maxFailedIndexes: needs backoffLimitPerIndex"
 
 
 def _say(error: Any) -> str:

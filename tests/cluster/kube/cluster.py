@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from tests.cluster.kube.admission import Admission
+from tests.cluster.kube.crds import CLUSTER_RUNTIME, TRAINERS, Crds
 from tests.cluster.kube.kubelet import Kubelet
 from tests.cluster.kube.operator import Operator
 from tests.cluster.kube.server import Call, Fault, Server
@@ -22,16 +23,48 @@ from tests.cluster.kube.trainer import Trainer
 
 NAMESPACE = "pose"
 GROUPS = {"pytorchjobs": "kubeflow.org", "trainjobs": "trainer.kubeflow.org"}
+# What Trainer brings along (manifests/base/runtimes/torch_distributed.yaml).
+STOCK_RUNTIME: Object = {
+    "apiVersion": "trainer.kubeflow.org/v1alpha1",
+    "kind": "ClusterTrainingRuntime",
+    "metadata": {
+        "name": "torch-distributed",
+        "labels": {"trainer.kubeflow.org/framework": "torch"},
+    },
+    "spec": {
+        "mlPolicy": {"numNodes": 1, "torch": {}},
+        "template": {
+            "spec": {
+                "replicatedJobs": [
+                    {
+                        "name": "node",
+                        "template": {
+                            "metadata": {
+                                "labels": {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}
+                            },
+                            "spec": {
+                                "template": {
+                                    "spec": {"containers": [{"name": "node", "image": "torch:1"}]}
+                                }
+                            },
+                        },
+                    }
+                ]
+            }
+        },
+    },
+}
 NSLOOKUP = b'#!/bin/sh\nexec getent hosts "$1"\n'
 
 
 class KubeCluster:
-    def __init__(self, folder: Path, crds: Path) -> None:
+    def __init__(self, folder: Path, crds: Path, trainer_version: str = TRAINERS[-1]) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.closed = ""  # why
         self.store = Store()
-        self.admission = Admission(crds)
+        self._crds_folder = crds
+        self.upgrade_trainer(trainer_version)
         self.tokens = {"token-1"}
         self.unknown: set[str] = set()  # kinds that are not installed
         self.images: dict[str, dict[str, bytes]] = {"alpine:3.10": {"nslookup": NSLOOKUP}}
@@ -51,6 +84,7 @@ class KubeCluster:
         self.kubelet = Kubelet(self, folder)
         self.operator = Operator(self)
         self.trainer = Trainer(self)
+        self.install(STOCK_RUNTIME)
 
     @property
     def url(self) -> str:
@@ -121,12 +155,47 @@ class KubeCluster:
     def pods(self) -> dict[str, Object]:
         return {pod["metadata"]["name"]: pod for _, pod in self.store.list("", "pods")}
 
-    def restart_operator(self) -> None:
-        self.operator.stopped.set()
-        self.operator.join()
-        self.operator = Operator(self)
+    def install(self, runtime: Object) -> None:
+        """A runtime for TrainJobs, as `kubectl apply` does; another of the same name goes."""
+        plural = f"{runtime['kind'].lower()}s"
+        self.admission.check(plural, runtime, strict=True)
+        meta = runtime["metadata"]
+        self.store.discard((GROUPS["trainjobs"], plural, meta.get("namespace", ""), meta["name"]))
+        self.store.create(GROUPS["trainjobs"], plural, runtime)
+
+    def upgrade_trainer(self, version: str) -> None:
+        """Its CRDs, webhooks and controller are of this version from now on."""
+        self.trainer_version = version
+        self.crds = Crds(self._crds_folder, version)
+        self.admission = Admission(self.crds, self.runtime_of)
+
+    def stop_operator(self, plural: str = "pytorchjobs") -> None:
+        """As when nothing runs that would take notice of such jobs."""
+        controller = self.operator if plural == "pytorchjobs" else self.trainer
+        controller.stopped.set()
+        controller.join()
+
+    def restart_operator(self, plural: str = "pytorchjobs") -> None:
+        self.stop_operator(plural)
+        if plural == "pytorchjobs":
+            self.operator = Operator(self)
+        else:
+            self.trainer = Trainer(self)
 
     # ------------------------------------------------------------------------------- for its parts
+
+    def runtime_of(self, trainjob: Object) -> Object | None:
+        """What a TrainJob's runtimeRef refers to."""
+        reference = trainjob["spec"]["runtimeRef"]
+        if reference.get("kind", "ClusterTrainingRuntime") == "ClusterTrainingRuntime":
+            key = (GROUPS["trainjobs"], CLUSTER_RUNTIME, "", reference["name"])
+        else:
+            namespace = trainjob["metadata"]["namespace"]
+            key = (GROUPS["trainjobs"], "trainingruntimes", namespace, reference["name"])
+        try:
+            return self.store.get(key)
+        except StatusError:
+            return None
 
     def create_pod(
         self, name: str, template: Object, job: Object, owner: Object, *, reason: str
@@ -163,7 +232,11 @@ class KubeCluster:
             "apiVersion": "v1",
             "kind": "Event",
             "metadata": {"namespace": key[2], "name": key[3]},
-            "involvedObject": {"kind": about.get("kind"), "uid": meta["uid"]},
+            "involvedObject": {
+                "kind": about.get("kind"),
+                "name": meta["name"],
+                "uid": meta["uid"],
+            },
             "type": kind,
             "reason": reason,
             "message": message,
@@ -172,13 +245,14 @@ class KubeCluster:
         }
         self.store.create("", "events", item)
 
-    def value(self, entry: dict[str, Any]) -> str:
+    def value(self, entry: dict[str, Any], pod: Object) -> str:
         """Of a container's environment entry."""
         if "value" in entry:
             return str(entry["value"])
         source = entry["valueFrom"]
         if "fieldRef" in source:
-            return str(source["fieldRef"]["resolved"])
+            name = source["fieldRef"]["fieldPath"].split("'")[1]  # metadata.annotations['name']
+            return str(pod["metadata"]["annotations"][name])
         reference = source["secretKeyRef"]
         return self.secrets[reference["name"]][reference["key"]]
 

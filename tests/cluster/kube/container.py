@@ -191,7 +191,10 @@ class Container(threading.Thread):
         env = {
             "PATH": f"/image:{os.environ['PATH']}",
             "HOSTNAME": self.pod_name,
-            **{entry["name"]: self._cluster.value(entry) for entry in self._spec.get("env", [])},
+            **{
+                entry["name"]: self._cluster.value(entry, self._pod)
+                for entry in self._spec.get("env", [])
+            },
             **self._cluster.container_env,
         }
         arguments = [*self._spec.get("command", []), *self._spec.get("args", [])]
@@ -225,10 +228,13 @@ class Container(threading.Thread):
             "lastState": self._last_state,
         }
         running: Object = {"phase": "Running", "startTime": now()}
-        scheduled = {"type": "PodScheduled", "status": "True"}
+        conditions = [{"type": "PodScheduled", "status": "True"}]
+        if self._killed_for_eviction:
+            reason = "TerminationByKubelet"
+            conditions.append({"type": "DisruptionTarget", "status": "True", "reason": reason})
         self._set_status(
             self._key,
-            {**running, **(extra or {}), "conditions": [scheduled], "containerStatuses": [status]},
+            {**running, **(extra or {}), "conditions": conditions, "containerStatuses": [status]},
         )
 
     # -------------------------------------------------------------------------------------- files

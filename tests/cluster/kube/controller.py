@@ -18,6 +18,7 @@ class Controller(threading.Thread):
         super().__init__(name=type(self).__name__, daemon=True)
         self._cluster, self._store = cluster, cluster.store
         self.stopped = threading.Event()
+        self.rounds = 0  # how often it has looked at everything
         self.start()
 
     def reconcile(self) -> None:
@@ -32,6 +33,7 @@ class Controller(threading.Thread):
                         self._store.changed.wait(PERIOD_S)
                     version = self._store.version
                 self.reconcile()
+                self.rounds += 1
         except BaseException as error:
             # Nothing would ever happen again: whoever waits for it is told.
             self._cluster.close(f"the test's {self.name} has failed: {error!r}")

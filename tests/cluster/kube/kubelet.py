@@ -43,12 +43,14 @@ class Kubelet(Controller):
     def reconcile(self) -> None:
         self._store.collect_garbage()
         pods = self._store.list("", "pods")
-        names = "".join(f"127.0.0.1 {pod['metadata']['name']}\n" for _, pod in pods)
+        names = "".join(f"127.0.0.1 {' '.join(_names(pod))}\n" for _, pod in pods)
         self._hosts.write_text(f"127.0.0.1 localhost\n{names}")
         for key, pod in pods:
             container = self._containers.get(pod["metadata"]["uid"])
             if pod["metadata"].get("deletionTimestamp"):
                 if container is None or container.end():
+                    if pod.get("status", {}).get("phase") == "Pending":
+                        self._set_status(key, {"phase": "Failed"})  # it never began
                     self._store.remove(key)
             elif container is None and pod.get("status", {}).get("phase") == "Pending":
                 self._admit(key, pod)
@@ -84,12 +86,9 @@ class Kubelet(Controller):
                 )
                 return
         main = spec["containers"][0]
-        missing = [
-            entry["valueFrom"]["secretKeyRef"]["name"]
-            for entry in main.get("env", [])
-            if "valueFrom" in entry
-            and entry["valueFrom"]["secretKeyRef"]["name"] not in cluster.secrets
-        ]
+        sources = [entry.get("valueFrom", {}) for entry in main.get("env", [])]
+        wanted = [source["secretKeyRef"]["name"] for source in sources if "secretKeyRef" in source]
+        missing = [name for name in wanted if name not in cluster.secrets]
         if main["image"] not in cluster.images or missing:
             reason = "CreateContainerConfigError" if missing else "ImagePullBackOff"
             message = f'secret "{missing[0]}" not found' if missing else ""
@@ -142,6 +141,15 @@ class Kubelet(Controller):
     def _running(self, pod_name: str) -> list[Container]:
         containers = list(self._containers.values())
         return [each for each in containers if each.pod_name == pod_name and each.running]
+
+
+def _names(pod: Object) -> list[str]:
+    """Under which a pod is found by the others."""
+    spec = pod["spec"]
+    names = [pod["metadata"]["name"]]
+    if "hostname" in spec and "subdomain" in spec:
+        names.append(f"{spec['hostname']}.{spec['subdomain']}")
+    return names
 
 
 def _waiting(container: Object, reason: str, message: str = "") -> Object:

@@ -4,6 +4,7 @@ for."""
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
@@ -22,12 +23,15 @@ BOOKMARK_S = 0.5
 KINDS = {
     ("kubeflow.org", "pytorchjobs"): "PyTorchJob",
     ("trainer.kubeflow.org", "trainjobs"): "TrainJob",
+    ("trainer.kubeflow.org", "trainingruntimes"): "TrainingRuntime",
+    ("trainer.kubeflow.org", "clustertrainingruntimes"): "ClusterTrainingRuntime",
     ("kueue.x-k8s.io", "workloads"): "Workload",
     ("argoproj.io", "workflows"): "Workflow",
     ("", "pods"): "Pod",
     ("", "events"): "Event",
     ("", "secrets"): "Secret",
 }
+CLUSTER_WIDE = {"clustertrainingruntimes"}
 
 REASONS = {
     401: "Unauthorized",
@@ -99,18 +103,37 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(length) or b"{}")
         url = urlsplit(self.path)
         query = dict(parse_qsl(url.query))
+        document = self._document(url.path)
         group, namespace, plural, name, sub = target = _parse(url.path)
         verb = _verb(self.command, name, query)
         call = Call(verb, group, f"{plural}/{sub}" if sub else plural, namespace)
+        if document is not None:
+            call = Call("get", "", url.path, "")
         fault = cluster.meet(call)
         if cluster.closed:
             self._error(StatusError(403, "Forbidden", cluster.closed))
         elif self.headers.get("Authorization", "").split(" ")[-1] not in cluster.tokens:
             self._error(StatusError(401, "Unauthorized", "Unauthorized"))
-        elif (group, plural) not in KINDS or not namespace or plural in cluster.unknown:
+        elif document is not None:
+            if fault is None or not self._fails(fault):
+                self._answer(200, json.dumps(document).encode())
+        elif (
+            (group, plural) not in KINDS
+            or bool(namespace) == (plural in CLUSTER_WIDE)
+            or plural in cluster.unknown
+        ):
             self._answer(404, b"404 page not found\n", "text/plain")
         elif fault is None or not self._fails(fault):
             self._succeed(call, target, query, body, fault)
+
+    def _document(self, path: str) -> Object | None:
+        """Discovery and OpenAPI of a group's version, which every account may read."""
+        found = re.fullmatch(r"(/openapi/v3)?/apis/([^/]+)/([^/]+)", path)
+        if found is None:
+            return None
+        cluster = self.server.cluster
+        of = cluster.crds.openapi if found[1] else cluster.crds.resources
+        return of(found[2], found[3], cluster.unknown)
 
     def _fails(self, fault: Fault) -> bool:
         """Whether the call ends here."""

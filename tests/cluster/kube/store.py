@@ -15,6 +15,7 @@ Object = dict[str, Any]
 Key = tuple[str, str, str, str]  # group, plural, namespace, name
 
 FOREGROUND = "foregroundDeletion"
+TRACKING = "batch.kubernetes.io/job-tracking"  # of a Job's pods, until their end is counted
 
 
 class StatusError(Exception):
@@ -57,7 +58,7 @@ class Store:
     def create(self, group: str, plural: str, item: Object) -> Object:
         item = copy.deepcopy(item)
         meta = item["metadata"]
-        key = (group, plural, meta["namespace"], meta["name"])
+        key = (group, plural, meta.get("namespace", ""), meta["name"])
         with self.changed:
             if key in self._objects:
                 raise StatusError(
@@ -109,13 +110,20 @@ class Store:
                 self.remove(key)
         return item
 
-    def discard(self, key: Key) -> None:
+    def discard(self, key: Key, *, policy: str = "Background") -> None:
         """Deletes as a controller does: what is gone already is fine."""
         with contextlib.suppress(StatusError):
-            self.delete(key)
+            self.delete(key, policy=policy)
 
     def remove(self, key: Key) -> None:
+        """Ends an object, unless somebody has still to look at it."""
         with self.changed:
+            there = self._objects.get(key)
+            if there is not None and TRACKING in there["metadata"].get("finalizers", []):
+                self.update(
+                    key, lambda item: item["metadata"].setdefault("deletionTimestamp", now())
+                )
+                return
             item = self._objects.pop(key, None)
             if item is not None:
                 self.version += 1
@@ -127,6 +135,11 @@ class Store:
         """What has lost all its owners goes, and what waits in the foreground for what it owns."""
         with self.changed:
             alive = {item["metadata"]["uid"]: item for item in self._objects.values()}
+            owning = {
+                owner["uid"]
+                for item in self._objects.values()
+                for owner in item["metadata"].get("ownerReferences", [])
+            }
             for key, item in list(self._objects.items()):
                 owners = item["metadata"].get("ownerReferences", [])
                 dying = [
@@ -137,7 +150,8 @@ class Store:
                 ]
                 orphan = owners and not any(owner["uid"] in alive for owner in owners)
                 if (orphan or dying) and not item["metadata"].get("deletionTimestamp"):
-                    self.delete(key)
+                    waits = dying and item["metadata"]["uid"] in owning
+                    self.delete(key, policy="Foreground" if waits else "Background")
             owned = {
                 owner["uid"]
                 for item in self._objects.values()
@@ -172,6 +186,18 @@ class Store:
         self._history.append(Event(self.version, kind, key, copy.deepcopy(item)))
         self.changed.notify_all()
         return copy.deepcopy(item)
+
+
+def controller_reference(item: Object) -> Object:
+    """An owner reference to the object whose controller makes another."""
+    return {
+        "apiVersion": item["apiVersion"],
+        "kind": item["kind"],
+        "name": item["metadata"]["name"],
+        "uid": item["metadata"]["uid"],
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
 
 
 def _under_deletion(item: Object) -> None:

@@ -1,0 +1,21 @@
+"""Keeps a failed TrainJob failed.
+
+Kubeflow Trainer up to 2.3.0 forgets that a TrainJob has failed once its JobSet is gone, and makes a
+new one (kubeflow/trainer#3737): when the runtime's TTL is over, a training that nobody watches
+would start again. A suspended TrainJob gets a JobSet without pods.
+"""
+
+from __future__ import annotations
+
+from components.pytorchjob.api import Api, Object
+from components.pytorchjob.kinds import FAILED_ANNOTATION, Kind
+
+
+def hold(api: Api, kind: Kind, job: Object) -> None:
+    """Of a job that has failed. It is still found as failed by the run's next launcher."""
+    if kind.may_run_again:
+        change = {
+            "metadata": {"annotations": {FAILED_ANNOTATION: "true"}},
+            "spec": {"suspend": True},
+        }
+        api.patch(kind.resource, job["metadata"]["name"], change)

@@ -1,0 +1,77 @@
+"""What differs between a PyTorchJob and a TrainJob for a test of both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.cluster.kube import KubeCluster
+from tests.cluster.kube.store import Object
+
+
+@dataclass(frozen=True)
+class JobFacts:
+    train_api: str
+    group: str
+    version: str
+    plural: str
+    name: str  # for people
+    operator: str
+    replicas: tuple[str, str]  # of two nodes, as the launcher names them
+    pods: tuple[str, str]  # part of the names of their pods
+    succeeded: str  # the condition
+    deadline: str  # what the operator says when it is past
+    suspend: tuple[str, ...]  # where in the spec
+
+    def jobs(self, kube: KubeCluster) -> list[Object]:
+        return kube.jobs(self.plural)
+
+    def job(self, kube: KubeCluster) -> Object:
+        """The only one."""
+        (job,) = self.jobs(kube)
+        return job
+
+    def ever(self, kube: KubeCluster) -> int:
+        """How many there have been."""
+        return len(kube.store.created_of(self.plural))
+
+    def resume(self, kube: KubeCluster) -> None:
+        """Lets a suspended job start, as Kueue does when there is quota."""
+
+        def change(item: Object) -> None:
+            *path, last = self.suspend
+            spec = item["spec"]
+            for part in path:
+                spec = spec[part]
+            spec[last] = False
+
+        ((key, _),) = kube.store.list(self.group, self.plural)
+        kube.store.update(key, change)
+
+
+PYTORCHJOB = JobFacts(
+    train_api="pytorchjob",
+    group="kubeflow.org",
+    version="v1",
+    plural="pytorchjobs",
+    name="PyTorchJob",
+    operator="the Training Operator",
+    replicas=("master-0", "worker-0"),
+    pods=("master-0", "worker-0"),
+    succeeded="Succeeded",
+    deadline="was active longer than specified deadline",
+    suspend=("runPolicy", "suspend"),
+)
+TRAINJOB = JobFacts(
+    train_api="trainjob",
+    group="trainer.kubeflow.org",
+    version="v1alpha1",
+    plural="trainjobs",
+    name="TrainJob",
+    operator="Kubeflow Trainer",
+    replicas=("node-0", "node-1"),
+    pods=("node-0-0-", "node-0-1-"),
+    succeeded="Complete",
+    deadline="exceeded its active deadline",
+    suspend=("suspend",),
+)
+KINDS = (PYTORCHJOB, TRAINJOB)
