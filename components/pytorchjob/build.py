@@ -68,6 +68,8 @@ def build_pytorchjob(name: str, experiment: Experiment, cluster: Cluster) -> Obj
             "ttlSecondsAfterFinished": cluster.ttl_seconds_after_finished,
         },
     }
+    if cluster.queue:
+        spec["runPolicy"]["suspend"] = True  # Kueue lets it start
     if cluster.elastic:
         spec["elasticPolicy"] = {
             "rdzvBackend": "c10d",

@@ -1,13 +1,12 @@
-"""Why a job does not start: the scheduler's, the kubelet's, the operator's or Kueue's reason."""
+"""Why a job does not start: the scheduler's, the kubelet's or the operator's reason."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from components.pytorchjob.api import EVENTS, WORKLOADS, Api, Object
+from components.pytorchjob.api import EVENTS, Api, Object
 from components.pytorchjob.ends import has_started, pod_end
 from components.pytorchjob.kinds import Kind
-from sdpose.errors import UserError
 
 # What the kubelet waits for in a healthy start.
 PASSING = {"ContainerCreating", "PodInitializing"}
@@ -57,20 +56,6 @@ def explain_missing_pods(api: Api, kind: Kind, job: Object) -> str:
     if kind.phase(job) == "waiting":
         return f"{kind.operator} has not taken notice of it: does it run in this cluster?"
     return f"{kind.operator} has created no pods yet"
-
-
-def explain_suspension(api: Api, job: Object) -> str:
-    """Why Kueue, or whoever suspended the job, does not let it start."""
-    uid = job["metadata"]["uid"]
-    try:
-        workloads = api.list(WORKLOADS, labelSelector=f"kueue.x-k8s.io/job-uid={uid}")["items"]
-    except UserError:  # no Kueue, or not for us to see
-        workloads = []
-    for workload in workloads:
-        for condition in workload.get("status", {}).get("conditions") or []:
-            if condition["type"] in {"QuotaReserved", "Admitted"} and condition["status"] != "True":
-                return f"in Kueue's queue: {condition.get('message', '').strip()}"
-    return "suspended; it starts when it is resumed (Kueue does so when there is quota)"
 
 
 def _reason(api: Api, kind: Kind, pod: Object) -> str:

@@ -17,6 +17,7 @@ from components.pytorchjob.kinds import Kind
 from components.pytorchjob.logs import Logs
 from components.pytorchjob.outcome import JobError, job_failed, pod_report
 from components.pytorchjob.progress import Progress
+from components.pytorchjob.queue import Queue
 from components.pytorchjob.restarts import Restarted, age
 from components.pytorchjob.watch import follow
 from sdpose.config import Experiment
@@ -45,6 +46,7 @@ class Supervisor:
     ) -> None:
         self._api, self._kind, self._cluster, self._job, self._say = api, kind, cluster, job, say
         self._restarted = Restarted(kind, job)
+        self._queue = Queue(api, kind, cluster.queue)
         self._progress = Progress(experiment.total_epochs)
         self._logs = Logs(api, kind, log, self._line)
         self._pods: dict[str, Object] = {}  # by uid, those that exist
@@ -177,6 +179,8 @@ class Supervisor:
             self._explained = ""
             return
         waited = now - min(self._waiting_since.values())
+        if "queue" in waiting:
+            self._queue.check(self._job, waited)
         limit = self._cluster.pending_timeout_seconds
         timed_out = waited > limit and "queue" not in waiting and not self._trains(waiting)
         if not timed_out and (waited < PATIENCE_S or now < self._next_explanation):
@@ -216,7 +220,7 @@ class Supervisor:
         api = self._api.brief()
         try:
             if "queue" in waiting:
-                return pending.explain_suspension(api, self._job)
+                return self._queue.explain(self._job)
             if "pods" in waiting or any(map(self._is_gone, self._last.values())):
                 return pending.explain_missing_pods(api, self._kind, self._job)
             return "; ".join(pending.explain_pods(api, self._kind, self._last.values()))

@@ -57,6 +57,8 @@ def build_trainjob(name: str, experiment: Experiment, cluster: Cluster) -> Objec
     patch = {
         "spec": {"replicatedJobs": [{"name": JOB, "template": {"spec": {"template": pod_patch}}}]}
     }
+    # Kueue lets it start.
+    suspended = {"suspend": True} if cluster.queue else {}
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": "TrainJob",
@@ -68,6 +70,7 @@ def build_trainjob(name: str, experiment: Experiment, cluster: Cluster) -> Objec
         "spec": {
             "runtimeRef": {"kind": cluster.runtime_kind, "name": cluster.runtime},
             "activeDeadlineSeconds": cluster.active_deadline_seconds,
+            **suspended,
             "trainer": {
                 "image": cluster.image,
                 "command": pod.command(experiment, cluster),

@@ -20,7 +20,6 @@ class JobFacts:
     pods: tuple[str, str]  # part of the names of their pods
     succeeded: str  # the condition
     deadline: str  # what the operator says when it is past
-    suspend: tuple[str, ...]  # where in the spec
 
     def jobs(self, kube: KubeCluster) -> list[Object]:
         return kube.jobs(self.plural)
@@ -34,19 +33,6 @@ class JobFacts:
         """How many there have been."""
         return len(kube.store.created_of(self.plural))
 
-    def resume(self, kube: KubeCluster) -> None:
-        """Lets a suspended job start, as Kueue does when there is quota."""
-
-        def change(item: Object) -> None:
-            *path, last = self.suspend
-            spec = item["spec"]
-            for part in path:
-                spec = spec[part]
-            spec[last] = False
-
-        ((key, _),) = kube.store.list(self.group, self.plural)
-        kube.store.update(key, change)
-
 
 PYTORCHJOB = JobFacts(
     train_api="pytorchjob",
@@ -59,7 +45,6 @@ PYTORCHJOB = JobFacts(
     pods=("master-0", "worker-0"),
     succeeded="Succeeded",
     deadline="was active longer than specified deadline",
-    suspend=("runPolicy", "suspend"),
 )
 TRAINJOB = JobFacts(
     train_api="trainjob",
@@ -72,6 +57,5 @@ TRAINJOB = JobFacts(
     pods=("node-0-0-", "node-0-1-"),
     succeeded="Complete",
     deadline="exceeded its active deadline",
-    suspend=("suspend",),
 )
 KINDS = (PYTORCHJOB, TRAINJOB)

@@ -21,6 +21,7 @@ from sdpose.errors import UserError
 from tests.cluster.conftest import Launch, Meanwhile, run_in_a_workflow, running, until
 from tests.cluster.kinds import KINDS, JobFacts
 from tests.cluster.kube import KubeCluster
+from tests.cluster.kube.server import Fault
 from tests.cluster.kube.store import Object
 
 
@@ -379,30 +380,76 @@ def test_waiting_in_kueue_is_explained_and_free(
     monkeypatch: pytest.MonkeyPatch,
     job_kind: JobFacts,
 ) -> None:
+    """Also when the queue is drained while the job runs."""
     monkeypatch.setattr("components.pytorchjob.supervise.PATIENCE_S", 0.5)
-    kube.suspends = True  # as Kueue's webhook does
+    monkeypatch.setattr("components.pytorchjob.supervise.EXPLAIN_EVERY_S", 0.5)
+    kueue = kube.install_kueue(job_kind.plural)
+    kueue.set_quota("couldn't assign flavors to pod set: insufficient quota")
+    (results / "hold").touch()
     said: list[str] = []
 
     def admit() -> None:
-        (job,) = until(lambda: job_kind.jobs(kube))
-        condition = {
-            "type": "QuotaReserved",
-            "status": "False",
-            "message": "couldn't assign flavors to pod set: insufficient quota",
-        }
-        workload = {
-            "metadata": {
-                "namespace": "pose",
-                "name": "w",
-                "labels": {"kueue.x-k8s.io/job-uid": uid(job)},
-            },
-            "status": {"conditions": [condition]},
-        }
-        kube.store.create("kueue.x-k8s.io", "workloads", workload)
         until(lambda: any("insufficient quota" in line for line in said))
         assert not kube.pods()
-        job_kind.resume(kube)
+        kueue.set_quota("")
+        until(lambda: f"[{job_kind.replicas[1]}] line 3" in said)
+        kueue.set_quota("the ClusterQueue is stopped")
+        until(lambda: "waiting: in Kueue's queue: the ClusterQueue is stopped" in said)
+        kueue.set_quota("")
+        until(lambda: said.count(f"[{job_kind.replicas[0]}] line 3") > 1)
+        (results / "hold").unlink()
 
     meanwhile(admit)
     launch(said=said, queue="gpus", pending_timeout_seconds=3)
     assert f"[{job_kind.replicas[0]}] done" in said
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_job_that_kueue_does_not_manage_never_starts(
+    installed: bool,
+    launch: Launch,
+    results: Path,
+    kube: KubeCluster,
+    monkeypatch: pytest.MonkeyPatch,
+    job_kind: JobFacts,
+) -> None:
+    """As a PyTorchJob with Kueue 0.19 and later, at its defaults."""
+    monkeypatch.setattr("components.pytorchjob.queue.WORKLOAD_S", 1.0)
+    monkeypatch.setattr("components.pytorchjob.api.BRIEF_BUDGET_S", 1.0)
+    monkeypatch.setattr("components.pytorchjob.schema.CONFIRM_S", 0.1)
+    if installed:
+        kube.install_kueue()
+    with pytest.raises(JobError) as failure:
+        launch(queue="gpus")
+    text = str(failure.value)
+    assert "waits in queue 'gpus', but no Workload appeared within 1 s" in text
+    if installed:
+        assert f"add {job_kind.group}/{job_kind.name.lower()} to integrations.frameworks" in text
+        assert ("or use train_api: trainjob" in text) == (job_kind.train_api == "pytorchjob")
+    else:
+        assert "this cluster serves no workloads.kueue.x-k8s.io; install Kueue" in text
+    assert not job_kind.jobs(kube), "nobody would ever start it"
+
+
+def test_a_kueue_that_cannot_be_asked_is_no_reason_to_remove_the_job(
+    launch: Launch,
+    results: Path,
+    kube: KubeCluster,
+    meanwhile: Meanwhile,
+    monkeypatch: pytest.MonkeyPatch,
+    job_kind: JobFacts,
+) -> None:
+    for name, value in (("WORKLOAD_S", 0.2), ("CHECK_EVERY_S", 0.2)):
+        monkeypatch.setattr(f"components.pytorchjob.queue.{name}", value)
+    monkeypatch.setattr("components.pytorchjob.api.BRIEF_BUDGET_S", 0.2)
+    kueue = kube.install_kueue(job_kind.plural)
+    kueue.set_quota("insufficient quota")
+    forbidden = Fault(403, lambda call: call.resource == "workloads", times=10**6)
+    kube.fault(forbidden)
+
+    def admit() -> None:
+        until(lambda: forbidden.met > 3)
+        kueue.set_quota("")
+
+    meanwhile(admit)
+    assert f"[{job_kind.replicas[0]}] done" in launch(queue="gpus")

@@ -16,6 +16,7 @@ import yaml
 from tests.cluster.kube.admission import Admission
 from tests.cluster.kube.crds import CLUSTER_RUNTIME, TRAINERS, Crds
 from tests.cluster.kube.kubelet import Kubelet
+from tests.cluster.kube.kueue import Kueue
 from tests.cluster.kube.operator import Operator
 from tests.cluster.kube.server import Call, Fault, Server
 from tests.cluster.kube.store import Object, StatusError, Store, now
@@ -72,7 +73,7 @@ class KubeCluster:
         self.claims: dict[str, Path] = {}
         self.container_env: dict[str, str] = {}
         self.host_paths = [Path(p).resolve() for p in (sys.prefix, sys.base_prefix, os.getcwd())]
-        self.suspends = False  # new jobs, as Kueue's webhook does
+        self.kueue: Kueue | None = None  # not installed
         self.reasons: dict[int, str] = {}  # of exit codes
         self.unschedulable: Callable[[Object], str | None] = lambda _pod: None
         self.quota: Callable[[str], str | None] = lambda _name: None
@@ -95,8 +96,9 @@ class KubeCluster:
 
     def __exit__(self, *_: object) -> None:
         self.close("the test is over")
-        for part in (self.kubelet, self.operator, self.trainer):
-            part.join(15)
+        for part in (self.kubelet, self.operator, self.trainer, self.kueue):
+            if part is not None:
+                part.join(15)
         self.server.shutdown()
         self.server.server_close()
 
@@ -126,6 +128,11 @@ class KubeCluster:
                 self.store.changed.wait(end - time.monotonic())
 
     # ----------------------------------------------------------------------------------- for tests
+
+    def install_kueue(self, *frameworks: str) -> Kueue:
+        """frameworks: plurals of the kinds that it manages."""
+        self.kueue = Kueue(self, frameworks)
+        return self.kueue
 
     def fault(self, *faults: Fault) -> None:
         self._faults += faults

@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
+from tests.cluster.kube import kueue
 from tests.cluster.kube.store import Event, Object, StatusError, matches
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ class Handler(BaseHTTPRequestHandler):
             (group, plural) not in KINDS
             or bool(namespace) == (plural in CLUSTER_WIDE)
             or plural in cluster.unknown
+            or (group == kueue.GROUP and cluster.kueue is None)
         ):
             self._answer(404, b"404 page not found\n", "text/plain")
         elif fault is None or not self._fails(fault):
@@ -132,6 +134,8 @@ class Handler(BaseHTTPRequestHandler):
         if found is None:
             return None
         cluster = self.server.cluster
+        if not found[1] and (found[2], found[3]) == (kueue.GROUP, kueue.VERSION):
+            return kueue.RESOURCES if cluster.kueue is not None else None
         of = cluster.crds.openapi if found[1] else cluster.crds.resources
         return of(found[2], found[3], cluster.unknown)
 
@@ -209,9 +213,8 @@ class Handler(BaseHTTPRequestHandler):
         if verb == "create":
             strict = query.get("fieldValidation") == "Strict"
             cluster.admission.check(plural, body, strict=strict)
-            if cluster.suspends:
-                where = body["spec"]["runPolicy"] if plural == "pytorchjobs" else body["spec"]
-                where["suspend"] = True
+            if cluster.kueue is not None:
+                cluster.kueue.admit_webhook(plural, body)
             return store.create(group, plural, body)
         if verb == "patch":
             changed = store.update(key, lambda item: _merge(item, body))
