@@ -93,7 +93,9 @@ def test_a_trainer_that_is_too_old_is_named(
 def trainjob_schema(kube: KubeCluster) -> Object:
     document = kube.crds.openapi("trainer.kubeflow.org", "v1alpha1", set())
     assert document is not None
-    return copy.deepcopy(document["components"]["schemas"]["org.kubeflow.trainer.v1alpha1.TrainJob"])
+    return copy.deepcopy(
+        document["components"]["schemas"]["org.kubeflow.trainer.v1alpha1.TrainJob"]
+    )
 
 
 # ----------------------------------------------------------------------------------------- runtimes
