@@ -35,9 +35,8 @@ def choose(api: Api, cluster: Cluster, name: str, say: Callable[[str], None]) ->
 
 def no_kind(cluster: Cluster) -> str:
     """That the cluster has no kind that the profile allows, and what to do."""
-    kinds = " and no ".join(
-        f"{kind.resource.plural}.{kind.resource.group}" for kind in kinds_of(cluster)
-    )
+    resources = [kind.resource for kind in kinds_of(cluster)]
+    kinds = " and no ".join(f"{each.plural}.{each.group}/{each.version}" for each in resources)
     operators = " or ".join(kind.operator for kind in kinds_of(cluster))
     return f"this cluster knows no {kinds}: install {operators}"
 

@@ -23,6 +23,7 @@ from sdpose.registry.channels import current
 from sdpose.registry.upkeep import verify
 from sdpose.storage import open_store, sha256_of_file
 from tests.cluster.conftest import IMAGE, run_in_a_workflow, running, until
+from tests.cluster.kinds import KINDS, JobFacts
 from tests.cluster.kube import KubeCluster
 from tests.cluster.kube.store import Object
 
@@ -115,10 +116,11 @@ def test_killed_then_drained_then_cancelled(
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("job_kind", KINDS, ids=lambda facts: str(facts.train_api))
 def test_training_survives_its_worker_and_the_model_is_registered(
-    start: Start, kube: KubeCluster, repository: Path, tmp_path: Path
+    start: Start, kube: KubeCluster, repository: Path, tmp_path: Path, job_kind: JobFacts
 ) -> None:
-    """Master and worker train through gloo; the worker is killed once there is a checkpoint."""
+    """Two nodes train through gloo; the second is killed once there is a checkpoint."""
     volume = kube.claims["results"]  # mounted in the pods at its own path: the steps run here
     write_synthetic_coco(volume / "data", num_train=48, num_val=8, seed=0)
     kube.images[IMAGE] = {"python": f'#!/bin/sh\nexec {sys.executable} "$@"\n'.encode()}
@@ -137,6 +139,7 @@ def test_training_survives_its_worker_and_the_model_is_registered(
         data_root: {volume}/data
         work_dirs: {volume}
         env: {json.dumps(services)}
+        train_api: {job_kind.train_api}
         """
     )
     experiment = load_experiment(
@@ -154,17 +157,18 @@ def test_training_survives_its_worker_and_the_model_is_registered(
     pipeline = start("pipeline", experiment, cluster, **services)
 
     until(lambda: list(work_dir.glob("epoch_*.pth")) or pipeline.poll() is not None, timeout=200)
-    worker = running(kube, "worker-0")
+    worker = running(kube, job_kind.pods[1])
     assert worker is not None, (tmp_path / "stdout").read_text()
     kube.kubelet.kill(worker["metadata"]["name"])
 
     code = pipeline.wait(300)
     said = (tmp_path / "stdout").read_text()
     assert code == 0, said
-    assert "worker-0 starts again; before: exit code 137 (SIGKILL)" in said
-    assert "[master-0] continuing from" in said
+    first, second = job_kind.replicas
+    assert f"{second} starts again; before: exit code 137 (SIGKILL)" in said
+    assert f"[{first}] continuing from" in said
     assert re.search(r"^progress: epoch \d of 6, \d+ %, \d:\d\d:\d\d to go", said, re.M)
-    assert len(kube.store.created_of("pytorchjobs")) == 1
+    assert job_kind.ever(kube) == 1
     summary = json.loads((work_dir / "summary.json").read_text())
     store = open_store(volume / "registry")
     assert verify(store) == []

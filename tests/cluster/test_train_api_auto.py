@@ -46,8 +46,8 @@ def test_a_cluster_without_either_is_named(
     with pytest.raises(UserError) as refused:
         launch(train_api="auto")
     assert str(refused.value) == (
-        "this cluster knows no trainjobs.trainer.kubeflow.org and no pytorchjobs.kubeflow.org: "
-        "install Kubeflow Trainer or the Training Operator"
+        "this cluster knows no trainjobs.trainer.kubeflow.org/v1alpha1 and no "
+        "pytorchjobs.kubeflow.org/v1: install Kubeflow Trainer or the Training Operator"
     )
 
 

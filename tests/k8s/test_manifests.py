@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import re
 import subprocess
@@ -10,14 +11,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
 
 from components.cluster import load_cluster
+from components.pytorchjob import build_job
+from components.pytorchjob.fit import fit
 from components.pytorchjob.pod import pod_security
-from tests.conftest import shared_path
+from components.pytorchjob.runtime import about_grace, differences
+from sdpose.config import load_experiment
+from tests.cluster.kube.admission import Admission
+from tests.cluster.kube.crds import TRAINERS, Crds
+from tests.cluster.kube.store import StatusError
+from tests.cluster.kube.trainer import make_jobset
+from tests.conftest import REPOSITORY, shared_path
 
 Object = dict[str, Any]
 Objects = Callable[[str], list[Object]]
@@ -27,8 +35,10 @@ SINGLE_USER = "overlays/single-user"
 VERSIONS = [f"1.{minor}" for minor in range(30, 37)]
 # Kueue's schemas are on no package registry: queues.yaml is checked by nothing but a cluster.
 UNCHECKED_GROUP = "kueue.x-k8s.io/"
+WITH_A_CRD = {"PyTorchJob", "TrainingRuntime"}  # tested against that
 CLUSTER_WIDE = {
-    *("Namespace", "ClusterRole", "ClusterRoleBinding", "ResourceFlavor", "ClusterQueue")
+    *("Namespace", "ClusterRole", "ClusterRoleBinding"),
+    *("ResourceFlavor", "ClusterQueue", "Topology"),
 }
 VOLUMES = {"configMap", "downwardAPI", "emptyDir", "persistentVolumeClaim", "projected", "secret"}
 PINNED = re.compile(r".+@sha256:[0-9a-f]{64}|.+:(?!latest$)[\w.-]+")
@@ -49,7 +59,7 @@ def test_objects_match_the_schemas_of_kubernetes(
     everything: Objects, overlay: str, version: str
 ) -> None:
     for each in everything(overlay):
-        if each["kind"] != "PyTorchJob" and not each["apiVersion"].startswith(UNCHECKED_GROUP):
+        if each["kind"] not in WITH_A_CRD and not each["apiVersion"].startswith(UNCHECKED_GROUP):
             kubernetes_validate.validate(each, version, strict=True)
 
 
@@ -73,15 +83,48 @@ def test_the_example_job_is_what_the_builder_makes(repository: Path) -> None:
     assert kept.endswith(made), "k8s/pytorchjob.yaml is old: run `make k8s/pytorchjob.yaml`"
 
 
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_the_runtime_matches_the_crd_and_keeps_trainers_rules(
+    render: Objects, trainer: str
+) -> None:
+    admission = Admission(Crds(shared_path("crds"), trainer))
+    [runtime] = [each for each in render("overlays/prod") if each["kind"] == "TrainingRuntime"]
+    admission.check("trainingruntimes", runtime, strict=True)
+    assert runtime["metadata"]["labels"]["trainer.kubeflow.org/framework"] == "torch"
+    runtime = copy.deepcopy(runtime)
+    runtime["spec"]["template"]["spec"]["ttlSecondAfterFinished"] = 1
+    with pytest.raises(StatusError, match="ttlSecondAfterFinished"):
+        admission.check("trainingruntimes", runtime, strict=True)
+
+
+def test_the_runtime_says_what_the_example_profile_says(render: Objects, repository: Path) -> None:
+    """A run of k8s/cluster.yaml has nothing to report."""
+    cluster = load_cluster(repository / "k8s/cluster.yaml", train_api="trainjob")
+    [runtime] = [each for each in render("overlays/prod") if each["kind"] == "TrainingRuntime"]
+    assert runtime["metadata"]["name"] == cluster.runtime
+    assert runtime["metadata"]["namespace"] == cluster.namespace
+    assert cluster.runtime_kind == runtime["kind"]
+    assert differences(runtime, cluster) == []
+    assert about_grace(runtime, cluster) == ""
+
+
+def test_with_kueue_the_runtime_asks_for_a_topology_that_there_is(render: Objects) -> None:
+    objects = {each["kind"]: each for each in render("overlays/prod")}
+    [replicated] = objects["TrainingRuntime"]["spec"]["template"]["spec"]["replicatedJobs"]
+    annotations = replicated["template"]["spec"]["template"]["metadata"]["annotations"]
+    level = annotations["kueue.x-k8s.io/podset-preferred-topology"]
+    topology = objects["Topology"]
+    assert {"nodeLabel": level} in topology["spec"]["levels"]
+    assert objects["ResourceFlavor"]["spec"]["topologyName"] == topology["metadata"]["name"]
+
+
 def test_the_example_job_matches_the_crd(repository: Path) -> None:
+    admission = Admission(Crds(shared_path("crds"), TRAINERS[0]))
     [job] = yaml.safe_load_all((repository / "k8s/pytorchjob.yaml").read_text(encoding="utf-8"))
-    crd = yaml.safe_load(shared_path("crds", "kubeflow.org_pytorchjobs.v1.yaml").read_text())
-    [version] = crd["spec"]["versions"]
-    schema = _strict(version["schema"]["openAPIV3Schema"])
-    jsonschema.Draft202012Validator(schema).validate(job)
+    admission.check("pytorchjobs", job, strict=True)
     job["spec"]["runPolicy"]["cleanPodPolicies"] = "Running"
-    with pytest.raises(jsonschema.ValidationError, match="cleanPodPolicies"):
-        jsonschema.Draft202012Validator(schema).validate(job)
+    with pytest.raises(StatusError, match="cleanPodPolicies"):
+        admission.check("pytorchjobs", job, strict=True)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -190,8 +233,24 @@ def _pod_templates(objects: list[Object]) -> Iterator[tuple[str, Object]]:
         if each["kind"] == "PyTorchJob":
             for replicas in each["spec"]["pytorchReplicaSpecs"].values():
                 yield name, replicas["template"]
+        elif each["kind"] == "TrainingRuntime":
+            yield name, _pod_of_a_trainjob(each)
         elif "template" in each.get("spec", {}):
             yield name, each["spec"]["template"]
+
+
+def _pod_of_a_trainjob(runtime: Object) -> Object:
+    """What a pod of the example profile is, as Trainer makes it from the runtime."""
+    cluster = load_cluster(REPOSITORY / "k8s/cluster.yaml", train_api="trainjob")
+    experiment = load_experiment("sdpose_s_v1", **cluster.places("sdpose_s_v1"))
+    job, _ = fit(build_job("job", experiment, cluster))
+    [replicated] = make_jobset(_created(job), runtime, 29500)["spec"]["replicatedJobs"]
+    template: Object = replicated["template"]["spec"]["template"]
+    return template
+
+
+def _created(job: Object) -> Object:
+    return job | {"metadata": job["metadata"] | {"uid": "1"}}
 
 
 def _named(spec: Object) -> Iterator[tuple[str, str]]:
@@ -209,13 +268,3 @@ def _named(spec: Object) -> Iterator[tuple[str, str]]:
         for variable in container.get("env", []):
             if secret := variable.get("valueFrom", {}).get("secretKeyRef"):
                 yield "Secret", secret["name"]
-
-
-def _strict(schema: Any) -> Any:
-    """As the API server's strict validation: no key that the schema does not know."""
-    if not isinstance(schema, dict):
-        return [_strict(each) for each in schema] if isinstance(schema, list) else schema
-    strict = {key: _strict(value) for key, value in schema.items()}
-    if "properties" in strict and isinstance(strict["properties"], dict):
-        strict.setdefault("additionalProperties", False)
-    return strict

@@ -45,7 +45,8 @@ def profiles(repository: Path, tmp_path: Path) -> list[Cluster]:
     return [
         profile(priority_class="high"),
         profile(train_api="trainjob"),
-        profile(train_api="trainjob", runtime_kind="TrainingRuntime"),
+        profile(train_api="trainjob", runtime_kind="ClusterTrainingRuntime"),
+        profile(train_api="auto"),
     ]
 
 
