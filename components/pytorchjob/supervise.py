@@ -14,7 +14,13 @@ from components.pytorchjob.api import PODS, Api, Object, Resource
 from components.pytorchjob.ends import End
 from components.pytorchjob.kinds import Kind
 from components.pytorchjob.logs import Logs
-from components.pytorchjob.outcome import JobError, job_failed, pod_report
+from components.pytorchjob.outcome import (
+    OUTPUT_DELAY_S,
+    JobError,
+    failure_report,
+    job_failed,
+    pod_report,
+)
 from components.pytorchjob.progress import Progress
 from components.pytorchjob.restarts import Restarted
 from components.pytorchjob.watch import follow
@@ -132,7 +138,9 @@ class Supervisor:
     def _starts_again(self, replica: str, before: Object, end: End) -> None:
         self._say(f"{replica} starts again; before: {end} ({end.cause})")
         if end.is_permanent:
-            report = pod_report(self._kind, before, str(end), self._logs)
+            report = failure_report(
+                self._kind, before, end, self._last.values(), self._logs, wait=OUTPUT_DELAY_S
+            )
             raise JobError(
                 f"{self._name} failed; starting again would not help\n{report}",
                 exit_code=end.exit_code,
