@@ -119,7 +119,7 @@ class _Follower(threading.Thread):
         write: Callable[[str, str], None],
         note: Callable[[str], None],
     ) -> None:
-        """write: gets the stamp and the text of each line. note: what the log itself does not say."""
+        """write: gets the stamp and the text of each line. note: gets what we say of the log."""
         super().__init__(name=f"log of {pod} {uid[:8]}", daemon=True)
         self._api, self._pod, self._uid = api, pod, uid
         self._container, self._write, self._note = container, write, note

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -29,7 +29,13 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from sdpose.errors import USER_ERROR_EXIT_CODE, UserError
+from sdpose.errors import (
+    PEER_ERROR,
+    PEER_LOST,
+    USER_ERROR_EXIT_CODE,
+    UserError,
+    without_secrets,
+)
 from sdpose.parent import signal_at_parents_end
 
 # Longer than what rank 0 does alone between two collectives: writing a checkpoint, the AP of a
@@ -38,6 +44,9 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 # What the others end with when a process dies: 128 + SIGPIPE, the other end is gone. Not their
 # fault, and to be tried again: PyTorchJob restarts 128 to 255.
 PEER_LOST_EXIT_CODE = 128 + signal.SIGPIPE
+# How long the others wait for rank 0 to end after an error of its own: it prints the error when its
+# last records and uploads are through (loop.py). Kubernetes ends a job with the first of its pods.
+LAST_WORDS_TIMEOUT = timedelta(minutes=12)
 # Decoding all images of COCO for the first time.
 PREPARE_TIMEOUT = timedelta(hours=6)
 
@@ -61,6 +70,16 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def is_first_on_node() -> bool:
+    """Whether this process speaks for its machine, whose output is a log of its own."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def _is_on_main_node() -> bool:
+    """Whether rank 0 runs on this machine, and its messages are in the same output."""
+    return os.environ.get("RANK", "0") == os.environ.get("LOCAL_RANK", "0")
+
+
 def is_restart() -> bool:
     """Whether torchrun started these processes again after a failure (--max-restarts)."""
     return _restart_count() > 0
@@ -77,9 +96,10 @@ def process_group() -> Iterator[World]:
     CUDA tensors travel by NCCL and CPU tensors by gloo, so that asking the others something does
     not wait for the GPU.
     Raises UserError if torchrun started more processes on this machine than it has GPUs. A
-    UserError in the block goes on in the first process only, which also tells one that another
-    process alone has met; the others end with its exit code, silently. If another process is gone,
-    this one ends on the spot, with PEER_LOST_EXIT_CODE.
+    UserError in the block goes on in the first process only, which also reports one that another
+    process alone has met; the others end with its exit code. On a machine without the first
+    process, one of those that have met it prints it, too: that machine's output is another log. If
+    another process is gone, this one ends on the spot, with PEER_LOST_EXIT_CODE.
     """
     device = _device(int(os.environ.get("LOCAL_RANK", "0")))
     size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -103,7 +123,7 @@ def process_group() -> Iterator[World]:
     except UserError as error:
         if is_main_process():
             raise
-        store.set("user_error", f"process {rank}: {error}")
+        _report_user_error(store, f"process {rank}: {error}")
         raise SystemExit(USER_ERROR_EXIT_CODE) from None
     except Exception as error:
         if not is_peer_lost(error):
@@ -113,11 +133,21 @@ def process_group() -> Iterator[World]:
         # gloo: "[source file:line] Read error [address]: reason. What this may mean"
         reason = re.sub(r"^\[\S*/gloo/\S*\] |\. This is typically.*", "", str(error).split("\n")[0])
         sys.stdout.flush()
-        print(f"error: another process of this run is gone: {reason}", file=sys.stderr, flush=True)
+        print(f"error: {PEER_LOST}: {reason}", file=sys.stderr, flush=True)
         # No destructors: NCCL's may wait for the process that is gone.
         os._exit(PEER_LOST_EXIT_CODE)
     finally:
         dist.destroy_process_group()
+
+
+def _report_user_error(store: PrefixStore, message: str) -> None:
+    """For rank 0 to raise; on a machine without it, the first process that meets one prints it."""
+    first = True
+    with contextlib.suppress(RuntimeError):  # rank 0's machine is gone, and the store with it
+        store.set("user_error", message)
+        first = store.add(f"user_errors_on_{os.environ.get('GROUP_RANK')}", 1) == 1
+    if first and not _is_on_main_node():
+        print(f"error: {without_secrets(message)}", file=sys.stderr, flush=True)
 
 
 def is_peer_lost(error: Exception) -> bool:
@@ -129,9 +159,11 @@ def is_peer_lost(error: Exception) -> bool:
 def _device(local_rank: int) -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    if local_rank >= torch.cuda.device_count():
+    # All processes of the machine raise it, so that its first one, which prints it, does.
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", local_rank + 1))
+    if processes > torch.cuda.device_count():
         raise UserError(
-            f"torchrun started process {local_rank} on this machine, which has "
+            f"{processes} processes were started on this machine, which has "
             f"{torch.cuda.device_count()} GPU(s): set --nproc-per-node to that number"
         )
     torch.cuda.set_device(local_rank)
@@ -153,14 +185,15 @@ def leave_cores_to_workers(num_workers: int) -> None:
 def on_main(world: World, function: Callable[[], T], timeout: timedelta | None = None) -> T:
     """Runs on rank 0 and returns its (picklable) result on every rank.
 
-    An exception is raised on rank 0 alone; the other ranks end silently: with exit code 2 if it is
-    a UserError, with its own code if it is a SystemExit, else with PEER_LOST_EXIT_CODE.
-    timeout: how long the others wait; default COLLECTIVE_TIMEOUT.
+    An exception is raised on rank 0 alone. The other ranks end after it: with exit code 2 if it is
+    a UserError, else with PEER_LOST_EXIT_CODE; or at once, with its code, if it is a SystemExit.
+    On machines without rank 0 one of them prints why.
+    timeout: how long the others wait for the result; default COLLECTIVE_TIMEOUT.
     """
     if world.size == 1:
         return function()
     group: Any = None if timeout is None else dist.new_group(backend="gloo", timeout=timeout)
-    box: list[Any] = [None, 0]
+    box: list[Any] = [None, 0, False]  # the result, else an exit code and whether it is an error
     try:
         if world.is_main:
             box[0] = function()
@@ -168,13 +201,28 @@ def on_main(world: World, function: Callable[[], T], timeout: timedelta | None =
         box[1] = end.code
         raise
     except Exception as error:
-        box[1] = USER_ERROR_EXIT_CODE if isinstance(error, UserError) else PEER_LOST_EXIT_CODE
+        code = USER_ERROR_EXIT_CODE if isinstance(error, UserError) else PEER_LOST_EXIT_CODE
+        box[1:] = code, True
         raise
     finally:
         dist.broadcast_object_list(box, src=0, group=group, device=torch.device("cpu"))
-    if box[1]:
-        raise SystemExit(box[1])
+    _, code, is_error = box
+    if code:
+        _follow(world.rank, code, is_error=is_error)
     return box[0]
+
+
+def _follow(rank: int, code: int, *, is_error: bool) -> NoReturn:
+    """Ends this process because rank 0 ends; after it, if that has an error to print."""
+    if is_error:
+        with contextlib.suppress(RuntimeError):  # raised when the connection to rank 0 is closed
+            work = dist.irecv(torch.zeros(1), src=0)
+            if work is not None:
+                work.wait(LAST_WORDS_TIMEOUT)
+    if is_first_on_node() and not _is_on_main_node():
+        why = f"{PEER_ERROR}; see its output" if is_error else f"process 0 ends with {code}"
+        print(f"process {rank} ends: {why}", file=sys.stderr, flush=True)
+    raise SystemExit(code)
 
 
 def mean_over_ranks(values: Tensor, world: World) -> Tensor:

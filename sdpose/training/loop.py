@@ -27,7 +27,7 @@ import torch
 
 from sdpose import __version__
 from sdpose.config import Experiment, dump_experiment, experiment_digest
-from sdpose.errors import UserError
+from sdpose.errors import PEER_LOST, UserError
 from sdpose.evaluation import evaluate
 from sdpose.training.begin import begin
 from sdpose.training.checkpoint import FORMAT, Checkpoint
@@ -35,7 +35,7 @@ from sdpose.training.distributed import (
     PREPARE_TIMEOUT,
     SharedStop,
     average_buffers,
-    is_main_process,
+    is_first_on_node,
     is_peer_lost,
     leave_cores_to_workers,
     on_main,
@@ -91,7 +91,7 @@ def train(experiment: Experiment, *, overwrite: bool = False) -> TrainResult:
     """
     leave_cores_to_workers(experiment.data.workers_per_gpu)
     with (
-        StopSignals(speak=is_main_process()) as stop,
+        StopSignals(speak=is_first_on_node()) as stop,
         process_group() as world,
         contextlib.ExitStack() as lock,
     ):
@@ -369,7 +369,7 @@ def _recorded(run: Run, start: Start) -> Iterator[None]:
             events.log(f"stopped at {position(run)}: {killed}")
             print(f"error: {killed}", file=sys.stderr, flush=True)
             raise SystemExit(128 + signal.SIGKILL) from None  # as if it had been this process
-        gone = "another process of this run is gone" if is_peer_lost(error) else None
+        gone = PEER_LOST if is_peer_lost(error) else None
         events.log(f"stopped at {position(run)}\n{gone or traceback.format_exc()}")
         raise
     finally:
