@@ -34,13 +34,11 @@ from sdpose.training.checkpoint import FORMAT, Checkpoint
 from sdpose.training.distributed import (
     PREPARE_TIMEOUT,
     SharedStop,
-    average_buffers,
     is_first_on_node,
     is_peer_lost,
     leave_cores_to_workers,
     on_main,
     process_group,
-    unchanged_buffers,
 )
 from sdpose.training.events import ConsoleSink, Events, duration
 from sdpose.training.halving import reason_to_stop
@@ -48,6 +46,7 @@ from sdpose.training.interrupt import Interrupted, StopSignals
 from sdpose.training.memory import killed_loader, memory_errors
 from sdpose.training.meters import Window
 from sdpose.training.mlflow_sink import DELIVERY_SECONDS
+from sdpose.training.parallel_model import average_buffers, unchanged_buffers
 from sdpose.training.records import EpochRecord, EvaluationRecord, TrainRecord
 from sdpose.training.recovery import recovers, recovers_from_drop, say_bad_steps
 from sdpose.training.result import (

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from components.cluster import parse_cluster
 from components.pytorchjob.outcome import JobError
+from components.pytorchjob.run import run_job
+from sdpose.config import load_experiment
+from sdpose.data.synthetic import write_synthetic_coco
 from sdpose.errors import PEER_ERROR, PEER_LOST
 from tests.cluster.conftest import IMAGE, Launch
 from tests.cluster.kube import KubeCluster
@@ -98,3 +103,41 @@ def test_a_pod_that_explains_its_own_end_is_blamed(
     assert f"{WORKER[train_api]}: exit code {code}, Error" in blamed, text
     assert MASTER[train_api] not in blamed, text
     assert (follows or "(no output)") in rest, text
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("train_api", ["pytorchjob", "trainjob"])
+def test_a_users_error_of_rank_0_in_a_real_training(
+    train_api: str, kube: KubeCluster, repository: Path, tmp_path: Path
+) -> None:
+    """Two pods that really train; only rank 0 talks to MLflow, which does not answer."""
+    volume = kube.claims["results"]  # mounted in the pods at its own path: it is read here, too
+    write_synthetic_coco(volume / "data", num_train=16, num_val=4, seed=0)
+    kube.images[IMAGE] = {"python": f'#!/bin/sh\nexec {sys.executable} "$@"\n'.encode()}
+    kube.container_env = {"PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
+    cluster = parse_cluster(
+        f"""
+        namespace: pose
+        image: {IMAGE}
+        train_api: {train_api}
+        nodes: 2
+        gpus_per_node: 0
+        volumes: [{{claim: results, path: "{volume}"}}]
+        data_root: {volume}/data
+        work_dirs: {volume}
+        env: {{MLFLOW_TRACKING_URI: "http://127.0.0.1:9"}}
+        """
+    )
+    experiment = load_experiment(
+        "quickstart", ("data.samples_per_gpu=4",), **cluster.places("quickstart")
+    )
+    said: list[str] = []
+    with pytest.raises(JobError) as failure:
+        run_job(experiment, cluster, run_id="r", log=tmp_path / "log.txt", say=said.append)
+    text = str(failure.value)
+    blamed, _, lines = text.partition("its last lines:")
+    assert MASTER[train_api] in blamed, text
+    assert "    error: MLflow at http://127.0.0.1:9" in lines, text
+    assert failure.value.exit_code == 2
+    follower = f"[{WORKER[train_api].strip('()')}] process 1 ends: {PEER_ERROR}; see its output"
+    assert follower in said, said

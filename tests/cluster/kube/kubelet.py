@@ -43,7 +43,7 @@ class Kubelet(Controller):
     def reconcile(self) -> None:
         self._store.collect_garbage()
         pods = self._store.list("", "pods")
-        names = "".join(f"127.0.0.1 {pod['metadata']['name']}\n" for _, pod in pods)
+        names = "".join(f"127.0.0.1 {' '.join(_names(pod))}\n" for _, pod in pods)
         self._hosts.write_text(f"127.0.0.1 localhost\n{names}")
         for key, pod in pods:
             container = self._containers.get(pod["metadata"]["uid"])
@@ -147,6 +147,15 @@ class Kubelet(Controller):
     def _running(self, pod_name: str) -> list[Container]:
         containers = list(self._containers.values())
         return [each for each in containers if each.pod_name == pod_name and each.running]
+
+
+def _names(pod: Object) -> list[str]:
+    """Under which a pod is found by the others."""
+    spec = pod["spec"]
+    names = [pod["metadata"]["name"]]
+    if "hostname" in spec and "subdomain" in spec:
+        names.append(f"{spec['hostname']}.{spec['subdomain']}")
+    return names
 
 
 def _waiting(container: Object, reason: str, message: str = "") -> Object:

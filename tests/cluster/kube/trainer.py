@@ -88,7 +88,11 @@ class Trainer(Controller):
                 {"name": "PET_MASTER_PORT", "value": port},
             ],
         }
-        template["spec"]["restartPolicy"] = "OnFailure"
+        template["spec"] |= {
+            "restartPolicy": "OnFailure",
+            "hostname": f"{name}-node-0-{index}",
+            "subdomain": name,
+        }
         template.setdefault("metadata", {}).setdefault("labels", {}).update(
             {
                 "jobset.sigs.k8s.io/jobset-name": name,
