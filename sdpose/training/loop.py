@@ -40,14 +40,14 @@ from sdpose.training.distributed import (
     on_main,
     process_group,
 )
-from sdpose.training.events import ConsoleSink, Events, duration
+from sdpose.training.events import ConsoleSink, Events
 from sdpose.training.halving import reason_to_stop
 from sdpose.training.interrupt import Interrupted, StopSignals
 from sdpose.training.memory import killed_loader, memory_errors
 from sdpose.training.meters import Window
 from sdpose.training.mlflow_sink import DELIVERY_SECONDS
 from sdpose.training.parallel_model import average_buffers, unchanged_buffers
-from sdpose.training.records import EpochRecord, EvaluationRecord, TrainRecord
+from sdpose.training.records import EpochRecord, EvaluationRecord, TrainRecord, duration
 from sdpose.training.recovery import recovers, recovers_from_drop, say_bad_steps
 from sdpose.training.result import (
     TrainResult,

@@ -36,6 +36,7 @@ from sdpose.training.watch import LossWatch
 from sdpose.training.workdir import (
     EXPERIMENT_FILE,
     OWN_FILES,
+    PROGRESS_FILE,
     Start,
     checkpoint_folder,
     mirror_uri,
@@ -148,6 +149,7 @@ def build_saver(experiment: Experiment, say: Say, start: Start) -> CheckpointSav
             work_dir=work_dir_of(experiment),
             folder=folder,
             own_files=OWN_FILES,
+            live_files=(PROGRESS_FILE,),
             keep=settings.max_keep_ckpts,
             say=say,
         )
