@@ -21,7 +21,8 @@ from components.pytorchjob.outcome import (
     job_failed,
     pod_report,
 )
-from components.pytorchjob.progress import Progress
+from components.pytorchjob.progress import ANNOTATION as PROGRESS
+from components.pytorchjob.progress import ProgressWatch
 from components.pytorchjob.restarts import Restarted
 from components.pytorchjob.watch import follow
 from sdpose.config import Experiment
@@ -32,6 +33,7 @@ TICK_S = 1.0
 PATIENCE_S = 10.0
 EXPLAIN_EVERY_S = 15.0
 LAST_LINES_S = 30.0  # for reading what ended pods said
+LAST_PROGRESS_S = 15.0  # for the run's last record
 
 Told = tuple[str, str, list[Object]] | BaseException
 
@@ -51,7 +53,9 @@ class Supervisor:
     ) -> None:
         self._api, self._kind, self._cluster, self._job, self._say = api, kind, cluster, job, say
         self._restarted = Restarted(kind, job)
-        self._progress = Progress(experiment.total_epochs)
+        self._progress = ProgressWatch(
+            experiment, self._keep_progress, say, lambda: self._restarted.total
+        )
         self._logs = Logs(api, kind, log, self._line)
         self._pods: dict[str, Object] = {}  # by uid, those that exist
         self._last: dict[str, Object] = {}  # by replica, the latest, also if it is gone
@@ -77,6 +81,7 @@ class Supervisor:
         finally:
             # Whoever ended us before the job's end has no time to wait for living pods.
             self._stop.set()
+            self._progress.close(0)
             self._logs.close(0)
 
     # ------------------------------------------------------------------------------ what happens
@@ -157,9 +162,10 @@ class Supervisor:
 
     def _line(self, replica: str, text: str) -> None:
         self._say(f"[{replica}] {text}")
-        if progress := self._progress.read(text):
-            restarts = self._restarted.total
-            self._say(progress + (f"; {restarts} restarts" if restarts else ""))
+        self._progress.pods_run()
+
+    def _keep_progress(self, line: str) -> None:
+        self._api.annotate(self._kind.resource, self._job["metadata"]["name"], {PROGRESS: line})
 
     # ------------------------------------------------------------------------------------ waiting
 
@@ -236,6 +242,7 @@ class Supervisor:
             self._take_pod(pod, deleted=False)
         self._stop.set()
         self._logs.close(LAST_LINES_S)
+        self._progress.close(LAST_PROGRESS_S)
 
     @property
     def _name(self) -> str:
