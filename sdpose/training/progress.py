@@ -32,7 +32,7 @@ from sdpose.training.records import (
 )
 from sdpose.training.workdir import PROGRESS_FILE, mirror_uri, work_dir_of
 
-# A record is of use to people, who do not look more often; a network disk takes time for each.
+# People do not look more often, and a network disk takes time for each record.
 WRITE_SECONDS = 10.0
 # How long the end of a run waits for reporters.
 CLOSE_SECONDS = 10.0
@@ -138,15 +138,19 @@ class ProgressSink(Sink):
 
 
 class ProgressFile:
-    """`progress.json`, replaced as a whole. What a full disk refuses is not written: the log files
-    say so (log_file.py), and the next record is tried again."""
+    """`progress.json`, replaced as a whole: now and then, and at once for the first loss and for
+    each AP. What a full disk refuses is not written: the log files say so (log_file.py), and the
+    next record is tried again."""
 
     def __init__(self, work_dir: Path) -> None:
         self._path = work_dir / PROGRESS_FILE
         self._written = -WRITE_SECONDS
+        self._shown: tuple[bool, float | None] = False, None
 
     def report(self, progress: RunProgress) -> None:
-        if time.monotonic() - self._written >= WRITE_SECONDS:
+        shows = progress.loss is not None, progress.AP
+        if shows != self._shown or time.monotonic() - self._written >= WRITE_SECONDS:
+            self._shown = shows
             self._write(progress)
 
     def close(self, progress: RunProgress, seconds: float) -> None:
