@@ -17,6 +17,11 @@ from pathlib import Path
 
 USER_ERROR_EXIT_CODE = 2
 
+# What a process prints that ends only because of another one of its run. Whoever looks for the
+# cause of a failure finds it in the output of another process then.
+PEER_LOST = "another process of this run is gone"
+PEER_ERROR = "process 0 has met an error"
+
 # A step of a pipeline runs in a child process whose exit code the local pipeline runner does not
 # hand on. Where this variable names a file, the message is left there too, for the parent to find.
 FAILURE_FILE_VARIABLE = "SDPOSE_FAILURE_FILE"

@@ -54,6 +54,11 @@ class Kind:
         role, index = (labels.get(label, "?") for label in self.replica_labels)
         return f"{role}-{index}"
 
+    def rank(self, pod: Object) -> tuple[bool, int]:
+        """Sorts pods by the ranks of their processes: the master first."""
+        role, _, index = self.replica(pod).rpartition("-")
+        return role == "worker", int(index) if index.isdigit() else 0
+
 
 PYTORCHJOB = Kind(
     name="PyTorchJob",

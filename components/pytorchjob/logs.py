@@ -2,7 +2,7 @@
 
 A pod's log is followed by a thread of its own. The kubelet stamps lines to the nanosecond; after a
 cut connection, or a container's restart, the log is read again from the second of the last line and
-what was seen is left out.
+what was seen is left out. What the kubelet itself writes into the stream has no stamp.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ SILENCE_S = 120.0  # a connection that says nothing for so long may be dead: ope
 PAUSE_S = 1.0
 TAIL_LINES = 50
 TAIL_S = 10.0
-SECOND = len("2026-11-25T20:35:45")  # of a stamp; sinceTime counts whole seconds
+# A stamp: the second, the fraction that sinceTime does not count, the zone.
+STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(Z|[+-]\d\d:\d\d)")
 
 # Called with the replica and each of its lines, as they come.
 Line = Callable[[str, str], None]
@@ -64,6 +65,7 @@ class Logs:
                 uid,
                 self._kind.container,
                 partial(self._write, replica, uid),
+                partial(self.note, replica),
             )
         if follower is not None:
             follower.saw(container_restarts(pod, self._kind.container)[0])
@@ -108,15 +110,23 @@ class _Follower(threading.Thread):
     """Reads the log of one pod's container to its end, through restarts and cut connections."""
 
     def __init__(
-        self, api: Api, pod: str, uid: str, container: str, write: Callable[[str, str], None]
+        self,
+        api: Api,
+        pod: str,
+        uid: str,
+        container: str,
+        write: Callable[[str, str], None],
+        note: Callable[[str], None],
     ) -> None:
+        """write: gets the stamp and the text of each line. note: gets what we say of the log."""
         super().__init__(name=f"log of {pod} {uid[:8]}", daemon=True)
         self._api, self._pod, self._uid = api, pod, uid
-        self._container, self._write = container, write
+        self._container, self._write, self._note = container, write, note
         self._restarts = self._restarts_read = 0
         self._second, self._zone = "", ""  # of the last line
         self._seen: Counter[bytes] = Counter()  # lines of that second
         self._noted = False
+        self._unstamped: set[str] = set()
         self._ended = threading.Event()
         self._stopped = threading.Event()
         self.start()
@@ -153,7 +163,7 @@ class _Follower(threading.Thread):
                     return
                 if error.status != 400 and not self._noted:
                     self._noted = True  # once: the watches meet it, too, or it is the node's
-                    self._write(_now(), f"-- its log cannot be read now: {error}")
+                    self._note(f"its log cannot be read now: {error}")
             self._ended.wait(PAUSE_S)
 
     def _read(self, *, follow: bool) -> bool:
@@ -175,7 +185,7 @@ class _Follower(threading.Thread):
         # The node may keep it no longer.
         with contextlib.suppress(ApiError), self._open(previous=True) as response:
             self._hand_on_new(response, unfinished=True)
-        self._write(_now(), "-- its container was started again")
+        self._note("its container was started again")
         self._restarts_read = restarts
         return False
 
@@ -197,10 +207,19 @@ class _Follower(threading.Thread):
                 self._hand_on(line)
 
     def _hand_on(self, line: bytes) -> None:
-        stamp, _, text = line.decode(errors="replace").partition(" ")
-        second = stamp[:SECOND]
+        whole = line.decode(errors="replace")
+        stamp, _, text = whole.partition(" ")
+        match = STAMP.fullmatch(stamp)
+        if match is None:
+            # The kubelet's own: "unable to retrieve container logs for ...". It comes again each
+            # time that the log is opened.
+            if whole not in self._unstamped:
+                self._unstamped.add(whole)
+                self._write(_now(), whole)
+            return
+        second, zone = match.groups()
         if second > self._second:
-            self._second, self._zone = second, re.sub(r"^\.\d+", "", stamp[SECOND:])
+            self._second, self._zone = second, zone
             self._seen.clear()
         if second == self._second:
             self._seen[line] += 1

@@ -80,7 +80,8 @@ class Restarted:
 
     @property
     def total(self) -> int:
-        return sum(sum(causes.values()) for causes in self.counts.values())
+        """(Also for other threads: the dicts grow meanwhile.)"""
+        return sum(sum(list(causes.values())) for causes in list(self.counts.values()))
 
     def annotation(self) -> dict[str, str]:
         return {ANNOTATION: json.dumps(self.counts, sort_keys=True)}

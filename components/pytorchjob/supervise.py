@@ -15,8 +15,15 @@ from components.pytorchjob.api_errors import ApiError
 from components.pytorchjob.ends import End
 from components.pytorchjob.kinds import Kind
 from components.pytorchjob.logs import Logs
-from components.pytorchjob.outcome import JobError, job_failed, pod_report
-from components.pytorchjob.progress import Progress
+from components.pytorchjob.outcome import (
+    OUTPUT_DELAY_S,
+    JobError,
+    failure_report,
+    job_failed,
+    pod_report,
+)
+from components.pytorchjob.progress import ANNOTATION as PROGRESS
+from components.pytorchjob.progress import ProgressWatch
 from components.pytorchjob.queue import Queue
 from components.pytorchjob.restarts import Restarted, age
 from components.pytorchjob.watch import follow
@@ -27,6 +34,7 @@ TICK_S = 1.0
 PATIENCE_S = 10.0
 EXPLAIN_EVERY_S = 15.0
 LAST_LINES_S = 30.0  # for reading what ended pods said
+LAST_PROGRESS_S = 15.0  # for the run's last record
 
 Told = tuple[str, str, list[Object]] | BaseException
 
@@ -47,7 +55,9 @@ class Supervisor:
         self._api, self._kind, self._cluster, self._job, self._say = api, kind, cluster, job, say
         self._restarted = Restarted(kind, job)
         self._queue = Queue(api, kind, cluster.queue)
-        self._progress = Progress(experiment.total_epochs)
+        self._progress = ProgressWatch(
+            experiment, self._keep_progress, say, lambda: self._restarted.total
+        )
         self._logs = Logs(api, kind, log, self._line)
         self._pods: dict[str, Object] = {}  # by uid, those that exist
         self._last: dict[str, Object] = {}  # by replica, the latest, also if it is gone
@@ -74,6 +84,7 @@ class Supervisor:
         finally:
             # Whoever ended us before the job's end has no time to wait for living pods.
             self._stop.set()
+            self._progress.close(0)
             self._logs.close(0)
 
     # ------------------------------------------------------------------------------ what happens
@@ -147,7 +158,9 @@ class Supervisor:
     def _starts_again(self, replica: str, before: Object, end: End) -> None:
         self._say(f"{replica} starts again; before: {end} ({end.cause})")
         if end.is_permanent:
-            report = pod_report(self._kind, before, str(end), self._logs)
+            report = failure_report(
+                self._kind, before, end, self._last.values(), self._logs, wait=OUTPUT_DELAY_S
+            )
             raise JobError(
                 f"{self._name} failed; starting again would not help\n{report}",
                 exit_code=end.exit_code,
@@ -164,9 +177,11 @@ class Supervisor:
 
     def _line(self, replica: str, text: str) -> None:
         self._say(f"[{replica}] {text}")
-        if progress := self._progress.read(text):
-            restarts = self._restarted.total
-            self._say(progress + (f"; {restarts} restarts" if restarts else ""))
+        self._progress.pods_run()
+
+    def _keep_progress(self, line: str) -> None:
+        name = self._job["metadata"]["name"]
+        self._api.brief().annotate(self._kind.resource, name, {PROGRESS: line})
 
     # ------------------------------------------------------------------------------------ waiting
 
@@ -247,6 +262,7 @@ class Supervisor:
             self._say(f"the pods' last lines may be missing: {error}")
         self._stop.set()
         self._logs.close(LAST_LINES_S)
+        self._progress.close(LAST_PROGRESS_S)
 
     @property
     def _name(self) -> str:

@@ -1,4 +1,4 @@
-"""Several processes that train one model: start, SyncBatchNorm, and the few collectives needed.
+"""Several processes that train one model: their start, their end, and the few collectives needed.
 
 `torchrun` sets RANK, WORLD_SIZE, LOCAL_RANK and the master's address; without them there is one
 process and none of this communicates.
@@ -12,7 +12,6 @@ after COLLECTIVE_TIMEOUT.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import os
 import re
 import signal
@@ -20,16 +19,21 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
-from torch.nn.parallel import DistributedDataParallel
 
-from sdpose.errors import USER_ERROR_EXIT_CODE, UserError
+from sdpose.errors import (
+    PEER_ERROR,
+    PEER_LOST,
+    USER_ERROR_EXIT_CODE,
+    UserError,
+    without_secrets,
+)
 from sdpose.parent import signal_at_parents_end
 
 # Longer than what rank 0 does alone between two collectives: writing a checkpoint, the AP of a
@@ -38,6 +42,9 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 # What the others end with when a process dies: 128 + SIGPIPE, the other end is gone. Not their
 # fault, and to be tried again: PyTorchJob restarts 128 to 255.
 PEER_LOST_EXIT_CODE = 128 + signal.SIGPIPE
+# How long the others wait for rank 0 to end after an error of its own: it prints the error when its
+# last records and uploads are through (loop.py). Kubernetes ends a job with the first of its pods.
+LAST_WORDS_TIMEOUT = timedelta(minutes=12)
 # Decoding all images of COCO for the first time.
 PREPARE_TIMEOUT = timedelta(hours=6)
 
@@ -61,6 +68,16 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def is_first_on_node() -> bool:
+    """Whether this process speaks for its machine, whose output is a log of its own."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def _is_on_main_node() -> bool:
+    """Whether rank 0 runs on this machine, and its messages are in the same output."""
+    return os.environ.get("RANK", "0") == os.environ.get("LOCAL_RANK", "0")
+
+
 def is_restart() -> bool:
     """Whether torchrun started these processes again after a failure (--max-restarts)."""
     return _restart_count() > 0
@@ -77,9 +94,10 @@ def process_group() -> Iterator[World]:
     CUDA tensors travel by NCCL and CPU tensors by gloo, so that asking the others something does
     not wait for the GPU.
     Raises UserError if torchrun started more processes on this machine than it has GPUs. A
-    UserError in the block goes on in the first process only, which also tells one that another
-    process alone has met; the others end with its exit code, silently. If another process is gone,
-    this one ends on the spot, with PEER_LOST_EXIT_CODE.
+    UserError in the block goes on in the first process only, which also reports one that another
+    process alone has met; the others end with its exit code. On a machine without the first
+    process, one of those that have met it prints it, too: that machine's output is another log. If
+    another process is gone, this one ends on the spot, with PEER_LOST_EXIT_CODE.
     """
     device = _device(int(os.environ.get("LOCAL_RANK", "0")))
     size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -103,7 +121,7 @@ def process_group() -> Iterator[World]:
     except UserError as error:
         if is_main_process():
             raise
-        store.set("user_error", f"process {rank}: {error}")
+        _report_user_error(store, f"process {rank}: {error}")
         raise SystemExit(USER_ERROR_EXIT_CODE) from None
     except Exception as error:
         if not is_peer_lost(error):
@@ -113,11 +131,21 @@ def process_group() -> Iterator[World]:
         # gloo: "[source file:line] Read error [address]: reason. What this may mean"
         reason = re.sub(r"^\[\S*/gloo/\S*\] |\. This is typically.*", "", str(error).split("\n")[0])
         sys.stdout.flush()
-        print(f"error: another process of this run is gone: {reason}", file=sys.stderr, flush=True)
+        print(f"error: {PEER_LOST}: {reason}", file=sys.stderr, flush=True)
         # No destructors: NCCL's may wait for the process that is gone.
         os._exit(PEER_LOST_EXIT_CODE)
     finally:
         dist.destroy_process_group()
+
+
+def _report_user_error(store: PrefixStore, message: str) -> None:
+    """For rank 0 to raise; on a machine without it, the first process that meets one prints it."""
+    first = True
+    with contextlib.suppress(RuntimeError):  # rank 0's machine is gone, and the store with it
+        store.set("user_error", message)
+        first = store.add(f"user_errors_on_{os.environ.get('GROUP_RANK')}", 1) == 1
+    if first and not _is_on_main_node():
+        print(f"error: {without_secrets(message)}", file=sys.stderr, flush=True)
 
 
 def is_peer_lost(error: Exception) -> bool:
@@ -129,9 +157,11 @@ def is_peer_lost(error: Exception) -> bool:
 def _device(local_rank: int) -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    if local_rank >= torch.cuda.device_count():
+    # All processes of the machine raise it, so that its first one, which prints it, does.
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", local_rank + 1))
+    if processes > torch.cuda.device_count():
         raise UserError(
-            f"torchrun started process {local_rank} on this machine, which has "
+            f"{processes} processes were started on this machine, which has "
             f"{torch.cuda.device_count()} GPU(s): set --nproc-per-node to that number"
         )
     torch.cuda.set_device(local_rank)
@@ -153,14 +183,15 @@ def leave_cores_to_workers(num_workers: int) -> None:
 def on_main(world: World, function: Callable[[], T], timeout: timedelta | None = None) -> T:
     """Runs on rank 0 and returns its (picklable) result on every rank.
 
-    An exception is raised on rank 0 alone; the other ranks end silently: with exit code 2 if it is
-    a UserError, with its own code if it is a SystemExit, else with PEER_LOST_EXIT_CODE.
-    timeout: how long the others wait; default COLLECTIVE_TIMEOUT.
+    An exception is raised on rank 0 alone. The other ranks end after it: with exit code 2 if it is
+    a UserError, else with PEER_LOST_EXIT_CODE; or at once, with its code, if it is a SystemExit.
+    On machines without rank 0 one of them prints why.
+    timeout: how long the others wait for the result; default COLLECTIVE_TIMEOUT.
     """
     if world.size == 1:
         return function()
     group: Any = None if timeout is None else dist.new_group(backend="gloo", timeout=timeout)
-    box: list[Any] = [None, 0]
+    box: list[Any] = [None, 0, False]  # the result, else an exit code and whether it is an error
     try:
         if world.is_main:
             box[0] = function()
@@ -168,13 +199,28 @@ def on_main(world: World, function: Callable[[], T], timeout: timedelta | None =
         box[1] = end.code
         raise
     except Exception as error:
-        box[1] = USER_ERROR_EXIT_CODE if isinstance(error, UserError) else PEER_LOST_EXIT_CODE
+        code = USER_ERROR_EXIT_CODE if isinstance(error, UserError) else PEER_LOST_EXIT_CODE
+        box[1:] = code, True
         raise
     finally:
         dist.broadcast_object_list(box, src=0, group=group, device=torch.device("cpu"))
-    if box[1]:
-        raise SystemExit(box[1])
+    _, code, is_error = box
+    if code:
+        _follow(world.rank, code, is_error=is_error)
     return box[0]
+
+
+def _follow(rank: int, code: int, *, is_error: bool) -> NoReturn:
+    """Ends this process because rank 0 ends; after it, if that has an error to print."""
+    if is_error:
+        with contextlib.suppress(RuntimeError):  # raised when the connection to rank 0 is closed
+            work = dist.irecv(torch.zeros(1), src=0)
+            if work is not None:
+                work.wait(LAST_WORDS_TIMEOUT)
+    if is_first_on_node() and not _is_on_main_node():
+        why = f"{PEER_ERROR}; see its output" if is_error else f"process 0 ends with {code}"
+        print(f"process {rank} ends: {why}", file=sys.stderr, flush=True)
+    raise SystemExit(code)
 
 
 def mean_over_ranks(values: Tensor, world: World) -> Tensor:
@@ -213,152 +259,3 @@ class SharedStop:
         self._pending.wait()
         self._pending = None
         return int(self._request.item())
-
-
-# ------------------------------------------------------------------------------------- the model
-
-
-def distribute(model: nn.Module, world: World, *, sync_bn: bool) -> nn.Module:
-    """The model as the training step calls it: its gradients are averaged during backward.
-
-    `model` itself is changed to share BatchNorm over the ranks, if sync_bn. All ranks must have the
-    same parameters and buffers.
-    """
-    if world.size == 1:
-        return model
-    if world.device.type == "cpu":
-        if sync_bn:
-            convert_sync_batchnorm(model)
-        return AveragedGradients(model)
-    if sync_bn:
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    # Buffers are equal by SyncBatchNorm, or averaged when they are read (average_buffers). The
-    # switch has a new name since torch 2.15.
-    switches = inspect.signature(DistributedDataParallel).parameters
-    name = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in switches)
-    no_sync: dict[str, Any] = {name: False}
-    return DistributedDataParallel(model, device_ids=[world.device.index], **no_sync)
-
-
-class AveragedGradients(nn.Module):
-    """What DistributedDataParallel does, in one all_reduce at the end of backward, for CPU.
-
-    DDP sends groups of gradients while backward still runs, which gains nothing where the same
-    cores do both, and regroups them after its first step. That changes the order of additions: the
-    first step after a resume would differ in the last bit.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-        self._scheduled = False
-        self._averaging = True
-        for parameter in module.parameters():
-            parameter.register_post_accumulate_grad_hook(self._schedule)
-
-    def forward(self, images_N3HW: Tensor) -> Any:
-        return self.module(images_N3HW)
-
-    @contextlib.contextmanager
-    def no_sync(self) -> Iterator[None]:
-        """Gradients stay this process's own; those of the next backward outside are added and
-        averaged together."""
-        self._averaging = False
-        try:
-            yield
-        finally:
-            self._averaging = True
-
-    def _schedule(self, _: Tensor) -> None:
-        """After the first gradient: what is queued now runs when backward is through."""
-        if self._averaging and not self._scheduled:
-            self._scheduled = True
-            torch.autograd.Variable._execution_engine.queue_callback(self._average)
-
-    def _average(self) -> None:
-        self._scheduled = False
-        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(flat)
-        flat /= dist.get_world_size()
-        parts = flat.split([gradient.numel() for gradient in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
-
-
-@torch.no_grad()
-def average_buffers(model: nn.Module, world: World) -> None:
-    """Makes BatchNorm's running statistics the mean over ranks (mmcv's SyncBuffersHook).
-
-    They are linear in the batches' statistics, so averaging now and then changes nothing but
-    rounding. With SyncBatchNorm they are equal already.
-    """
-    for buffer in model.buffers():
-        if buffer.is_floating_point():
-            dist.all_reduce(buffer)
-            buffer /= world.size
-
-
-@contextlib.contextmanager
-def unchanged_buffers(model: nn.Module) -> Iterator[None]:
-    """Gives the buffers their values back at the end of the block."""
-    before = [buffer.clone() for buffer in model.buffers()]
-    yield
-    for buffer, value in zip(model.buffers(), before, strict=True):
-        buffer.copy_(value)
-
-
-class SyncBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm over the batches of all processes, for CPU: torch's own needs CUDA.
-
-    Every process must have a batch of the same size, which the loader guarantees.
-    """
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(x_NCHW)
-        assert self.momentum is not None
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        count = x_NCHW.numel() // x_NCHW.shape[1] * dist.get_world_size()
-        # Two sums, one after the other: the mean of squares less the squared mean, in one go,
-        # cancels in float32 where the mean is large.
-        mean_C = _SumOverRanks.apply(x_NCHW.sum((0, 2, 3))) / count
-        centred_NCHW = x_NCHW - mean_C[:, None, None]
-        variance_C = _SumOverRanks.apply(centred_NCHW.square().sum((0, 2, 3))) / count
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean_C, self.momentum)
-            self.running_var.lerp_(variance_C * (count / (count - 1)), self.momentum)
-        scale_C = self.weight * torch.rsqrt(variance_C + self.eps)
-        return centred_NCHW * scale_C[:, None, None] + self.bias[:, None, None]
-
-
-class _SumOverRanks(torch.autograd.Function):
-    """all_reduce(sum). Every rank's input adds to every rank's output, so does the gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        values = values.clone()
-        dist.all_reduce(values)
-        return values
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        gradient = gradient.clone()
-        dist.all_reduce(gradient)
-        return gradient
-
-
-def convert_sync_batchnorm(module: nn.Module) -> None:
-    """Replaces every BatchNorm2d below `module`; parameters, buffers and names stay."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            synced = SyncBatchNorm2d(child.num_features, eps=child.eps, momentum=child.momentum)
-            synced.__dict__.update(
-                _parameters=child._parameters, _buffers=child._buffers, training=child.training
-            )
-            setattr(module, name, synced)
-        else:
-            convert_sync_batchnorm(child)

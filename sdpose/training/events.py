@@ -5,12 +5,12 @@ The loop makes records; each sink writes those that concern it. Only rank 0 has 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import time
 from collections.abc import Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from sdpose.errors import UserError
 from sdpose.training.environment import environment
 from sdpose.training.log_file import NO_ROOM, LogFile
 from sdpose.training.mlflow_sink import MlflowSink
+from sdpose.training.progress import ProgressFile, ProgressSink, Reporter, progress_in
 from sdpose.training.records import (
     EpochRecord,
     EvaluationRecord,
@@ -30,8 +31,10 @@ from sdpose.training.records import (
     Sink,
     Status,
     TrainRecord,
+    duration,
     tracked_metrics,
 )
+from sdpose.training.trainjob_status import TrainJobStatus
 from sdpose.training.workdir import work_dir_of
 
 
@@ -43,7 +46,8 @@ class Events(Sink):
         self._said: list[str] = []
 
     def open(self, experiment: Experiment, *, same_run: bool, dataset_digest: str) -> str | None:
-        """Adds the sinks that `log_config.hooks` names; returns the MLflow run's id, if any.
+        """Adds the sinks that `log_config.hooks` names, and that of the run's progress; returns the
+        MLflow run's id, if any.
 
         same_run: the work dir holds an earlier part of this run. What was said so far is passed on.
         """
@@ -64,6 +68,7 @@ class Events(Sink):
             opened.append(TensorboardSink(work_dir / "tf_logs", console.say))
         if "TextLoggerHook" in chosen:
             opened.append(TextSink(experiment, work_dir, timestamp, console.say))
+        opened.append(_progress_sink(experiment, work_dir, same_run))
         for sink in opened:
             for text in self._said:
                 sink.say(text)
@@ -104,6 +109,16 @@ class Events(Sink):
         for sink in reversed(self._sinks):  # files are complete before MLflow takes them
             sink.close(status, best_checkpoint, seconds)
         del self._sinks[1:]  # the last uploads may have something to say
+
+
+def _progress_sink(experiment: Experiment, work_dir: Path, same_run: bool) -> ProgressSink:
+    reporters: list[Reporter] = [ProgressFile(work_dir)]
+    if (status := TrainJobStatus.from_environment()) is not None:
+        reporters.append(status)
+    before = None
+    with contextlib.suppress(UserError):  # damaged: it is replaced
+        before = progress_in(work_dir) if same_run else None
+    return ProgressSink(experiment, reporters, before)
 
 
 # --------------------------------------------------------------------------------------- console
@@ -277,8 +292,3 @@ class TensorboardSink(Sink):
     def _write(self, **content: Any) -> None:
         event = self._event(wall_time=time.time(), **content)
         self._records.write(event.SerializeToString())
-
-
-def duration(seconds: float) -> str:
-    """`1 day, 2:03:04`, as mmcv prints it."""
-    return str(timedelta(seconds=int(seconds)))

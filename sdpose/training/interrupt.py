@@ -41,7 +41,7 @@ class Interrupted(SystemExit):
 class StopSignals:
     """`with StopSignals(speak) as stop:`; outside of the main thread it does nothing.
 
-    speak: whether this process (the first of a group) tells the user what happens.
+    speak: whether this process (the first on its machine) tells the user what happens.
     """
 
     installed: ClassVar[StopSignals | None] = None
@@ -67,7 +67,9 @@ class StopSignals:
     def adopt(self, signum: int) -> None:
         """Takes over the signal that another process received; other numbers are ignored."""
         if signum in GRACE_SECONDS and not self._received:
-            self._note(signal.Signals(signum))
+            number = signal.Signals(signum)
+            self._note(number)
+            self._tell(f"another process of this run received {number.name}: stopping with it")
 
     def _note(self, signum: signal.Signals) -> None:
         self._received = self._received or signum

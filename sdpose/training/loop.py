@@ -27,28 +27,27 @@ import torch
 
 from sdpose import __version__
 from sdpose.config import Experiment, dump_experiment, experiment_digest
-from sdpose.errors import UserError
+from sdpose.errors import PEER_LOST, UserError
 from sdpose.evaluation import evaluate
 from sdpose.training.begin import begin
 from sdpose.training.checkpoint import FORMAT, Checkpoint
 from sdpose.training.distributed import (
     PREPARE_TIMEOUT,
     SharedStop,
-    average_buffers,
-    is_main_process,
+    is_first_on_node,
     is_peer_lost,
     leave_cores_to_workers,
     on_main,
     process_group,
-    unchanged_buffers,
 )
-from sdpose.training.events import ConsoleSink, Events, duration
+from sdpose.training.events import ConsoleSink, Events
 from sdpose.training.halving import reason_to_stop
 from sdpose.training.interrupt import Interrupted, StopSignals
 from sdpose.training.memory import killed_loader, memory_errors
 from sdpose.training.meters import Window
 from sdpose.training.mlflow_sink import DELIVERY_SECONDS
-from sdpose.training.records import EpochRecord, EvaluationRecord, TrainRecord
+from sdpose.training.parallel_model import average_buffers, unchanged_buffers
+from sdpose.training.records import EpochRecord, EvaluationRecord, TrainRecord, duration
 from sdpose.training.recovery import recovers, recovers_from_drop, say_bad_steps
 from sdpose.training.result import (
     TrainResult,
@@ -91,7 +90,7 @@ def train(experiment: Experiment, *, overwrite: bool = False) -> TrainResult:
     """
     leave_cores_to_workers(experiment.data.workers_per_gpu)
     with (
-        StopSignals(speak=is_main_process()) as stop,
+        StopSignals(speak=is_first_on_node()) as stop,
         process_group() as world,
         contextlib.ExitStack() as lock,
     ):
@@ -369,7 +368,7 @@ def _recorded(run: Run, start: Start) -> Iterator[None]:
             events.log(f"stopped at {position(run)}: {killed}")
             print(f"error: {killed}", file=sys.stderr, flush=True)
             raise SystemExit(128 + signal.SIGKILL) from None  # as if it had been this process
-        gone = "another process of this run is gone" if is_peer_lost(error) else None
+        gone = PEER_LOST if is_peer_lost(error) else None
         events.log(f"stopped at {position(run)}\n{gone or traceback.format_exc()}")
         raise
     finally:

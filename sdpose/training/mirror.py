@@ -5,7 +5,8 @@
     <mirror>/experiment.yaml, mlflow_run_id, *.log, ...        the work dir's own files
 
 Uploads run in a thread of their own, retried until they succeed; of a file that changes faster than
-it can be uploaded, the newest state is. A fresh machine begins with `restore`.
+it can be uploaded, the newest state is. The own files go with each checkpoint, the live ones among
+them also in between. A fresh machine begins with `restore`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from sdpose.training.reminder import Reminder
 POSITION = "latest.json"
 FETCHED = ".fetched.pth.tmp"
 RETRY_SECONDS = 5.0
+LIVE_SECONDS = 60.0  # between two uploads of a live file, while nothing else is uploaded
 
 
 class Mirror:
@@ -47,13 +49,15 @@ class Mirror:
         work_dir: Path,
         folder: Path,
         own_files: tuple[str, ...],
+        live_files: tuple[str, ...] = (),
         keep: int,
         say: Say,
     ) -> None:
-        """folder: of the checkpoints. own_files: patterns of the work dir's other files. keep: the
-        newest epoch_N.pth that stay; -1: all."""
+        """folder: of the checkpoints. own_files: patterns of the work dir's other files.
+        live_files: names of those that somebody waits for. keep: the newest epoch_N.pth that stay;
+        -1: all."""
         self._store, self._work_dir, self._folder = store, work_dir, folder
-        self._own_files, self._keep = own_files, keep
+        self._own_files, self._live_files, self._keep = own_files, live_files, keep
         self._say, self._reminder = say, Reminder(say)
         # key -> file and number of the request, in the order in which they are uploaded
         self._wanted: dict[str, tuple[Path, int]] = {}
@@ -101,10 +105,10 @@ class Mirror:
 
     # ----------------------------------------------------------------------- the mirror's thread
 
-    def _want(self, checkpoint: str | None) -> None:
+    def _want(self, checkpoint: str | None, patterns: tuple[str, ...] | None = None) -> None:
         # The work dir's own files first: a checkpoint without its experiment has no owner.
         files: dict[str, Path] = {}
-        for pattern in self._own_files:
+        for pattern in self._own_files if patterns is None else patterns:
             for path in self._work_dir.glob(pattern):
                 state = path.stat()
                 version = (state.st_size, state.st_mtime_ns)
@@ -125,10 +129,14 @@ class Mirror:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._wanted or self._closing)
+                self._changed.wait_for(lambda: self._wanted or self._closing, LIVE_SECONDS)
                 if self._closing:
                     return
-                key, request = next(iter(self._wanted.items()))
+                first = next(iter(self._wanted.items()), None)
+            if first is None:
+                self._want(None, self._live_files)
+                continue
+            key, request = first
             try:
                 self._put(key, request[0])
             except Exception as error:

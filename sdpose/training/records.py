@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -61,6 +62,11 @@ class Sink:
     def epoch(self, record: EpochRecord) -> None: ...
     def evaluation(self, record: EvaluationRecord) -> None: ...
     def close(self, status: Status, best_checkpoint: Path | None, seconds: float) -> None: ...
+
+
+def duration(seconds: float) -> str:
+    """`1 day, 2:03:04`, as mmcv prints it."""
+    return str(timedelta(seconds=int(seconds)))
 
 
 def tracked_metrics(metrics: Mapping[str, float]) -> dict[str, float]:

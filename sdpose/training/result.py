@@ -9,10 +9,9 @@ from sdpose.config import Experiment
 from sdpose.errors import UserError
 from sdpose.training.begin import is_finished
 from sdpose.training.checkpoint import LATEST, Checkpoint
-from sdpose.training.events import duration
 from sdpose.training.meters import Progress
 from sdpose.training.mlflow_sink import deliver_what_waits
-from sdpose.training.records import Say
+from sdpose.training.records import Say, duration
 from sdpose.training.run import best_checkpoint, build_saver
 from sdpose.training.workdir import (
     Start,

@@ -16,7 +16,7 @@ from sdpose.models import SDPose, build_model
 from sdpose.models.weights import load_backbone_weights, load_weights
 from sdpose.storage import open_store
 from sdpose.training.checkpoint import Checkpoint, training_weights
-from sdpose.training.distributed import World, distribute, on_main
+from sdpose.training.distributed import World, on_main
 from sdpose.training.ema import AveragedModel
 from sdpose.training.events import Events
 from sdpose.training.interrupt import StopSignals
@@ -29,12 +29,14 @@ from sdpose.training.optim import (
     load_optimizer_state,
 )
 from sdpose.training.options import StepOptions, step_options
+from sdpose.training.parallel_model import distribute
 from sdpose.training.records import Say
 from sdpose.training.saving import CheckpointSaver, NoSaver
 from sdpose.training.watch import LossWatch
 from sdpose.training.workdir import (
     EXPERIMENT_FILE,
     OWN_FILES,
+    PROGRESS_FILE,
     Start,
     checkpoint_folder,
     mirror_uri,
@@ -147,6 +149,7 @@ def build_saver(experiment: Experiment, say: Say, start: Start) -> CheckpointSav
             work_dir=work_dir_of(experiment),
             folder=folder,
             own_files=OWN_FILES,
+            live_files=(PROGRESS_FILE,),
             keep=settings.max_keep_ckpts,
             say=say,
         )

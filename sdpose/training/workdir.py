@@ -36,6 +36,7 @@ from sdpose.training.records import Say
 EXPERIMENT_FILE = "experiment.yaml"
 MLFLOW_RUN_FILE = "mlflow_run_id"
 MLFLOW_QUEUE = "mlflow_queue.jsonl"  # what MLflow has not got yet
+PROGRESS_FILE = "progress.json"  # how far the run has come (progress.py)
 REPORT = "report.html"
 
 # What a run leaves in its work dir; --overwrite removes these and nothing else.
@@ -43,6 +44,7 @@ OWN_FILES = (
     EXPERIMENT_FILE,
     MLFLOW_RUN_FILE,
     MLFLOW_QUEUE,
+    PROGRESS_FILE,
     "summary.json",
     REPORT,
     "????????_??????.log",

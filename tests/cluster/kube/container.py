@@ -57,6 +57,12 @@ class Log:
             self._records.append((stamp, text))
             self._changed.notify_all()
 
+    def add_unstamped(self, text: str) -> None:
+        """What the kubelet itself writes into the stream."""
+        with self._changed:
+            self._records.append(("", text))
+            self._changed.notify_all()
+
     def close(self) -> None:
         with self._changed:
             self._closed = True

@@ -123,6 +123,11 @@ class Kubelet(Controller):
         """Whether the program of a running pod has begun: it has said something."""
         return any(container.log.after(0, 0)[0] for container in self._running(pod_name))
 
+    def write_to_log(self, pod_name: str, text: str) -> None:
+        """A line of the kubelet's own, without a stamp, in the log of a running pod."""
+        for container in self._running(pod_name):
+            container.log.add_unstamped(text)
+
     def terminate(self, pod_name: str) -> None:
         """SIGTERM for the container, as when its node shuts down."""
         for container in self._running(pod_name):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tests.cluster.kube.cluster import KubeCluster
 
 BOOKMARK_S = 0.5
+RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
 KINDS = {
     ("kubeflow.org", "pytorchjobs"): "PyTorchJob",
     ("trainer.kubeflow.org", "trainjobs"): "TrainJob",
@@ -264,15 +265,20 @@ class Handler(BaseHTTPRequestHandler):
         cluster.store.get(("", "pods", namespace, name))
         log = cluster.kubelet.log(namespace, name, query)
         follow = query.get("follow") == "true"
+        since = query.get("sinceTime", "")
+        if since and not RFC_3339.fullmatch(since):
+            raise StatusError(
+                400, "BadRequest", f'invalid sinceTime: parsing time "{since}" as RFC 3339'
+            )
         self._start("text/plain")
         position = 0
         while True:
             records, closed = log.after(position, BOOKMARK_S if follow else 0)
             position += len(records)
             for stamp, text in records:
-                if stamp[:19] < query.get("sinceTime", "")[:19]:
+                if stamp and stamp[:19] < since[:19]:
                     continue
-                line = (f"{stamp} {text}\n").encode()
+                line = (f"{stamp} {text}\n" if stamp else f"{text}\n").encode()
                 if end is not None and time.monotonic() > end:
                     self._chunk(line[: len(line) // 2])
                     self._hang_up()
