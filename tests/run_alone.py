@@ -71,6 +71,7 @@ def _problems(path: Path, log: Path, before: set[str]) -> Iterator[str]:
             cwd=REPOSITORY,
             stdout=output,
             stderr=subprocess.STDOUT,
+            check=False,
         ).returncode
     if code not in (0, NO_TESTS):
         yield f"pytest ended with exit code {code}"

@@ -15,7 +15,12 @@ PASSING = {"ContainerCreating", "PodInitializing"}
 MOUNT_EVENTS = {"FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox"}
 INIT_IMAGE_HINT = (
     "it is the operator's init container, alpine:3.10 by default; in a cluster without that image "
-    "set --pytorch-init-container-image of the Training Operator"
+    "set --pytorch-init-container-image of the Training Operator, with the template of "
+    'docs/cluster.md, "The Training Operator"'
+)
+INIT_RUNS_HINT = (
+    "it waits for the master's name; if the master runs, the image's nslookup does not work with "
+    'the operator\'s own template: docs/cluster.md, "The Training Operator", has one that does'
 )
 RESTRICTED_HINT = (
     "the operator's init container lacks a security context: docs/cluster.md, \"The Training "
@@ -86,7 +91,8 @@ def _reason(api: Api, kind: Kind, pod: Object) -> str:
             hint = f" ({INIT_IMAGE_HINT})" if container["name"] == "init-pytorch" else ""
             return f"{text} (image {container.get('image')}){hint}"
         if place == "init" and "running" in container.get("state", {}):
-            return f"its init container {container['name']} runs"
+            hint = f" ({INIT_RUNS_HINT})" if container["name"] == "init-pytorch" else ""
+            return f"its init container {container['name']} runs{hint}"
     for event in _events(api, pod["metadata"]["uid"]):
         if event.get("reason") in MOUNT_EVENTS:
             return f"{event['reason']}: {event.get('message', '').strip()}"
