@@ -84,6 +84,7 @@ class Container(threading.Thread):
     ) -> None:
         super().__init__(name=f"container of {pod['metadata']['name']}", daemon=True)
         self.pod_name, self.log = pod["metadata"]["name"], Log()
+        self.node = pod["spec"]["nodeName"]
         self.previous_log: Log | None = None
         self._cluster, self._key, self._pod = cluster, key, pod
         self._spec = pod["spec"]["containers"][0]
@@ -94,6 +95,7 @@ class Container(threading.Thread):
         self._final = threading.Event()  # no life after the present one
         self._over = threading.Event()
         self._killed_for_eviction = ""
+        self._vanished = False
         home = folder / "pods" / pod["metadata"]["uid"]
         self._mounts = self._make_mounts(home, etc, hosts)
         self._root = home / "root"
@@ -132,6 +134,22 @@ class Container(threading.Thread):
         self._final.set()
         self.kill()
 
+    def vanish(self) -> None:
+        """Dies with its node: nothing is reported, and a log that is being read just stops."""
+        if self.running:
+            self._vanished = True
+            self.destroy()
+
+    def report_vanished(self) -> None:
+        """What the kubelet of a node that is up again says of a container that it ran before."""
+        if not self._vanished:
+            return  # it had ended before
+        self._vanished = False
+        ended = {"exitCode": 137, "reason": "ContainerStatusUnknown", "finishedAt": now()}
+        ended["message"] = "The container could not be located when the pod was terminated"
+        self.log.close()
+        self._report("terminated", ended, {"phase": "Failed"})
+
     def signal(self, number: signal.Signals) -> None:
         """To the first process, as the runtime does."""
         if self._process is not None:
@@ -168,6 +186,8 @@ class Container(threading.Thread):
             self.log.add(line.decode(errors="replace").rstrip("\n"))
         code = process.wait()
         code = 128 - code if code < 0 else code
+        if self._vanished:
+            return False
         self.log.close()
         ended = {
             "exitCode": code,
@@ -216,6 +236,8 @@ class Container(threading.Thread):
         return process
 
     def _report(self, state: str, details: Object, extra: Object | None = None) -> None:
+        if self._vanished:
+            return
         status: dict[str, Any] = {
             "name": self._spec["name"],
             "image": self._spec["image"],
@@ -225,10 +247,12 @@ class Container(threading.Thread):
             "lastState": self._last_state,
         }
         running: Object = {"phase": "Running", "startTime": now()}
-        scheduled = {"type": "PodScheduled", "status": "True"}
+        ready = {"type": "Ready", "status": "True", "lastTransitionTime": now()}
+        if state != "running":
+            ready |= {"status": "False", "reason": "ContainersNotReady"}
         self._set_status(
             self._key,
-            {**running, **(extra or {}), "conditions": [scheduled], "containerStatuses": [status]},
+            {**running, **(extra or {}), "conditions": [ready], "containerStatuses": [status]},
         )
 
     # -------------------------------------------------------------------------------------- files
