@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from components.pytorchjob import supervise
+from components.cluster import Cluster
+from components.pytorchjob import submit, supervise
+from components.pytorchjob.build import build_job, job_name
 from components.pytorchjob.outcome import JobError
+from sdpose.config import Experiment
 from tests.cluster.conftest import Launch, Meanwhile, running, until
 from tests.cluster.kube import KubeCluster
-from tests.cluster.kube.nodes import OUT_OF_SERVICE, UNREACHABLE
+from tests.cluster.kube.nodes import OUT_OF_SERVICE
 from tests.cluster.kube.store import Object
+from tests.conftest import REPOSITORY
 
-# As docs/cluster.md shows it: shorter than the 5 minutes that Kubernetes gives.
-TOLERATES = [
-    {
-        "key": UNREACHABLE,
-        "operator": "Exists",
-        "effect": "NoExecute",
-        "toleration_seconds": 1,
-    }
-]
+
+def _tolerations() -> list[Object]:
+    """Those of docs/cluster.md, for a second."""
+    guide = (REPOSITORY / "docs/cluster.md").read_text()
+    (block,) = re.findall(r"```yaml\n(   tolerations:\n.*?)```", guide, re.DOTALL)
+    return [each | {"toleration_seconds": 1} for each in yaml.safe_load(block)["tolerations"]]
+
+
+TOLERATES = _tolerations()
+TIMEOUT_S = 1
 
 
 @pytest.fixture
@@ -31,6 +39,9 @@ def two_nodes(kube: KubeCluster, results: Path, monkeypatch: pytest.MonkeyPatch)
     """One pod on each; the launcher says soon what it waits for."""
     monkeypatch.setattr(supervise, "PATIENCE_S", 0.5)
     monkeypatch.setattr(supervise, "EXPLAIN_EVERY_S", 0.5)
+    # Of a node that is lost nobody gets the last lines.
+    monkeypatch.setattr(supervise, "LAST_LINES_S", 2.0)
+    monkeypatch.setattr(submit, "REMOVAL_MARGIN_S", 2.0)
     kube.add_node("node-2")
     (results / "hold").touch()
     return kube
@@ -97,9 +108,58 @@ def test_a_node_that_is_back_in_time_costs_one_restart(
         (results / "hold").unlink()
 
     meanwhile(lose)
-    # A node that is silent may train on: that is no reason to end the job.
-    launch(said=said, pending_timeout_seconds=1)
+    launch(said=said)
     assert any("worker-0 starts again; before: exit code 137" in line for line in said)
+
+
+def test_a_silent_node_may_train_on(
+    launch: Launch,
+    results: Path,
+    two_nodes: KubeCluster,
+    meanwhile: Meanwhile,
+    experiment: Experiment,
+    profile: Cluster,
+) -> None:
+    """pending_timeout does not end a job as long as Kubernetes lets the pod stay."""
+    kube, said = two_nodes, list[str]()
+    job = build_job(job_name(experiment, "run-1"), experiment, profile, None)
+    kube.store.create("kubeflow.org", "pytorchjobs", job)
+    # With a timeout this short they must run before the launcher looks.
+    until(lambda: running(kube, "worker-0") and running(kube, "master-0"))
+    kube.kubelet.lose("node-2")
+
+    def wait() -> None:
+        until(lambda: any("node node-2 has not reported" in line for line in said))
+        time.sleep(3 * TIMEOUT_S)
+        (results / "hold").unlink()
+
+    meanwhile(wait)
+    launch(said=said, pending_timeout_seconds=TIMEOUT_S)
+    assert "found, it is watched again" in said[0]
+
+
+def test_a_trainjob_goes_on_elsewhere(
+    launch: Launch, results: Path, two_nodes: KubeCluster, meanwhile: Meanwhile
+) -> None:
+    """Its Job makes the new pod when the old one is asked to end, or, if the runtime has a
+    podFailurePolicy, when it is gone."""
+    kube, said = two_nodes, list[str]()
+
+    def lose() -> None:
+        pod = until(lambda: running(kube, "node-0-1"))
+        node = pod["spec"]["nodeName"]
+        kube.kubelet.lose(node)
+        until(lambda: any(f"node-1: node {node} has not reported since" in s for s in said))
+        key = ("", "pods", "pose", pod["metadata"]["name"])
+        until(lambda: kube.store.get(key)["metadata"].get("deletionTimestamp"))
+        kube.delete_node(node)
+        again = until(lambda: started_again(kube, pod))
+        assert again["spec"]["nodeName"] != node
+        (results / "hold").unlink()
+
+    meanwhile(lose)
+    launch(said=said, train_api="trainjob", tolerations=TOLERATES)
+    assert any("node-1 starts again; before: " in line for line in said)
 
 
 def test_waiting_for_a_place_is_bounded(
