@@ -8,8 +8,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 CODE := sdpose components pipelines benchmarks tests
 
-.PHONY: help demo ui test chaos check format lint types imports lock clean images images-check \
-	registry-fight faults launcher-faults manifests-check same-ap k8s/pytorchjob.yaml docs/training.md
+.PHONY: help demo ui test test-random test-alone chaos check format lint types imports lock clean \
+	images images-check registry-fight faults launcher-faults manifests-check same-ap \
+	k8s/pytorchjob.yaml docs/training.md
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -22,8 +23,18 @@ ui: $(VENV)/.runtime  ## the MLflow UI on http://127.0.0.1:5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --host 127.0.0.1 --port 5000 \
 		--workers 1 --backend-store-uri sqlite:///work_dirs/mlflow.db
 
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 test: $(VENV)/.dev  ## the tests
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+	$(PYTEST)
+
+# Each time another order; that of a failure again: make test-random ORDER_SEED=...
+ORDER_SEED ?= $(shell date +%s)
+test-random: $(VENV)/.dev  ## the tests in a random order, whose seed is printed
+	$(PYTEST) --order-seed $(ORDER_SEED)
+
+# FILES: some of them, as FILES='tests/storage tests/test_tracking.py'
+test-alone: $(VENV)/.dev  ## every test file in a process of its own, one after the other (90 min)
+	$(BIN)/python tests/run_alone.py $(FILES)
 
 # Each time other moments; those of a failure again: make chaos CHAOS_SEED=...
 CHAOS_SEED ?= $(shell date +%s)

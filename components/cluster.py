@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from sdpose.cache import SCRATCH_VARIABLE
 from sdpose.config.document import parse_document, parse_yaml
 from sdpose.config.schema.section import Int, PositiveInt, Section
 from sdpose.errors import UserError
@@ -224,6 +225,14 @@ class Cluster(Section):
     @property
     def needs_scratch(self) -> bool:
         return is_s3(self.data_root) or is_s3(self.work_dirs)
+
+    @property
+    def places_to_write(self) -> dict[str, str]:
+        """Variables of every container, whose own root is read-only: what libraries cache below
+        the home goes to /tmp, and the local part of a work dir on S3 to the scratch."""
+        return {"HOME": "/tmp"} | (
+            {SCRATCH_VARIABLE: self.scratch.path} if self.needs_scratch else {}
+        )
 
     def places(self, exp_name: str) -> dict[str, str]:
         """The experiment's data_root and work_dir on this cluster.

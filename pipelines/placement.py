@@ -40,8 +40,8 @@ def place(step: Any, cluster: Cluster, *, torch: bool = False, computes: bool = 
     for name, value in STAYS.items():
         kubernetes.add_pod_annotation(step, name, value)
     kubernetes.use_field_path_as_env(step, RUN_ID_VARIABLE, f"metadata.labels['{RUN_ID_LABEL}']")
-    # The image's own home may be read-only.
-    for name, value in ({"HOME": "/tmp", IMAGE_VARIABLE: image} | cluster.env).items():
+    own = {IMAGE_VARIABLE: image} | cluster.places_to_write
+    for name, value in (own | cluster.env).items():
         step.set_env_variable(name, value)
     for name, secret in cluster.secrets.items():
         kubernetes.use_secret_as_env(step, secret.name, {secret.key: name})

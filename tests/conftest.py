@@ -7,6 +7,7 @@ tests that need them are skipped, but in CI they must be there.
 from __future__ import annotations
 
 import os
+import random
 import signal
 from pathlib import Path
 
@@ -45,9 +46,33 @@ LONG_FILES = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    place = {name: n for n, name in enumerate(LONG_FILES)}
-    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--order-seed", type=int, help="run the files, and the tests of each, in this random order"
+    )
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    seed = config.getoption("order_seed")
+    return None if seed is None else f"random order: --order-seed {seed}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    seed = config.getoption("order_seed")
+    if seed is None:
+        place = {name: n for n, name in enumerate(LONG_FILES)}
+        items.sort(key=lambda item: place.get(item.path.name, len(place)))
+        return
+    # Each process of xdist collects for itself: the order may depend on the seed alone.
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    order = random.Random(seed)
+    paths = sorted(files)
+    order.shuffle(paths)
+    for path in paths:
+        order.shuffle(files[path])
+    items[:] = [item for path in paths for item in files[path]]
 
 
 def shared_path(*parts: str) -> Path:

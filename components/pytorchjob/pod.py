@@ -44,8 +44,7 @@ def environment(cluster: Cluster) -> list[Object]:
     """Variables of the container: ours, the profile's, and those from Secrets."""
     variables: list[Object] = [
         {"name": name, "value": value}
-        # The root is read-only: what libraries cache below the home goes to /tmp.
-        for name, value in ({"HOME": "/tmp", "TMPDIR": "/tmp"} | cluster.env).items()
+        for name, value in ({"TMPDIR": "/tmp"} | cluster.places_to_write | cluster.env).items()
     ]
     variables += [
         {"name": name, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": secret.key}}}

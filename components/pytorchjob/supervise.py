@@ -188,16 +188,20 @@ class Supervisor:
     def _mind_waiting(self) -> None:
         """Says what keeps pods from running; raises JobError if it takes too long."""
         waiting = self._waiting()
+        # They may train on: a network between the node and the control plane is enough.
+        silent = {replica for replica, pod in self._last.items() if pending.silent_since(pod)}
         now = time.monotonic()
-        self._waiting_since = {what: self._waiting_since.get(what, now) for what in waiting}
-        if not waiting:
+        since = {what: self._waiting_since.get(what, now) for what in waiting | silent}
+        self._waiting_since = since
+        if not since:
             self._explained = ""
             return
-        waited = now - min(self._waiting_since.values())
         if "queue" in waiting:
-            self._queue.check(self._job, waited)
+            self._queue.check(self._job, now - since["queue"])
+        waited = now - min(since.values())
         limit = self._cluster.pending_timeout_seconds
-        timed_out = waited > limit and "queue" not in waiting and not self._trains(waiting)
+        counted = now - min((since[what] for what in waiting), default=now)
+        timed_out = counted > limit and "queue" not in waiting and not self._trains(waiting)
         if not timed_out and (waited < PATIENCE_S or now < self._next_explanation):
             return
         self._next_explanation = now + EXPLAIN_EVERY_S

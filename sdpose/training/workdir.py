@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from sdpose.cache import scratch_dir
 from sdpose.config import Experiment, dump_experiment, flatten, parse_experiment
 from sdpose.config.schema import Promotion
 from sdpose.errors import UserError
@@ -84,12 +85,13 @@ class Start:
 
 
 def work_dir_of(experiment: Experiment) -> Path:
-    """The folder that is worked in; of `work_dir: s3://bucket/prefix` one of its own."""
+    """The folder that is worked in; of `work_dir: s3://bucket/prefix` one of its own, below
+    `scratch_dir`."""
     assert experiment.work_dir is not None  # the schema fills it in
     if "://" not in experiment.work_dir:
         return Path(experiment.work_dir)
     scheme, _, place = experiment.work_dir.partition("://")
-    return Path("work_dirs", scheme, *place.strip("/").split("/"))
+    return scratch_dir() / Path("work_dirs", scheme, *place.strip("/").split("/"))
 
 
 def mirror_uri(experiment: Experiment) -> str | None:

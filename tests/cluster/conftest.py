@@ -214,8 +214,8 @@ def run_in_a_workflow(
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": name, "namespace": "pose", "ownerReferences": [owner]},
-        # Not started by the test's kubelet.
-        "spec": {"nodeName": "elsewhere", "containers": [{"name": "main", "image": IMAGE}]},
+        # It runs already: not to be started by the test's kubelet.
+        "spec": {"nodeName": "node-1", "containers": [{"name": "main", "image": IMAGE}]},
         "status": {"phase": "Running"},
     }
     kube.store.create("", "pods", pod)

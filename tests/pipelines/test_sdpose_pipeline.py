@@ -135,3 +135,14 @@ def test_nothing_is_installed_at_run_time(step: str, tmp_path: Path) -> None:
         "container"
     ]
     assert "pip" not in " ".join(container["command"][:3])
+
+
+def test_a_work_dir_on_s3_is_worked_on_in_the_scratch_volume(tmp_path: Path) -> None:
+    """The working folder of a container is read-only."""
+    cluster = CLUSTER.model_copy(update={"work_dirs": "s3://bucket/runs"})
+    package, platform = compiled(make_pipeline(cluster), tmp_path)
+    mounts = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for name, executor in package["deploymentSpec"]["executors"].items():
+        variables = {each["name"]: each["value"] for each in executor["container"]["env"]}
+        assert variables["SDPOSE_SCRATCH"] == "/scratch"
+        assert "/scratch" in {each["mountPath"] for each in mounts[name]["emptyDirMounts"]}

@@ -19,7 +19,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +37,7 @@ class S3Server:
     url: str
     access_key: str = "test:tester"
     secret_key: str = "testing"
+    bucket: str = ""  # of the session; made with the server, not by the first test that needs it
 
     def environment(self, url: str | None = None) -> dict[str, str]:
         """What a client needs; `url`: of a proxy in between."""
@@ -68,6 +69,9 @@ class S3Server:
         self.client().create_bucket(Bucket=name)
         return name
 
+    def with_bucket(self) -> S3Server:
+        return replace(self, bucket=self.new_bucket())
+
 
 @pytest.fixture(scope="session")
 def swift(tmp_path_factory) -> Iterator[S3Server]:
@@ -89,7 +93,7 @@ def moto_server(folder: Path, certificate: tuple[Path, Path] | None = None) -> I
     command = [sys.executable, "-c", _MOTO, str(port), *map(str, certificate or ())]
     with running([command], folder):
         wait_for(port, folder)
-        yield server
+        yield server.with_bucket()
 
 
 # moto looks for an object and writes it in two steps: on a busy machine two writers won a race.
@@ -123,7 +127,7 @@ def swift_server(folder: Path) -> Iterator[S3Server]:
     with running(commands, folder):
         for port in ports.values():
             wait_for(port, folder)
-        yield S3Server("swift", f"http://127.0.0.1:{ports['proxy']}")
+        yield S3Server("swift", f"http://127.0.0.1:{ports['proxy']}").with_bucket()
 
 
 def make_swift_venv() -> None:

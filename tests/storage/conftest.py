@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,11 +20,6 @@ def cache(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture(scope="session")
-def bucket_of() -> Callable[[S3Server], str]:
-    return functools.cache(S3Server.new_bucket)
-
-
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch, cache):
     monkeypatch.setattr(patience, "FIRST_PAUSE_SECONDS", 0.01)
@@ -33,13 +27,13 @@ def impatient(monkeypatch, cache):
 
 
 @pytest.fixture
-def connect(monkeypatch, bucket_of) -> Connect:
+def connect(monkeypatch) -> Connect:
     """connect(server): an empty store there, for this test alone; url: of a proxy in between."""
 
     def store(server: S3Server, url: str | None = None) -> Store:
         for name, value in server.environment(url).items():
             monkeypatch.setenv(name, value)
-        return open_store(f"s3://{bucket_of(server)}/{uuid.uuid4().hex}")
+        return open_store(f"s3://{server.bucket}/{uuid.uuid4().hex}")
 
     return store
 

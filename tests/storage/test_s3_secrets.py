@@ -20,8 +20,8 @@ TOKEN, IN_URL = "canary.web.identity03", "canary-in-url-04"
 
 
 @pytest.fixture
-def said():
-    """All that is logged, by anyone, at DEBUG."""
+def said(swift, moto):
+    """All that is logged, by anyone, at DEBUG; the servers, whose own client logs keys, are up."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     loggers = [logging.getLogger(n) for n in (None, "botocore", "boto3", "s3transfer", "urllib3")]

@@ -27,7 +27,7 @@ class Experiment(Section):
     work_dir: str | None = Field(
         None,
         description="folder of the results; default: work_dirs/<exp_name>. s3://bucket/prefix: a "
-        "folder below work_dirs/s3 is worked in, and mirrored there",
+        "folder below $SDPOSE_SCRATCH/work_dirs/s3 is worked in, and mirrored there",
     )
     data_root: str = Field(
         "data/coco", description="folder of COCO; other paths of data are relative to it"

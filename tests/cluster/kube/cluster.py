@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import socket
 import sys
@@ -17,9 +18,10 @@ from tests.cluster.kube.admission import Admission
 from tests.cluster.kube.crds import CLUSTER_RUNTIME, TRAINERS, Crds
 from tests.cluster.kube.kubelet import Kubelet
 from tests.cluster.kube.kueue import Kueue
+from tests.cluster.kube.nodes import Nodes, node_key, taint, tolerate_for_a_while
 from tests.cluster.kube.operator import Operator
 from tests.cluster.kube.server import Call, Fault, Server
-from tests.cluster.kube.store import Object, StatusError, Store, now
+from tests.cluster.kube.store import Key, Object, StatusError, Store, now
 from tests.cluster.kube.trainer import Trainer
 
 NAMESPACE = "pose"
@@ -82,7 +84,9 @@ class KubeCluster:
         self.streams_cut = 0
         self.master_port = _free_port()
         self.server = Server(self)
+        self.add_node("node-1")
         self.kubelet = Kubelet(self, folder)
+        self.nodes = Nodes(self)
         self.operator = Operator(self)
         self.trainer = Trainer(self)
         self.install(STOCK_RUNTIME)
@@ -96,7 +100,7 @@ class KubeCluster:
 
     def __exit__(self, *_: object) -> None:
         self.close("the test is over")
-        for part in (self.kubelet, self.operator, self.trainer, self.kueue):
+        for part in (self.nodes, self.kubelet, self.operator, self.trainer, self.kueue):
             if part is not None:
                 part.join(15)
         self.server.shutdown()
@@ -189,6 +193,18 @@ class KubeCluster:
         else:
             self.trainer = Trainer(self)
 
+    def add_node(self, name: str) -> None:
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": {}}
+        ready = {"type": "Ready", "status": "True", "reason": "KubeletReady"}
+        self.store.create("", "nodes", node | {"status": {"conditions": [ready]}})
+
+    def delete_node(self, name: str) -> None:
+        """As `kubectl delete node`, or a cloud's controller for a machine that is gone."""
+        self.store.delete(node_key(name))
+
+    def taint_node(self, name: str, key: str) -> None:
+        self.store.update(node_key(name), lambda node: taint(node, key))
+
     # ------------------------------------------------------------------------------- for its parts
 
     def runtime_of(self, trainjob: Object) -> Object | None:
@@ -222,11 +238,24 @@ class KubeCluster:
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": meta,
-            "spec": template["spec"],
+            "spec": copy.deepcopy(template["spec"]),
             "status": {"phase": "Pending"},
         }
+        tolerate_for_a_while(pod["spec"])
         with contextlib.suppress(StatusError):  # it is there already
             self.store.create("", "pods", pod)
+
+    def set_status(self, key: Key, status: Object) -> None:
+        """Changes these fields of an object's status, and its conditions of these types."""
+
+        def change(item: Object) -> None:
+            old = item.get("status", {})
+            merged = {
+                c["type"]: c for c in [*old.get("conditions", []), *status.get("conditions", [])]
+            }
+            item["status"] = old | status | {"conditions": list(merged.values())}
+
+        self.store.update(key, change)
 
     def event(self, about: Object, reason: str, message: str, kind: str = "Warning") -> None:
         """Events of one kind about one object are counted, not repeated."""

@@ -90,6 +90,7 @@ class Container(threading.Thread):
     ) -> None:
         super().__init__(name=f"container of {pod['metadata']['name']}", daemon=True)
         self.pod_name, self.log = pod["metadata"]["name"], Log()
+        self.node = pod["spec"]["nodeName"]
         self.previous_log: Log | None = None
         self._cluster, self._key, self._pod = cluster, key, pod
         self._spec = pod["spec"]["containers"][0]
@@ -100,6 +101,7 @@ class Container(threading.Thread):
         self._final = threading.Event()  # no life after the present one
         self._over = threading.Event()
         self._killed_for_eviction = ""
+        self._vanished = False
         home = folder / "pods" / pod["metadata"]["uid"]
         self._mounts = self._make_mounts(home, etc, hosts)
         self._root = home / "root"
@@ -138,6 +140,22 @@ class Container(threading.Thread):
         self._final.set()
         self.kill()
 
+    def vanish(self) -> None:
+        """Dies with its node: nothing is reported, and a log that is being read just stops."""
+        if self.running:
+            self._vanished = True
+            self.destroy()
+
+    def report_vanished(self) -> None:
+        """What the kubelet of a node that is up again says of a container that it ran before."""
+        if not self._vanished:
+            return  # it had ended before
+        self._vanished = False
+        ended = {"exitCode": 137, "reason": "ContainerStatusUnknown", "finishedAt": now()}
+        ended["message"] = "The container could not be located when the pod was terminated"
+        self.log.close()
+        self._report("terminated", ended, {"phase": "Failed"})
+
     def signal(self, number: signal.Signals) -> None:
         """To the first process, as the runtime does."""
         if self._process is not None:
@@ -174,6 +192,8 @@ class Container(threading.Thread):
             self.log.add(line.decode(errors="replace").rstrip("\n"))
         code = process.wait()
         code = 128 - code if code < 0 else code
+        if self._vanished:
+            return False
         self.log.close()
         ended = {
             "exitCode": code,
@@ -225,6 +245,8 @@ class Container(threading.Thread):
         return process
 
     def _report(self, state: str, details: Object, extra: Object | None = None) -> None:
+        if self._vanished:
+            return
         status: dict[str, Any] = {
             "name": self._spec["name"],
             "image": self._spec["image"],
@@ -234,7 +256,10 @@ class Container(threading.Thread):
             "lastState": self._last_state,
         }
         running: Object = {"phase": "Running", "startTime": now()}
-        conditions = [{"type": "PodScheduled", "status": "True"}]
+        ready = {"type": "Ready", "status": "True", "lastTransitionTime": now()}
+        if state != "running":
+            ready |= {"status": "False", "reason": "ContainersNotReady"}
+        conditions = [{"type": "PodScheduled", "status": "True"}, ready]
         if self._killed_for_eviction:
             reason = "TerminationByKubelet"
             conditions.append({"type": "DisruptionTarget", "status": "True", "reason": reason})

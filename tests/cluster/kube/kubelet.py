@@ -1,10 +1,11 @@
-"""The node: schedules pods, or says what they wait for, and runs their containers."""
+"""The kubelets of all nodes: they run the containers of the pods that are bound to them."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ class Kubelet(Controller):
     def __init__(self, cluster: KubeCluster, folder: Path) -> None:
         self._folder = folder
         self._containers: dict[str, Container] = {}  # by the pod's uid
+        self._lost: dict[str, float] = {}  # nodes without power, and since when
         self._hosts = folder / "hosts"
         self._hosts.write_text("127.0.0.1 localhost\n")
         self._etc = folder / "etc"
@@ -46,6 +48,9 @@ class Kubelet(Controller):
         names = "".join(f"127.0.0.1 {' '.join(_names(pod))}\n" for _, pod in pods)
         self._hosts.write_text(f"127.0.0.1 localhost\n{names}")
         for key, pod in pods:
+            node = pod["spec"].get("nodeName")
+            if node is None or node in self._lost:
+                continue
             container = self._containers.get(pod["metadata"]["uid"])
             if pod["metadata"].get("deletionTimestamp"):
                 if container is None or container.end():
@@ -56,27 +61,12 @@ class Kubelet(Controller):
                 self._admit(key, pod)
 
     def _admit(self, key: Key, pod: Object) -> None:
-        """Schedules a pod and starts it, or says what it waits for."""
+        """Starts a pod, or says what it waits for."""
         cluster = self._cluster
-        if message := cluster.unschedulable(pod):
-            condition = {
-                "type": "PodScheduled",
-                "status": "False",
-                "reason": "Unschedulable",
-                "message": message,
-            }
-            self._set_status(key, {"phase": "Pending", "conditions": [condition]})
-            return
-
-        def bind(item: Object) -> None:
-            item["spec"]["nodeName"] = "node-1"
-
-        if self._store.update(key, bind) is None:
-            return  # deleted meanwhile
         spec = pod["spec"]
         for container in spec.get("initContainers", []):
             if container["image"] not in cluster.images:
-                self._set_status(
+                cluster.set_status(
                     key,
                     {
                         "phase": "Pending",
@@ -93,20 +83,21 @@ class Kubelet(Controller):
             reason = "CreateContainerConfigError" if missing else "ImagePullBackOff"
             message = f'secret "{missing[0]}" not found' if missing else ""
             status = _waiting(main, reason, message)
-            self._set_status(key, {"phase": "Pending", "containerStatuses": [status]})
+            cluster.set_status(key, {"phase": "Pending", "containerStatuses": [status]})
             return
-        self._containers[pod["metadata"]["uid"]] = Container(
-            cluster, self._folder, self._etc, self._hosts, key, pod, self._set_status
+        started = Container(
+            cluster, self._folder, self._etc, self._hosts, key, pod, cluster.set_status
         )
-
-    def _set_status(self, key: Key, status: Object) -> None:
-        def change(item: Object) -> None:
-            item["status"] = item.get("status", {}) | status
-
-        self._store.update(key, change)
+        self._containers[pod["metadata"]["uid"]] = started
+        if started.node in self._lost:
+            started.vanish()
 
     def log(self, namespace: str, name: str, query: dict[str, str]) -> Log:
         pod = self._store.get(("", "pods", namespace, name))
+        if (node := pod["spec"].get("nodeName")) in self._lost:
+            path = f"https://{node}:10250/containerLogs/{namespace}/{name}"
+            message = f'Get "{path}": dial tcp: connect: no route to host'
+            raise StatusError(500, "InternalError", message)
         container = self._containers.get(pod["metadata"]["uid"])
         wanted = query.get("container")
         if container is None or wanted != pod["spec"]["containers"][0]["name"]:
@@ -142,6 +133,25 @@ class Kubelet(Controller):
         """What the kubelet does when its node runs out of something."""
         for container in self._running(pod_name):
             container.evict(message)
+
+    def lose(self, node: str) -> None:
+        """Cuts a node's power: its containers are gone, and nobody there says so."""
+        self._lost[node] = time.monotonic()
+        for container in list(self._containers.values()):
+            if container.node == node:
+                container.vanish()
+
+    def bring_back(self, node: str) -> None:
+        """Starts a lost node: it knows of no container that it ran before."""
+        for container in list(self._containers.values()):
+            if container.node == node:
+                container.report_vanished()
+        del self._lost[node]
+
+    def silent_seconds(self, node: str) -> float:
+        """For how long a node's kubelet has not reported."""
+        since = self._lost.get(node)
+        return 0 if since is None else time.monotonic() - since
 
     def _running(self, pod_name: str) -> list[Container]:
         containers = list(self._containers.values())

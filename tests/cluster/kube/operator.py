@@ -33,6 +33,8 @@ class Operator(Controller):
         pods = {pod["metadata"]["name"]: pod for pod in self._pods(job)}
         if _is(conditions, "Succeeded") or _is(conditions, "Failed"):
             self._clean(pods, policy.get("cleanPodPolicy", "None"))
+            # Without completionTime, as after a failure by exit code, the operator only logs "job
+            # completion time is nil, cannot cleanup", for ever.
             ttl, ended = policy.get("ttlSecondsAfterFinished"), status.get("completionTime")
             if ttl is not None and ended and _age(ended) >= ttl:
                 self._store.discard(key)

@@ -8,7 +8,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 Object = dict[str, Any]
@@ -42,8 +42,8 @@ class Event:
     object: Object
 
 
-def now() -> str:
-    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+def now(later_s: float = 0) -> str:
+    return f"{datetime.now(UTC) + timedelta(seconds=later_s):%Y-%m-%dT%H:%M:%SZ}"
 
 
 class Store:
@@ -201,10 +201,14 @@ def controller_reference(item: Object) -> Object:
 
 
 def _under_deletion(item: Object) -> None:
-    meta = item["metadata"]
-    meta.setdefault("deletionTimestamp", now())
-    if item.get("kind") != "Pod":
+    """Of a pod the time at which its grace period will be over."""
+    meta, grace_s = item["metadata"], 0
+    if item.get("kind") == "Pod":
+        grace_s = item["spec"].get("terminationGracePeriodSeconds", 30)
+        meta.setdefault("deletionGracePeriodSeconds", grace_s)
+    else:
         meta["finalizers"] = [FOREGROUND]
+    meta.setdefault("deletionTimestamp", now(grace_s))
 
 
 def matches(item: Object, labels: str, fields: str) -> bool:
