@@ -106,7 +106,7 @@ def schedule_runs(kfp: Kfp, submission: Submission, cron: str, say: Say) -> str:
             trigger=kfp_server_api.V2beta1Trigger(
                 cron_schedule=kfp_server_api.V2beta1CronSchedule(cron=cron)
             ),
-            max_concurrency=1,
+            max_concurrency="1",  # an int64, which KFP declares as a string
             no_catchup=True,
             service_account=submission.cluster.pipelines.service_account,
         )

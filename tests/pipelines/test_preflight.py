@@ -206,7 +206,7 @@ def test_a_tag_is_pinned_to_what_it_names_today(
         assert process.returncode == 0
         assert (f"image {image} is {DIGEST} today" in stdout) == cached
         assert ("no step is cached" in stdout) != cached
-        pipeline = kfp_server.of("versions")[-1]["pipeline_spec"][0]
+        pipeline = kfp_server.of("versions")[-1]["pipeline_spec"]["pipeline_spec"]
         options = pipeline["root"]["dag"]["tasks"]["evaluate"]["cachingOptions"]
         assert bool(options.get("enableCache")) == cached
         profile = kfp_server.of("runs")[-1]["runtime_config"]["parameters"]["cluster_profile"]

@@ -79,7 +79,7 @@ def test_run_gets_the_whole_experiment_and_the_profile(
     assert (
         run["pipeline_version_reference"]["pipeline_version_id"] == version["pipeline_version_id"]
     )
-    assert version["pipeline_spec"][0]["pipelineInfo"]["name"] == "sdpose"
+    assert version["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "sdpose"
 
     # Again, with one value changed: the same pipeline version, and what has changed is told.
     command = (*EXPERIMENT, "--endpoint", kfp_server.url, "--set", "seed=7", "--run-name", "second")
@@ -194,7 +194,7 @@ def test_schedule(submit, kfp_server: KfpServer, tmp_path: Path) -> None:
     assert code == 0
     assert schedule["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * 1"  # KFP has seconds first
     assert (schedule["mode"], schedule["no_catchup"]) == ("ENABLE", True)
-    assert schedule["max_concurrency"] == 1
+    assert schedule["max_concurrency"] == "1"
     assert not kfp_server.of("runs")
     code, _, stderr = finished(submit(*command, cwd=tmp_path))
     assert (code, "is scheduled already (0 0 3 * * 1)" in stderr) == (2, True)
