@@ -16,7 +16,8 @@ from components.cluster import Cluster, parse_cluster
 from components.pytorchjob import job_name
 from components.pytorchjob.kinds import kind_of
 from pipelines.changes import changes, shortened
-from pipelines.kfp_api import Kfp, KfpError
+from pipelines.kfp_api import Kfp
+from pipelines.kfp_errors import KfpError
 from pipelines.placement import RUN_ID_LABEL
 from pipelines.preflight.kube import Kube, NoAccessError, RefusedError
 from pipelines.sdpose_pipeline import NAME
@@ -225,7 +226,7 @@ def _remove_jobs(run: Any, say: Say) -> None:
 def _prepare(kfp: Kfp, submission: Submission) -> tuple[str, Any]:
     """The experiment's id, and the pipeline version that its runs refer to."""
     # A KFP for one user refuses to be asked for a namespace.
-    namespace = submission.cluster.namespace if kfp.is_multi_user() else None
+    namespace = submission.cluster.namespace if kfp.server().multi_user else None
     experiment_id = kfp.experiment(submission.exp_name, namespace)
     return experiment_id, kfp.pipeline_version(submission.pipeline, submission.package, namespace)
 

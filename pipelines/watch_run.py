@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from pipelines.kfp_api import Kfp, KfpError
+from pipelines.kfp_api import Kfp
+from pipelines.kfp_errors import KfpError
 
 FIRST_POLL_S = 0.5
 LONGEST_POLL_S = 10.0

@@ -24,11 +24,11 @@ from sdpose.doctor.report import Report
 __all__ = ["Report", "check_from_here", "check_in_cluster"]
 
 
-def check_from_here(cluster: Cluster) -> Report:
+def check_from_here(cluster: Cluster, context: str | None = None) -> Report:
     """What can be seen from outside of the cluster. Stores and MLflow, whose secrets are the
-    cluster's, are left to the run's first step."""
+    cluster's, are left to the run's first step. context: of the kubeconfig, if one is named."""
     report = Report("preflight")
-    _check_kubernetes(cluster, report, in_cluster=False)
+    _check_kubernetes(cluster, report, in_cluster=False, context=context)
     report.unknown.append("stores, MLflow: only the run's first step has their secrets; it looks")
     return report
 
@@ -50,10 +50,12 @@ def check_in_cluster(experiment: Experiment, cluster: Cluster, submitted: str) -
     return report
 
 
-def _check_kubernetes(cluster: Cluster, report: Report, *, in_cluster: bool) -> None:
+def _check_kubernetes(
+    cluster: Cluster, report: Report, *, in_cluster: bool, context: str | None = None
+) -> None:
     credentials = docker_credentials()
     try:
-        kube = Kube()
+        kube = Kube(context)
         objects.check_rights(kube, cluster, report, in_cluster=in_cluster)
         checks: tuple[Callable[[Kube, Cluster, Report], None], ...] = (
             objects.check_kinds,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 
 import urllib3
+from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 
 from components.pytorchjob.api import Object, connect
+from pipelines.kubeconfig import load_kubeconfig
 from sdpose.errors import UserError
 
 TIMEOUT_S = (5.0, 20.0)  # to connect, to answer
@@ -24,10 +26,13 @@ class RefusedError(Exception):
 class Kube:
     """Unlike components.pytorchjob.api, which stays for weeks, it asks once."""
 
-    def __init__(self) -> None:
-        """Raises NoAccessError."""
+    def __init__(self, context: str | None = None) -> None:
+        """Raises NoAccessError. context: of the kubeconfig; None for what `connect` finds."""
         try:
-            self._client = connect()
+            if context is None:
+                self._client = connect()
+            else:
+                self._client = client.ApiClient(load_kubeconfig(context).settings)
         except UserError as error:
             raise NoAccessError(str(error)) from None
 

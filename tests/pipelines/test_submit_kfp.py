@@ -16,7 +16,7 @@ from servers.objects import ObjectServer
 
 from components.pytorchjob import job_name
 from pipelines.endpoint import Endpoint, find_endpoint
-from pipelines.kfp_api import Kfp, KfpError
+from pipelines.kfp_api import Kfp
 from sdpose.code_version import source_version
 from sdpose.config import dump_experiment, load_experiment, parse_experiment
 from sdpose.errors import UserError
@@ -220,13 +220,13 @@ def test_refusals_say_what_to_do(kfp_server: KfpServer, monkeypatch: pytest.Monk
     endpoint = Endpoint(kfp_server.url, "--endpoint")
     kfp_server.token = "secret"
     with pytest.raises(UserError, match=r"(?s)HTTP 401: .*no user identity.*set \$KFP_TOKEN"):
-        Kfp(endpoint).is_multi_user()
+        Kfp(endpoint).server()
     kfp_server.login_page = True
     with pytest.raises(UserError, match=r"(?s)a login page: .*no credentials.*\$KFP_COOKIE"):
-        Kfp(endpoint).is_multi_user()
+        Kfp(endpoint).server()
     monkeypatch.setenv("KFP_TOKEN", "secret")
     kfp = Kfp(endpoint)
-    assert not kfp.is_multi_user()
+    assert not kfp.server().multi_user
     kfp_server.forbidden = {"experiments"}
     with pytest.raises(UserError, match=r"(?s)you may not create the experiment .*--namespace"):
         kfp.experiment("new", None)
@@ -242,24 +242,7 @@ def test_token_file_that_is_renewed(
     for token in ("first", "second"):
         kfp_server.token = token
         (tmp_path / "token").write_text(token)
-        assert not kfp.is_multi_user()
-
-
-def test_kubeconfig(kfp_server: KfpServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    entry = {"name": "lab"}
-    config = {
-        "clusters": [entry | {"cluster": {"server": kfp_server.url}}],
-        "users": [entry | {"user": {"token": "of-the-kubeconfig"}}],
-        "contexts": [entry | {"context": {"cluster": "lab", "user": "lab"}}],
-        "current-context": "lab",
-    }
-    (tmp_path / "config").write_text(yaml.safe_dump(config))
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
-    kfp_server.token = "of-the-kubeconfig"
-    with pytest.raises(KfpError, match="HTTP 404"):  # asked through the API server's proxy
-        Kfp(Endpoint("kubeconfig:lab", "--endpoint")).run("1")
-    with pytest.raises(UserError, match="kubectl config get-contexts"):
-        Kfp(Endpoint("kubeconfig:home", "--endpoint"))
+        assert not kfp.server().multi_user
 
 
 def test_run_whose_answer_is_lost_is_found(kfp_server: KfpServer, submit, tmp_path: Path) -> None:

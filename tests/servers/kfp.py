@@ -23,6 +23,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
+
 from servers.kfp_declaration import VERSIONS, Declaration, Operation
 
 Object = dict[str, Any]
@@ -262,7 +263,7 @@ def kfp_version() -> str:
 @pytest.fixture
 def kfp_server(kfp_version: str, kfp_api: Path) -> Iterator[KfpServer]:
     with KfpServer(Declaration(kfp_api, kfp_version)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         yield server
         server.shutdown()
     assert server.undeclared == []
