@@ -41,7 +41,8 @@ def ssl_error(error: BaseException | None) -> ssl.SSLError | None:
 
 def tls_failure(error: ssl.SSLError, connection: Connection) -> TlsFailure:
     """The failure in words. Asks the server for its certificate where its authority is unknown."""
-    reason = error.reason or str(error)
+    reason = error.reason or ""
+    said = reason.lower().replace("_", " ") or str(error.args[-1])
     if isinstance(error, ssl.SSLCertVerificationError):
         return _not_verified(error, connection)
     if reason in NO_TLS:
@@ -52,13 +53,13 @@ def tls_failure(error: ssl.SSLError, connection: Connection) -> TlsFailure:
             "it must be a file of certificates in PEM (-----BEGIN CERTIFICATE-----)",
             True,
         )
-    if "ALERT" in reason or "CERTIFICATE" in reason or "KEY_VALUES" in reason:
+    remedy = "if it asks for a client certificate, go through the API server: --endpoint kubeconfig"
+    if connection.kubeconfig is not None:
         remedy = "look at client-certificate and client-key of the kubeconfig's user"
-        if connection.kubeconfig is None:
-            remedy = "if it asks for a client certificate, go through the API server: "
-            remedy += "--endpoint kubeconfig"
-        return TlsFailure(f"it refuses the connection in TLS ({_words(reason)})", remedy, True)
-    return TlsFailure(f"TLS has failed: {_words(reason)}", "", False)
+    if "ALERT" in reason or "CERTIFICATE" in reason or "KEY_VALUES" in reason:
+        return TlsFailure(f"it refuses the connection in TLS ({said})", remedy, True)
+    # A server that refuses a certificate may close the connection before that is read.
+    return TlsFailure(f"TLS has failed ({said})", remedy, False)
 
 
 def _not_verified(error: ssl.SSLCertVerificationError, connection: Connection) -> TlsFailure:
@@ -118,7 +119,3 @@ def _issuer(url: str) -> str | None:
         return None
     names = [f"{key}={value}" for part in issuer for key, value in part]
     return f"'{', '.join(names)}'" if names else None
-
-
-def _words(reason: str) -> str:
-    return reason.lower().replace("_", " ")

@@ -162,7 +162,8 @@ def test_plugin_that_fails(
     ("changes", "message"),
     [
         ({"current-context": ""}, r"has no current context: .*there are: lab"),
-        ({"contexts": [{"name": "lab"}]}, r"cannot be used: it is malformed"),
+        ({"contexts": [{"name": "lab"}]}, r"cannot be used: .*key context"),
+        ({"users": ["ada"]}, "it is malformed"),
         ({"clusters": []}, r"cannot be used: .*clusters"),
         ({"users": [{"name": "ada", "user": {"tokenFile": "/nowhere"}}]}, "/nowhere"),
     ],
@@ -264,7 +265,8 @@ def test_certificates_that_do_not_fit(
     user = {"client-certificate": str(stranger[0]), "client-key": str(stranger[1])}
     kube_api.use(*kube_api.authority.issue("server", ADDRESS))
     kube_api.kubeconfig(tmp_path / "kubeconfig", user)
-    with pytest.raises(KfpError, match=r"(?s)refuses the connection in TLS.*client-certificate"):
+    refused = r"(?s)(refuses the connection in TLS|TLS has failed).*client-certificate"
+    with pytest.raises(KfpError, match=refused):
         Kfp(LAB).server()
 
 
