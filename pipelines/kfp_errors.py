@@ -12,7 +12,12 @@ from pipelines.endpoint import Endpoint
 from sdpose.errors import UserError
 
 TRANSIENT = {429, 500, 502, 503, 504}
-PROXY_ROLE = "k8s/kfp-proxy/role.yaml"
+# The right to reach KFP through the API server, as docs/cluster.md grants it.
+PROXY_GRANTS = (
+    "kubectl apply -f k8s/kfp-proxy.yaml",
+    "kubectl -n kubeflow create rolebinding sdpose-kfp-proxy-team --role sdpose-kfp-proxy "
+    "--group YOUR-TEAM",
+)
 
 
 class KfpError(UserError):
@@ -58,9 +63,7 @@ def refused_by_kubernetes(
         return KfpError(
             f"{at} does not let you reach Kubeflow Pipelines: {said}\n"
             "  you need get, create and delete of services/proxy, for `ml-pipeline:http`, in "
-            f"namespace kubeflow; an administrator grants it: kubectl apply -f {PROXY_ROLE}, then "
-            "kubectl -n kubeflow create rolebinding sdpose-kfp-proxy-team --role sdpose-kfp-proxy "
-            "--group YOUR-TEAM",
+            "namespace kubeflow; an administrator grants it:\n  " + "\n  ".join(PROXY_GRANTS),
             403,
         )
     if error.status == 404:

@@ -23,6 +23,15 @@ from sdpose.doctor.report import Report
 
 __all__ = ["Report", "check_from_here", "check_in_cluster"]
 
+# Besides the rights, which are asked for in two ways.
+IN_NAMESPACE: tuple[Callable[[Kube, Cluster, Report], None], ...] = (
+    objects.check_kinds,
+    objects.check_accounts,
+    objects.check_volumes,
+    objects.check_secrets,
+    capacity.check_quotas,
+)
+
 
 def check_from_here(cluster: Cluster, context: str | None = None) -> Report:
     """What can be seen from outside of the cluster. Stores and MLflow, whose secrets are the
@@ -56,18 +65,13 @@ def _check_kubernetes(
     credentials = docker_credentials()
     try:
         kube = Kube(context)
-        objects.check_rights(kube, cluster, report, in_cluster=in_cluster)
-        checks: tuple[Callable[[Kube, Cluster, Report], None], ...] = (
-            objects.check_kinds,
-            objects.check_accounts,
-            objects.check_volumes,
-            objects.check_secrets,
-            capacity.check_nodes,
-            capacity.check_quotas,
-        )
-        for check in checks:
-            check(kube, cluster, report)
-        credentials |= objects.pull_credentials(kube, cluster)
+        # (A step's pod is in the namespace.)
+        if in_cluster or objects.check_namespace(kube, cluster, report):
+            objects.check_rights(kube, cluster, report, in_cluster=in_cluster)
+            for check in IN_NAMESPACE:
+                check(kube, cluster, report)
+            credentials |= objects.pull_credentials(kube, cluster)
+        capacity.check_nodes(kube, cluster, report)
     except NoAccessError as error:
         report.unknown.append(f"all that Kubernetes would tell: {error}")
     for image in dict.fromkeys(filter(None, (cluster.image, cluster.pipelines.image))):

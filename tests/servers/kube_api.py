@@ -44,8 +44,9 @@ class KubeApi(ThreadingHTTPServer):
         self.authority = Authority(folder / "authority", "the cluster of the tests")
         self.kfp_port, self.objects_port = kfp_port, objects_port
         self.tokens: set[str] = set()  # that are accepted
-        self.verbs = {"get", "create", "delete"}  # of services/proxy that everybody has
-        self.service = "ml-pipeline:http"
+        self.allowed: set[tuple[str, str, str]] = set()  # namespace, service, verb
+        self.used: set[tuple[str, str, str]] = set()
+        self.service = "ml-pipeline:http"  # with its port, as requests name it
         self.has_pod = True  # of the service
         self.users: list[str] = []  # who has asked, request by request
         self.proxied: list[str] = []  # method and path
@@ -88,6 +89,9 @@ class KubeApi(ThreadingHTTPServer):
         path.with_suffix(".new").replace(path)
         return path
 
+    def grant(self, namespace: str, services: list[str], verbs: list[str]) -> None:
+        self.allowed |= {(namespace, each, verb) for each in services for verb in verbs}
+
     def start(self) -> None:
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
@@ -119,7 +123,8 @@ class Handler(BaseHTTPRequestHandler):
             return
         namespace, service, path = found.groups()
         verb = VERBS[self.command]
-        if verb not in self.server.verbs or namespace != "kubeflow":
+        right = namespace, service, verb
+        if right not in self.server.allowed:
             self.refuse(
                 403,
                 f'services "{service}" is forbidden: User "{user}" cannot {verb} resource '
@@ -130,6 +135,7 @@ class Handler(BaseHTTPRequestHandler):
         elif not self.server.has_pod:
             self.refuse(503, f'no endpoints available for service "{service}"')
         else:
+            self.server.used.add(right)
             self.server.proxied.append(f"{self.command} {path}")
             self.relay(self.server.kfp_port, path, body, None)
 
