@@ -16,7 +16,7 @@ from pipelines.preflight.images import (
     docker_credentials,
     image_digest,
 )
-from pipelines.preflight.kube import Kube, NoAccessError
+from pipelines.preflight.kube import Kube, NoAccessError, RefusedError
 from sdpose.code_version import source_version
 from sdpose.config import Experiment
 from sdpose.doctor.report import Report
@@ -24,13 +24,13 @@ from sdpose.doctor.report import Report
 __all__ = ["Report", "check_from_here", "check_in_cluster"]
 
 # Besides the rights, which are asked for in two ways.
-IN_NAMESPACE: tuple[Callable[[Kube, Cluster, Report], None], ...] = (
-    objects.check_kinds,
-    objects.check_accounts,
-    objects.check_volumes,
-    objects.check_secrets,
-    capacity.check_quotas,
-)
+IN_NAMESPACE: dict[str, Callable[[Kube, Cluster, Report], None]] = {
+    "kinds of objects": objects.check_kinds,
+    "service accounts": objects.check_accounts,
+    "volumes": objects.check_volumes,
+    "secrets": objects.check_secrets,
+    "quotas": capacity.check_quotas,
+}
 
 
 def check_from_here(cluster: Cluster, context: str | None = None) -> Report:
@@ -68,8 +68,11 @@ def _check_kubernetes(
         # (A step's pod is in the namespace.)
         if in_cluster or objects.check_namespace(kube, cluster, report):
             objects.check_rights(kube, cluster, report, in_cluster=in_cluster)
-            for check in IN_NAMESPACE:
-                check(kube, cluster, report)
+            for name, check in IN_NAMESPACE.items():
+                try:
+                    check(kube, cluster, report)
+                except RefusedError as error:
+                    report.unknown.append(f"{name}: {error}")
             credentials |= objects.pull_credentials(kube, cluster)
         capacity.check_nodes(kube, cluster, report)
     except NoAccessError as error:

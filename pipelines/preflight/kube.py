@@ -66,8 +66,10 @@ class Kube:
         except ApiException as error:
             if error.status == 404:
                 return None
-            if error.status in {401, 403}:
+            if error.status == 403:
                 raise RefusedError(_message(error)) from None
+            if error.status == 401:
+                raise NoAccessError("it does not accept your credentials (HTTP 401)") from None
             raise NoAccessError(f"Kubernetes: HTTP {error.status} {error.reason}") from None
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             raise NoAccessError(f"Kubernetes does not answer: {error}") from None

@@ -346,3 +346,7 @@ def test_a_run_from_check_to_cancel(
     kube_api.allowed = set()
     code, output = run("cancel", first["run_id"])
     assert (code, "cannot get resource" in output) == (2, True), output
+    kube_api.tokens = set()
+    code, output = run(*EXPERIMENT, "--check")
+    assert (code, "does not accept your credentials (HTTP 401" in output) == (2, True), output
+    assert "all that Kubernetes would tell: it does not accept your credentials" in output

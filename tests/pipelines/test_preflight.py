@@ -187,8 +187,11 @@ def test_what_an_old_kfp_leaves_out_is_said(check) -> None:
 
 def test_what_we_may_not_see_is_no_problem(check, object_server: ObjectServer) -> None:
     object_server.unreadable = ("secrets", "nodes", "resourcequotas", "localsubjectaccessreviews")
+    object_server.unreadable += ("/apis/kubeflow.org", "/api/v1/namespaces/pose")
     code, stdout, _ = check()
     assert code == 0
+    assert "unknown  namespace pose: cannot look at /api/v1/namespaces/pose" in stdout
+    assert "cannot look at /apis/kubeflow.org/v1" in stdout
     assert "unknown  rights of service account sdpose-pipeline: cannot create access" in stdout
     assert "unknown  secret s3: cannot look at" in stdout
     assert "asks for credentials, and there are none here" in stdout
