@@ -14,11 +14,23 @@ import yaml
 from servers.kfp import KfpServer
 from servers.objects import ObjectServer
 
+from components.cluster import load_cluster
 from components.pytorchjob import job_name
+from pipelines.console import say
 from pipelines.endpoint import Endpoint, find_endpoint
-from pipelines.kfp_api import Kfp
+from pipelines.kfp_api import Kfp, Server
+from pipelines.kfp_version import TESTED, remarks
+from pipelines.on_cluster import Wishes, submit_to_cluster, sweep_to_cluster
+from pipelines.run_kfp import cancel, follow, resume_run
+from pipelines.run_sweep import SweepRun
 from sdpose.code_version import source_version
-from sdpose.config import dump_experiment, load_experiment, parse_experiment
+from sdpose.config import (
+    dump_experiment,
+    expand,
+    load_experiment,
+    load_sweep,
+    parse_experiment,
+)
 from sdpose.errors import UserError
 
 CLUSTER = Path(__file__).with_name("cluster.yaml")
@@ -88,6 +100,69 @@ def test_run_gets_the_whole_experiment_and_the_profile(
     assert len(kfp_server.of("versions")) == 1
     assert kfp_server.of("runs")[1]["display_name"] == "second"
     assert "SUCCEEDED), so what depends on it runs again: experiment: seed: 0 -> 7\n" in stdout
+
+
+@pytest.mark.parametrize("multi_user", [False, True])
+@pytest.mark.parametrize("kfp_version", TESTED)
+def test_a_life_with_every_version(
+    kfp_server: KfpServer,
+    kfp_version: str,
+    multi_user: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The server refuses what the version does not declare."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KFP_TOKEN", raising=False)
+    kfp_server.multi_user = multi_user
+    kfp_server.script, kfp_server.tasks = ["RUNNING", "FAILED"], steps
+    endpoint, cluster = Endpoint(kfp_server.url, "--endpoint"), load_cluster(CLUSTER)
+    experiment = load_experiment("sdpose_t", **cluster.places("sdpose_t"))
+    assert submit_to_cluster(endpoint, experiment, cluster, Wishes(wait=True)) == 1
+    output = capfd.readouterr().out
+    assert ("ignores `security` of the profile" in output) == (kfp_version == "2.15.0")
+    assert "not tested" not in output
+    kfp = Kfp(endpoint)
+    assert kfp.server() == Server(multi_user, kfp_version)
+    (run,) = kfp_server.of("runs")
+    assert resume_run(kfp, run["run_id"], say) == run["run_id"]
+    assert follow(kfp, run["run_id"], say) == 0
+
+    kfp_server.script = ["RUNNING"]
+    assert submit_to_cluster(endpoint, experiment, cluster, Wishes(run_name="second")) == 0
+    second = kfp_server.of("runs")[1]["run_id"]
+    cancel(kfp, second, say)
+    assert follow(kfp, second, say) == 3  # CANCELED
+    kfp_server.can_retry = False
+    again = kfp.run(resume_run(kfp, second, say))
+    assert again.pipeline_version_reference == kfp.run(second).pipeline_version_reference
+
+    sweep = load_sweep("seeds")
+    trials = expand(sweep, rungs="/results/rungs", data_root="/data", work_dir="/results")
+    sweep_run = SweepRun(sweep, trials, parallel=2)
+    assert sweep_to_cluster(endpoint, sweep_run, cluster, Wishes()) == 0
+    cancel(kfp, kfp_server.of("runs")[-1]["run_id"], say)
+
+    wishes = Wishes(schedule="0 3 * * 1")
+    assert submit_to_cluster(endpoint, experiment, cluster, wishes) == 0
+    (schedule,) = kfp_server.of("recurringruns")
+    cancel(kfp, schedule["recurring_run_id"], say)
+    assert kfp_server.of("recurringruns") == []
+
+
+@pytest.mark.parametrize(
+    ("tag", "remark"),
+    [
+        ("unknown", "does not say which version it is; sdpose is tested against the API of 2.15.0"),
+        ("2.18.1", "Kubeflow Pipelines 2.18.1 is not tested: the versions whose API"),
+        ("2.5.0", "Kubeflow Pipelines 2.5.0 ignores `security` of the profile"),
+    ],
+)
+def test_a_version_that_is_not_tested_is_said(kfp_server: KfpServer, tag: str, remark: str) -> None:
+    kfp_server.tag_name = tag
+    version = Kfp(Endpoint(kfp_server.url, "--endpoint")).server().version
+    assert any(remark in line for line in remarks(version))
 
 
 @pytest.mark.parametrize(
