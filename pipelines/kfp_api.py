@@ -48,17 +48,22 @@ class Kfp:
 
     def server(self) -> Server:
         """Raises KfpError within seconds if nothing that looks like KFP answers."""
-        # The generated method leaves out what KFP does not declare: its version.
-        found = self._send(
-            "talk to it",
-            self._client.call_api,
-            resource_path="/apis/v2beta1/healthz",
-            method="GET",
-            header_params={"Accept": "application/json"},
-            response_type="object",
-            auth_settings=["Bearer"],
-            _return_http_data_only=True,
-        )
+        try:
+            # The generated method leaves out what KFP does not declare: its version.
+            found = self._send(
+                "talk to it",
+                self._client.call_api,
+                resource_path="/apis/v2beta1/healthz",
+                method="GET",
+                header_params={"Accept": "application/json"},
+                response_type="object",
+                auth_settings=["Bearer"],
+                _return_http_data_only=True,
+            )
+        except KfpError as error:
+            if error.status != 404:
+                raise
+            raise KfpError(not_kfp(self.endpoint, "HTTP 404"), 404) from None
         if not isinstance(found, dict) or "multi_user" not in found:
             raise KfpError(not_kfp(self.endpoint, "the answer is not KFP's"), 200)
         version = str(found.get("tag_name") or "").removeprefix("v")

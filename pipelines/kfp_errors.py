@@ -113,8 +113,6 @@ def explain_refusal(
             f"{connection.credentials}\n  ask its administrator for the right, or name a namespace "
             "of yours (--namespace)"
         )
-    if error.status == 404 and "healthz" in (error.body or ""):
-        return not_kfp(endpoint, "HTTP 404")
     return f"{at} cannot {what}: HTTP {error.status}: {said}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from servers.kube_api import KubeApi
 from servers.objects import ImageServer, ObjectServer
 from servers.tls import ADDRESS, Authority
 
+from pipelines import watch_run
 from pipelines.endpoint import Endpoint
 from pipelines.kfp_api import Kfp
 from pipelines.kfp_errors import PROXY_GRANTS, KfpError
@@ -297,6 +299,37 @@ def test_private_authority_in_front_of_kfp(
     with pytest.raises(UserError, match=r"\$KFP_TOKEN is no token: it holds spaces") as caught:
         Kfp(Endpoint(kube_api.url, "--endpoint"))
     assert "a token" not in str(caught.value)
+
+
+def test_waiting_outlasts_credentials_that_expire(
+    kube_api: KubeApi, kfp_server: KfpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And an API server that was restarted: it answers 403 until it knows the roles again."""
+    monkeypatch.setattr(watch_run, "FIRST_POLL_S", 0.05)
+    kube_api.kubeconfig(tmp_path / "kubeconfig", {"token": "first"})
+    kube_api.tokens = {"first"}
+    rights = set(kube_api.allowed)
+    run = kfp_server.add("runs", "run_id", {"script": ["RUNNING", "RUNNING", "SUCCEEDED"]})
+    said: list[str] = []
+
+    def say(text: str, **_: Any) -> None:
+        said.append(text)
+        if len(said) == 1:  # RUNNING
+            kube_api.tokens = {"second"}
+        elif "HTTP 401" in text:
+            kube_api.allowed = set()
+            kube_api.kubeconfig(tmp_path / "kubeconfig", {"token": "second"})
+            threading.Timer(1.0, kube_api.allowed.update, [rights]).start()
+
+    ended = watch_run.wait_for_run(Kfp(LAB), run["run_id"], say)
+    assert ended.state == "SUCCEEDED"
+    assert ["still trying" in text and "the run goes on" in text for text in said] == [
+        *(False, True, False)
+    ]
+    assert said[2] == "kubeconfig:lab answers again"
+    kube_api.allowed = set()
+    with pytest.raises(KfpError, match="does not let you reach"):  # never heard of it: no use
+        watch_run.wait_for_run(Kfp(LAB), run["run_id"], say)
 
 
 def test_a_run_from_check_to_cancel(

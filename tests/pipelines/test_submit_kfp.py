@@ -289,7 +289,9 @@ def test_dry_run_prints_what_would_be_submitted(submit, tmp_path: Path) -> None:
     assert "platforms" in platform
 
 
-def test_refusals_say_what_to_do(kfp_server: KfpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusals_say_what_to_do(
+    kfp_server: KfpServer, object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for variable in ("KFP_TOKEN", "KFP_COOKIE"):
         monkeypatch.delenv(variable, raising=False)
     endpoint = Endpoint(kfp_server.url, "--endpoint")
@@ -305,6 +307,9 @@ def test_refusals_say_what_to_do(kfp_server: KfpServer, monkeypatch: pytest.Monk
     kfp_server.forbidden = {"experiments"}
     with pytest.raises(UserError, match=r"(?s)you may not create the experiment .*--namespace"):
         kfp.experiment("new", None)
+    another = Endpoint(f"http://127.0.0.1:{object_server.server_port}", "--endpoint")
+    with pytest.raises(UserError, match=r"(?s)no Kubeflow Pipelines at .*: HTTP 404.*port-forward"):
+        Kfp(another).server()
 
 
 def test_token_file_that_is_renewed(
