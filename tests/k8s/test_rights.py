@@ -132,7 +132,7 @@ def test_the_proxys_role_is_the_one_that_the_guide_binds(repository: Path) -> No
     guide = " ".join(
         (repository / "docs/cluster.md").read_text(encoding="utf-8").replace("\\\n", " ").split()
     )
-    for command in PROXY_GRANTS:  # what a user is told who lacks it
+    for command in PROXY_GRANTS:  # the message for a user who lacks the right
         assert command in guide
 
 

@@ -328,7 +328,7 @@ def test_waiting_outlasts_credentials_that_expire(
     ]
     assert said[2] == "kubeconfig:lab answers again"
     kube_api.allowed = set()
-    with pytest.raises(KfpError, match="does not let you reach"):  # never heard of it: no use
+    with pytest.raises(KfpError, match="does not let you reach"):  # it has never answered
         watch_run.wait_for_run(Kfp(LAB), run["run_id"], say)
 
 
