@@ -20,7 +20,6 @@ import urllib3
 from pipelines.connection import Connection
 from pipelines.endpoint import Endpoint
 from pipelines.kfp_errors import KfpError, explain_refusal, not_kfp, refused_by_kubernetes
-from pipelines.kubeconfig import CredentialError
 from pipelines.tls_errors import ssl_error, tls_failure
 from sdpose.errors import UserError
 
@@ -226,7 +225,7 @@ class Kfp:
                 raise kubernetes from None
             refusal = explain_refusal(what, error, self.endpoint, self._connection)
             raise KfpError(refusal, error.status or 0) from None
-        except CredentialError as error:  # of a plugin, which may work again
+        except UserError as error:  # of a plugin or a token's file, which may be right again
             raise KfpError(str(error), 0) from None
         except AttributeError as error:
             # kfp_server_api decodes the body of a TLS error, which has none.

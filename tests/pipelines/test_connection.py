@@ -39,6 +39,9 @@ def kube_api(
     """Everybody has the rights of the Role that people are given."""
     for variable in ("KFP_TOKEN", "KFP_COOKIE", "SSL_CERT_FILE", "KUBERNETES_SERVICE_HOST"):
         monkeypatch.delenv(variable, raising=False)
+    for variable in ("HTTPS_PROXY", "HTTP_PROXY"):  # which the Kubernetes client would use
+        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.delenv(variable.lower(), raising=False)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     with KubeApi(tmp_path, kfp_server.server_port, object_server.server_port) as server:
         role = yaml.safe_load((repository / "k8s/kfp-proxy.yaml").read_text(encoding="utf-8"))

@@ -323,6 +323,10 @@ def test_token_file_that_is_renewed(
         kfp_server.token = token
         (tmp_path / "token").write_text(token)
         assert not kfp.server().multi_user
+    (tmp_path / "token").write_text("<html> an error page")
+    with pytest.raises(UserError, match=r"^/.*/token is no token: it holds spaces") as caught:
+        kfp.server()
+    assert "html" not in str(caught.value)
 
 
 def test_run_whose_answer_is_lost_is_found(kfp_server: KfpServer, submit, tmp_path: Path) -> None:
