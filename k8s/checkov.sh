@@ -8,13 +8,13 @@ trap 'rm -rf "$work"' EXIT
 for overlay in dev prod single-user; do
     kubectl kustomize k8s/overlays/$overlay > "$work/$overlay.yaml"
 done
-cp k8s/fetch-coco.yaml "$work"
+cp k8s/fetch-coco.yaml k8s/kfp-proxy.yaml "$work"
 quiet=(--compact --quiet --skip-download)
 # The images of dev are built here and loaded into its node: no digest, no registry to pull from.
 "$1" --framework kubernetes "${quiet[@]}" --file "$work/dev.yaml" \
     --skip-check CKV_K8S_43,CKV_K8S_15
 "$1" --framework kubernetes "${quiet[@]}" --file "$work/prod.yaml" --file "$work/fetch-coco.yaml" \
-    --file "$work/single-user.yaml"
+    --file "$work/single-user.yaml" --file "$work/kfp-proxy.yaml"
 # HEALTHCHECK: Kubernetes ignores it; the manifests have probes. The base is pinned, as an ARG's
 # default, which checkov does not follow.
 "$1" --framework dockerfile "${quiet[@]}" --file images/Dockerfile \

@@ -1,4 +1,4 @@
-"""Where Kubeflow Pipelines is, if anywhere, and with which credentials it is asked."""
+"""Where Kubeflow Pipelines is, if anywhere."""
 
 from __future__ import annotations
 
@@ -6,23 +6,11 @@ import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-
-import kfp_server_api  # type: ignore[import-untyped]
-
-from sdpose.errors import UserError
 
 ENDPOINT_VARIABLES = ("KFP_ENDPOINT", "KF_PIPELINES_ENDPOINT")
 UI_VARIABLE = "KF_PIPELINES_UI_ENDPOINT"  # kfp's own name
-TOKEN_VARIABLE = "KFP_TOKEN"
-COOKIE_VARIABLE = "KFP_COOKIE"  # of a browser session, where Dex or a proxy stands before KFP
-CA_VARIABLE = "SSL_CERT_FILE"
-# Where Kubeflow puts a token for pods that may talk to KFP (a notebook, say); kfp's own names.
-TOKEN_FILE_VARIABLE = "KF_PIPELINES_SA_TOKEN_PATH"
-TOKEN_FILE = "/var/run/secrets/kubeflow/pipelines/token"
 IN_CLUSTER_HOST = "ml-pipeline.kubeflow.svc.cluster.local"
 KUBECONFIG = "kubeconfig"
-PROXIED_SERVICE = "/api/v1/namespaces/kubeflow/services/ml-pipeline:http/proxy"
 
 
 @dataclass(frozen=True)
@@ -33,6 +21,11 @@ class Endpoint:
     @property
     def by_kubeconfig(self) -> bool:
         return self.host.partition(":")[0] == KUBECONFIG
+
+    @property
+    def context(self) -> str | None:
+        """The kubeconfig's context that is named; None for the current one."""
+        return (self.host.partition(":")[2] or None) if self.by_kubeconfig else None
 
     @property
     def url(self) -> str:
@@ -68,49 +61,3 @@ def find_endpoint(
             return None
         return Endpoint(f"http://{IN_CLUSTER_HOST}:8888", "this is a pod of its cluster")
     return None
-
-
-def connection(endpoint: Endpoint) -> tuple[kfp_server_api.ApiClient, str]:
-    """A client of the endpoint, and with which credentials it asks, for people."""
-    config = kfp_server_api.Configuration()
-    config.ssl_ca_cert = os.environ.get(CA_VARIABLE)
-    config.retries = False  # no redirects to a login page, and we decide what is tried again
-    if endpoint.by_kubeconfig:
-        return kfp_server_api.ApiClient(config), _by_kubeconfig(config, endpoint)
-    config.host = endpoint.url
-    cookie = os.environ.get(COOKIE_VARIABLE)
-    config.api_key_prefix["authorization"] = "Bearer"
-    if token := os.environ.get(TOKEN_VARIABLE):
-        config.api_key["authorization"] = token
-        credentials = f"${TOKEN_VARIABLE}"
-    elif path := _token_file():
-        config.api_key["authorization"] = "read by the hook"
-        config.refresh_api_key_hook = lambda to: to.api_key.update(
-            authorization=Path(path).read_text(encoding="utf-8").strip()  # the kubelet renews it
-        )
-        credentials = f"the token in {path}"
-    else:
-        credentials = f"${COOKIE_VARIABLE}" if cookie else "no credentials"
-    return kfp_server_api.ApiClient(config, cookie=cookie), credentials
-
-
-def _by_kubeconfig(config: kfp_server_api.Configuration, endpoint: Endpoint) -> str:
-    from kubernetes.config import ConfigException, load_kube_config
-
-    context = endpoint.host.partition(":")[2] or None
-    try:
-        # (The library looks at $KUBECONFIG only once, when it is imported.)
-        load_kube_config(
-            config_file=os.environ.get("KUBECONFIG"), client_configuration=config, context=context
-        )
-    except (ConfigException, OSError) as error:
-        raise UserError(
-            f"--endpoint {endpoint.host}: {error}; `kubectl config get-contexts` lists the contexts"
-        ) from None
-    config.host = config.host.rstrip("/") + PROXIED_SERVICE
-    return f"the kubeconfig's context {context}" if context else "the kubeconfig's current context"
-
-
-def _token_file() -> str | None:
-    path = os.environ.get(TOKEN_FILE_VARIABLE, TOKEN_FILE)
-    return path if Path(path).is_file() else None

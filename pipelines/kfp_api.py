@@ -10,50 +10,63 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import kfp_server_api  # type: ignore[import-untyped]
 import urllib3
 
-from pipelines.endpoint import COOKIE_VARIABLE, TOKEN_VARIABLE, Endpoint, connection
+from pipelines.connection import Connection
+from pipelines.endpoint import Endpoint
+from pipelines.kfp_errors import KfpError, explain_refusal, not_kfp, refused_by_kubernetes
+from pipelines.tls_errors import ssl_error, tls_failure
 from sdpose.errors import UserError
 
 CONNECT_TIMEOUT_S = 5.0
 TIMEOUT_S = 20.0  # of one request
 PATIENCE_S = 30.0  # for requests that can be sent again
-TRANSIENT = {429, 500, 502, 503, 504}
 
 
-class KfpError(UserError):
-    """The endpoint refused or did not answer. status: HTTP's, 0 if nothing came."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
-
-    @property
-    def transient(self) -> bool:
-        return self.status in TRANSIENT | {0}
+@dataclass(frozen=True)
+class Server:
+    multi_user: bool
+    version: str  # of its release; "" if it does not say
 
 
 class Kfp:
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
-        client, self._credentials = connection(endpoint)
+        self._connection = Connection(endpoint)
+        self._client = client = self._connection.client
         self._experiments = kfp_server_api.ExperimentServiceApi(client)
-        self._health = kfp_server_api.HealthzServiceApi(client)
         self._pipelines = kfp_server_api.PipelineServiceApi(client)
         self._recurring = kfp_server_api.RecurringRunServiceApi(client)
         self._runs = kfp_server_api.RunServiceApi(client)
         self._uploads = kfp_server_api.PipelineUploadServiceApi(client)
 
-    def is_multi_user(self) -> bool:
+    def server(self) -> Server:
         """Raises KfpError within seconds if nothing that looks like KFP answers."""
-        health = self._send("talk to it", self._health.healthz_service_get_healthz)
-        if not isinstance(health, kfp_server_api.V2beta1GetHealthzResponse):
-            raise KfpError(self._not_kfp("the answer is not KFP's"), 200)
-        return bool(health.multi_user)
+        try:
+            # The generated method leaves out what KFP does not declare: its version.
+            found = self._send(
+                "talk to it",
+                self._client.call_api,
+                resource_path="/apis/v2beta1/healthz",
+                method="GET",
+                header_params={"Accept": "application/json"},
+                response_type="object",
+                auth_settings=["Bearer"],
+                _return_http_data_only=True,
+            )
+        except KfpError as error:
+            if error.status != 404:
+                raise
+            raise KfpError(not_kfp(self.endpoint, "HTTP 404"), 404) from None
+        if not isinstance(found, dict) or "multi_user" not in found:
+            raise KfpError(not_kfp(self.endpoint, "the answer is not KFP's"), 200)
+        version = str(found.get("tag_name") or "").removeprefix("v")
+        return Server(bool(found["multi_user"]), version if version[:1].isdigit() else "")
 
     def experiment(self, name: str, namespace: str | None) -> str:
         """The id of the experiment, which is made if it is not there."""
@@ -189,55 +202,51 @@ class Kfp:
 
     def _send(self, what: str, request: Callable[..., Any], **values: Any) -> Any:
         try:
+            return self._once(what, request, values)
+        except KfpError as error:
+            # A token that was replaced. (A request that was answered so has done nothing.)
+            if error.status != 401 or not self._renewed():
+                raise
+        return self._once(what, request, values)
+
+    def _renewed(self) -> bool:
+        try:
+            return self._connection.renew()
+        except UserError as error:
+            raise KfpError(str(error), 401) from None
+
+    def _once(self, what: str, request: Callable[..., Any], values: dict[str, Any]) -> Any:
+        try:
             return request(**values, _request_timeout=(CONNECT_TIMEOUT_S, TIMEOUT_S))
         except kfp_server_api.ApiException as error:
-            raise KfpError(self._refusal(what, error), error.status or 0) from None
+            if not error.status:
+                raise self._unreachable(error) from None
+            if kubernetes := refused_by_kubernetes(error, self._connection):
+                raise kubernetes from None
+            refusal = explain_refusal(what, error, self.endpoint, self._connection)
+            raise KfpError(refusal, error.status or 0) from None
+        except UserError as error:  # of a plugin or a token's file, which may be right again
+            raise KfpError(str(error), 0) from None
+        except AttributeError as error:
+            # kfp_server_api decodes the body of a TLS error, which has none.
+            if ssl_error(error) is None:
+                raise
+            raise self._unreachable(error) from None
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise KfpError(self._not_kfp(_reason(error)), 0) from None
-        except ValueError as error:  # of the generated client: an answer that is no JSON
-            raise KfpError(self._not_kfp(f"the answer is not KFP's: {error}"), 200) from None
+            raise self._unreachable(error) from None
+        except ValueError as error:  # of the generated client: an answer that is not KFP's
+            raise KfpError(
+                not_kfp(self.endpoint, f"the answer is not KFP's: {error}"), 200
+            ) from None
 
-    def _refusal(self, what: str, error: kfp_server_api.ApiException) -> str:
-        """What the endpoint said, and what to do about it."""
-        said = _message(error)
-        at = f"Kubeflow Pipelines at {self.endpoint.host} ({self.endpoint.found})"
-        if error.status in {301, 302, 303, 307, 308}:
-            return (
-                f"{at} sends to a login page: it was asked with {self._credentials}\n"
-                f"  set ${TOKEN_VARIABLE} to a token that it accepts, or ${COOKIE_VARIABLE} to the "
-                "cookie of a browser session that is logged in"
-            )
-        if error.status == 401:
-            return (
-                f"{at} refuses to talk to you (HTTP 401: {said}): it was asked with "
-                f"{self._credentials}\n  set ${TOKEN_VARIABLE} to a valid token"
-            )
-        if error.status == 403:
-            return (
-                f"{at}: you may not {what} (HTTP 403: {said}): it was asked with "
-                f"{self._credentials}\n  ask its administrator for the right, or name a namespace "
-                "of yours (--namespace)"
-            )
-        if error.status == 404 and "healthz" in (error.body or ""):
-            return self._not_kfp("HTTP 404")
-        return f"{at} cannot {what}: HTTP {error.status}: {said}"
-
-    def _not_kfp(self, reason: str) -> str:
-        return (
-            f"no Kubeflow Pipelines at {self.endpoint.host} ({self.endpoint.found}): {reason}\n"
-            "  check the address (a port-forward: kubectl -n kubeflow port-forward svc/ml-pipeline "
-            "8888:8888; through the API server: --endpoint kubeconfig), or run on this machine: "
-            "--runner local"
+    def _unreachable(self, error: Exception) -> KfpError:
+        cause = ssl_error(error)
+        if cause is None:
+            return KfpError(not_kfp(self.endpoint, _reason(error)), 0)
+        failure = tls_failure(cause, self._connection)
+        return KfpError(
+            not_kfp(self.endpoint, failure.what, failure.remedy), 0, transient=not failure.lasting
         )
-
-
-def _message(error: kfp_server_api.ApiException) -> str:
-    """KFP answers {"error": ..., "code": ..., "message": ...}; a proxy before it with anything."""
-    try:
-        body = json.loads(error.body)
-        return str(body.get("error") or body.get("message") or error.reason)
-    except (TypeError, ValueError, AttributeError):
-        return str(error.reason)
 
 
 def _reason(error: Exception) -> str:

@@ -16,7 +16,8 @@ from components.pytorchjob.fit import fit
 from components.pytorchjob.manifest import to_yaml
 from pipelines.console import say
 from pipelines.endpoint import Endpoint
-from pipelines.kfp_api import Kfp, KfpError
+from pipelines.kfp_api import Kfp
+from pipelines.kfp_version import remarks
 from pipelines.preflight import check_from_here
 from pipelines.preflight.images import (
     NoSuchImageError,
@@ -72,7 +73,7 @@ def submit_to_cluster(
     """Starts or schedules the run, and waits if that is wished; returns the exit code."""
     cron = kfp_cron(wishes.schedule) if wishes.schedule else None
     kfp = Kfp(endpoint)
-    kfp.is_multi_user()  # is it there at all?
+    _say_remarks(kfp)
     cluster, wishes = pinned(cluster, wishes)
     submission = _submission(experiment, cluster, wishes)
     if cron:
@@ -92,7 +93,7 @@ def _start(kfp: Kfp, submission: Submission, wishes: Wishes) -> int:
 def sweep_to_cluster(endpoint: Endpoint, run: SweepRun, cluster: Cluster, wishes: Wishes) -> int:
     """Starts the run of a sweep; returns the exit code."""
     kfp = Kfp(endpoint)
-    kfp.is_multi_user()  # is it there at all?
+    _say_remarks(kfp)
     return _start(kfp, *_sweep_submission(run, cluster, wishes))
 
 
@@ -119,6 +120,12 @@ def _sweep_submission(
         package, arguments, name, cluster, wishes.run_name, pipeline=SWEEP_PIPELINE
     )
     return submission, wishes
+
+
+def _say_remarks(kfp: Kfp) -> None:
+    """Raises KfpError if no Kubeflow Pipelines is there."""
+    for remark in remarks(kfp.server().version):
+        say(remark)
 
 
 def wait(kfp: Kfp, run_id: str, *, cancel_on_interrupt: bool) -> int:
@@ -154,16 +161,18 @@ def show_manifests(experiment: Experiment, cluster: Cluster, wishes: Wishes) -> 
 
 def check_cluster(endpoint: Endpoint, cluster: Cluster) -> None:
     """Prints what is there; raises UserError with all problems."""
-    report = check_from_here(cluster)
+    report = check_from_here(cluster, endpoint.context)
     try:
-        multi_user = Kfp(endpoint).is_multi_user()
-    except KfpError as error:
+        server = Kfp(endpoint).server()
+    except UserError as error:
         what, _, remedy = str(error).partition("\n")
         report.problem(what, remedy.strip() or "ask its administrator")
     else:
-        users = "several users" if multi_user else "one user"
-        report.fine.insert(0, f"Kubeflow Pipelines answers at {endpoint.host}, for {users}")
-        if not multi_user and cluster.namespace != KFP_NAMESPACE:
+        users = "several users" if server.multi_user else "one user"
+        name = f"Kubeflow Pipelines {server.version}".rstrip()
+        report.fine.insert(0, f"{name} answers at {endpoint.host}, for {users}")
+        report.unknown += remarks(server.version)
+        if not server.multi_user and cluster.namespace != KFP_NAMESPACE:
             report.unknown.append(
                 "a KFP for one user runs all steps in its own namespace, mostly "
                 f"{KFP_NAMESPACE}: their volumes and secrets must be there, too, not only in "

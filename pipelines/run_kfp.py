@@ -16,7 +16,8 @@ from components.cluster import Cluster, parse_cluster
 from components.pytorchjob import job_name
 from components.pytorchjob.kinds import Kind, kinds_of
 from pipelines.changes import changes, shortened
-from pipelines.kfp_api import Kfp, KfpError
+from pipelines.kfp_api import Kfp
+from pipelines.kfp_errors import KfpError
 from pipelines.placement import RUN_ID_LABEL
 from pipelines.preflight.kube import Kube, NoAccessError, RefusedError
 from pipelines.sdpose_pipeline import NAME
@@ -106,7 +107,7 @@ def schedule_runs(kfp: Kfp, submission: Submission, cron: str, say: Say) -> str:
             trigger=kfp_server_api.V2beta1Trigger(
                 cron_schedule=kfp_server_api.V2beta1CronSchedule(cron=cron)
             ),
-            max_concurrency=1,
+            max_concurrency="1",  # an int64, which KFP declares as a string
             no_catchup=True,
             service_account=submission.cluster.pipelines.service_account,
         )
@@ -236,7 +237,7 @@ def _cannot_look(error: Exception, cluster: Cluster, kinds: list[Kind], name: st
 def _prepare(kfp: Kfp, submission: Submission) -> tuple[str, Any]:
     """The experiment's id, and the pipeline version that its runs refer to."""
     # A KFP for one user refuses to be asked for a namespace.
-    namespace = submission.cluster.namespace if kfp.is_multi_user() else None
+    namespace = submission.cluster.namespace if kfp.server().multi_user else None
     experiment_id = kfp.experiment(submission.exp_name, namespace)
     return experiment_id, kfp.pipeline_version(submission.pipeline, submission.package, namespace)
 

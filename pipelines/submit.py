@@ -55,7 +55,7 @@ endpoint_option = click.option(
     metavar="URL",
     help="Of Kubeflow Pipelines, or kubeconfig[:CONTEXT] to reach it through the API server; else "
     "the profile's, $KFP_ENDPOINT, or the cluster that this runs in. Credentials: $KFP_TOKEN, "
-    "$KFP_COOKIE, a pod's token file, the kubeconfig's.",
+    "$KFP_COOKIE, a pod's token file, the kubeconfig's. A private authority (TLS): $SSL_CERT_FILE.",
 )
 cluster_option = click.option(
     "--cluster",

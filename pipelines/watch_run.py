@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from pipelines.kfp_api import Kfp, KfpError
+from pipelines.kfp_api import Kfp
+from pipelines.kfp_errors import KfpError
 
 FIRST_POLL_S = 0.5
 LONGEST_POLL_S = 10.0
 # KFP may be restarted or upgraded while a training runs for days.
 OUT_OF_TOUCH_S = 1800.0
+# Credentials expire until somebody signs in again, and an API server that was restarted forbids
+# everything until it knows the roles: after a first answer both are waited for.
+REFUSED_FOR_A_WHILE = {401, 403}
 
 Say = Callable[..., None]
 
@@ -49,16 +53,17 @@ class Step:
 def wait_for_run(kfp: Kfp, run_id: str, say: Say) -> Any:
     """Tells of every step that changes its state, until the run has ended; returns the run.
 
-    Raises OutOfTouchError, and KfpError if KFP refuses to tell of the run.
+    Raises OutOfTouchError, and KfpError if KFP refuses to tell of the run from the beginning.
     """
     shown: dict[str, str] = {}
     silent_since: float | None = None
+    answered = False
     delay = FIRST_POLL_S
     while True:
         try:
             run = kfp.run(run_id)
         except KfpError as error:
-            if not error.transient:
+            if not (error.transient or (answered and error.status in REFUSED_FOR_A_WHILE)):
                 raise
             if silent_since is None:
                 silent_since = time.monotonic()
@@ -67,6 +72,7 @@ def wait_for_run(kfp: Kfp, run_id: str, say: Say) -> Any:
             if time.monotonic() - silent_since > OUT_OF_TOUCH_S:
                 raise OutOfTouchError(str(error)) from None
         else:
+            answered = True
             if silent_since is not None:
                 silent_since = None
                 say(f"{kfp.endpoint.host} answers again")

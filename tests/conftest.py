@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from servers.browser import chromium  # noqa: F401 (fixtures)
-from servers.kfp import kfp_server  # noqa: F401 (fixtures)
+from servers.kfp import kfp_server, kfp_version  # noqa: F401 (fixtures)
 from servers.mlflow import mlflow_server, own_mlflow_server  # noqa: F401 (fixtures)
 from servers.objects import image_server, object_server  # noqa: F401 (fixtures)
 from servers.postgres import postgres  # noqa: F401 (a fixture)
@@ -100,6 +100,12 @@ def reference_dir() -> Path:
 def coco_mini() -> Path:
     """A small real COCO: 40 train and 43 val images in the true layout, no detection file."""
     return shared_path("data", "coco-mini")
+
+
+@pytest.fixture(scope="session")
+def kfp_api() -> Path:
+    """What releases of KFP's server declare as their REST interface."""
+    return shared_path("kfp-api")
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config import ConfigException
 
+from components.pytorchjob.kubeconfig import CredentialError
 from sdpose.errors import UserError
 
 # The server, or what stands before it, cannot answer now.
@@ -63,7 +64,8 @@ def trouble_of(error: Exception, method: str, path: str, *, known: bool) -> Trou
     Args:
         known: a request of this process has succeeded before.
     """
-    if isinstance(error, ConfigException):  # a token file that is being replaced
+    # A token file that is being replaced, a credential plugin that failed.
+    if isinstance(error, (ConfigException, CredentialError)):
         return Trouble(401, str(error), "refusal", None, f"no access to Kubernetes: {error}")
     if not isinstance(error, ApiException):
         return Trouble(0, f"{type(error).__name__}: {error}", "outage", None)

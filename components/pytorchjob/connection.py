@@ -7,49 +7,34 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-import yaml
 from kubernetes import client, config
 
+from components.pytorchjob.kubeconfig import load_kubeconfig
 from sdpose.errors import UserError
 
-# Cloud tools rewrite a kubeconfig in place: for a moment it is empty, or ends in mid-line.
-REWRITE_S = 5.0
-PAUSE_S = 0.1
 NOTICE_EVERY_S = 60.0
-
-# What the library raises for a kubeconfig of which a part is missing: it does not check first.
-UNREADABLE = (
-    config.ConfigException,
-    OSError,
-    yaml.YAMLError,
-    LookupError,
-    TypeError,
-    AttributeError,
-)
 
 
 def connect() -> client.ApiClient:
     """In a pod its service account, elsewhere the kubeconfig.
 
-    A kubeconfig that cannot be read, and that was changed less than REWRITE_S ago, is read again.
     Raises UserError if there are no credentials, or none that can be read.
     """
-    while True:
-        settings = client.Configuration()
-        # urllib3's own retries would hide failures, and do not know which are worth it.
-        settings.retries = False
-        try:
-            _load(settings)
-            return client.ApiClient(settings)
-        except UNREADABLE as error:
-            if not _is_being_rewritten():
-                raise UserError(
-                    f"no access to Kubernetes: {error}; set $KUBECONFIG, or run in a pod that has "
-                    "a service account"
-                ) from None
-        time.sleep(PAUSE_S)
+    try:
+        if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
+            settings = client.Configuration()
+            # urllib3's own retries would hide failures, and do not know which are worth it.
+            settings.retries = False
+            config.load_incluster_config(client_configuration=settings)
+        else:
+            settings = load_kubeconfig().settings
+        return client.ApiClient(settings)
+    except (UserError, config.ConfigException, OSError) as error:
+        raise UserError(
+            f"no access to Kubernetes: {error}; set $KUBECONFIG, or run in a pod that has a "
+            "service account"
+        ) from None
 
 
 class Connection:
@@ -84,31 +69,3 @@ class Connection:
         with self._lock:
             self._next_notice = 0.0
         self._say("the Kubernetes API answers again")
-
-
-def _load(settings: client.Configuration) -> None:
-    if _in_cluster():
-        config.load_incluster_config(client_configuration=settings)
-    else:
-        # (The library looks at $KUBECONFIG only once, when it is imported.)
-        config.load_kube_config(
-            config_file=os.environ.get("KUBECONFIG"), client_configuration=settings
-        )
-
-
-def _in_cluster() -> bool:
-    return bool(os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"))
-
-
-def _is_being_rewritten() -> bool:
-    if _in_cluster():
-        return False
-    names = os.environ.get("KUBECONFIG") or config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION
-    for name in filter(None, names.split(os.pathsep)):
-        try:
-            changed = Path(name).expanduser().stat().st_mtime
-        except OSError:
-            continue
-        if time.time() - changed < REWRITE_S:
-            return True
-    return False

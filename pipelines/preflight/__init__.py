@@ -16,19 +16,28 @@ from pipelines.preflight.images import (
     docker_credentials,
     image_digest,
 )
-from pipelines.preflight.kube import Kube, NoAccessError
+from pipelines.preflight.kube import Kube, NoAccessError, RefusedError
 from sdpose.code_version import source_version
 from sdpose.config import Experiment
 from sdpose.doctor.report import Report
 
 __all__ = ["Report", "check_from_here", "check_in_cluster"]
 
+# Besides the rights, which are asked for in two ways.
+IN_NAMESPACE: dict[str, Callable[[Kube, Cluster, Report], None]] = {
+    "kinds of objects": objects.check_kinds,
+    "service accounts": objects.check_accounts,
+    "volumes": objects.check_volumes,
+    "secrets": objects.check_secrets,
+    "quotas": capacity.check_quotas,
+}
 
-def check_from_here(cluster: Cluster) -> Report:
+
+def check_from_here(cluster: Cluster, context: str | None = None) -> Report:
     """What can be seen from outside of the cluster. Stores and MLflow, whose secrets are the
-    cluster's, are left to the run's first step."""
+    cluster's, are left to the run's first step. context: of the kubeconfig, if one is named."""
     report = Report("preflight")
-    _check_kubernetes(cluster, report, in_cluster=False)
+    _check_kubernetes(cluster, report, in_cluster=False, context=context)
     report.unknown.append("stores, MLflow: only the run's first step has their secrets; it looks")
     return report
 
@@ -50,22 +59,22 @@ def check_in_cluster(experiment: Experiment, cluster: Cluster, submitted: str) -
     return report
 
 
-def _check_kubernetes(cluster: Cluster, report: Report, *, in_cluster: bool) -> None:
+def _check_kubernetes(
+    cluster: Cluster, report: Report, *, in_cluster: bool, context: str | None = None
+) -> None:
     credentials = docker_credentials()
     try:
-        kube = Kube()
-        objects.check_rights(kube, cluster, report, in_cluster=in_cluster)
-        checks: tuple[Callable[[Kube, Cluster, Report], None], ...] = (
-            objects.check_kinds,
-            objects.check_accounts,
-            objects.check_volumes,
-            objects.check_secrets,
-            capacity.check_nodes,
-            capacity.check_quotas,
-        )
-        for check in checks:
-            check(kube, cluster, report)
-        credentials |= objects.pull_credentials(kube, cluster)
+        kube = Kube(context)
+        # (A step's pod is in the namespace.)
+        if in_cluster or objects.check_namespace(kube, cluster, report):
+            objects.check_rights(kube, cluster, report, in_cluster=in_cluster)
+            for name, check in IN_NAMESPACE.items():
+                try:
+                    check(kube, cluster, report)
+                except RefusedError as error:
+                    report.unknown.append(f"{name}: {error}")
+            credentials |= objects.pull_credentials(kube, cluster)
+        capacity.check_nodes(kube, cluster, report)
     except NoAccessError as error:
         report.unknown.append(f"all that Kubernetes would tell: {error}")
     for image in dict.fromkeys(filter(None, (cluster.image, cluster.pipelines.image))):

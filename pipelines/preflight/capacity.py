@@ -11,6 +11,7 @@ from kubernetes.utils import parse_quantity
 from components.cluster import Cluster
 from components.pytorchjob.pod import resources
 from pipelines.preflight.kube import Kube, RefusedError
+from pipelines.preflight.quantities import compared, counted, readable
 from sdpose.doctor.report import Report
 
 Object = dict[str, Any]
@@ -27,12 +28,14 @@ def check_nodes(kube: Kube, cluster: Cluster, report: Report) -> None:
     unfit = Counter(filter(None, (_why_not(node, cluster) for node in nodes)))
     places = sum(_places(node, cluster) for node in nodes if not _why_not(node, cluster))
     reasons = "; ".join(f"{count}: {reason}" for reason, count in unfit.most_common(6))
-    what = f"{len(nodes)} nodes have places for {places} pods with {_wanted(cluster)}"
+    has = "has" if len(nodes) == 1 else "have"
+    what = f"{counted(len(nodes), 'node')} {has} places for {counted(places, 'pod')}"
+    what += f" with {_wanted(cluster)}"
     if places >= (cluster.elastic.min_replicas if cluster.elastic else cluster.nodes):
         report.fine.append(what)
     else:
         report.problem(
-            f"{what}; {cluster.nodes} are wanted"
+            f"{what}; {cluster.nodes} {'is' if cluster.nodes == 1 else 'are'} wanted"
             + (f" (nodes without: {reasons})" * bool(reasons)),
             "correct node_selector, tolerations, resources or nodes in the profile; or the cluster "
             "must grow",
@@ -46,8 +49,11 @@ def check_quotas(kube: Kube, cluster: Cluster, report: Report) -> None:
     except RefusedError as error:
         report.unknown.append(f"quotas: {error}")
         return
+    if found is None:
+        report.unknown.append("quotas: this API server knows none")
+        return
     needed, before = _needed(cluster), len(report.problems)
-    for quota in (found or {}).get("items", []):
+    for quota in found.get("items", []):
         name, status = quota["metadata"]["name"], quota.get("status", {})
         for key, hard in status.get("hard", {}).items():
             used = parse_quantity(status.get("used", {}).get(key, "0"))
@@ -59,9 +65,10 @@ def check_quotas(kube: Kube, cluster: Cluster, report: Report) -> None:
                     "must, or pods are refused"
                 )
             elif want is not None and want > left:
+                leaves, needs = compared(key, left, want)
                 report.problem(
-                    f"quota {name} leaves {left.normalize():f} of {key} ({hard}, used {used:f}); "
-                    f"the training needs {want.normalize():f}",
+                    f"quota {name} leaves {leaves} of {key} ({hard}, used {readable(key, used)}); "
+                    f"the training needs {needs}",
                     "wait for other runs, ask for more, or lower nodes, gpus_per_node, resources",
                 )
     if len(report.problems) == before:
@@ -88,7 +95,10 @@ def _of_one_pod(cluster: Cluster) -> dict[str, str]:
 
 
 def _wanted(cluster: Cluster) -> str:
-    each = (f"{name}={value}" for name, value in _of_one_pod(cluster).items())
+    each = (
+        f"{name}={readable(name, parse_quantity(value))}"
+        for name, value in _of_one_pod(cluster).items()
+    )
     return ", ".join(each) or "no stated resources"
 
 
@@ -122,7 +132,8 @@ def _why_not(node: Object, cluster: Cluster) -> str:
     for name, value in _of_one_pod(cluster).items():
         there = parse_quantity(status.get("allocatable", {}).get(name, "0"))
         if parse_quantity(value) > there:
-            return f"{name} {there.normalize():f}, wanted {value}"
+            has, wanted = compared(name, there, parse_quantity(value))
+            return f"{name} {has}, wanted {wanted}"
     return ""
 
 

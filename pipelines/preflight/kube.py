@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 import urllib3
+from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 
 from components.pytorchjob.api import Object
 from components.pytorchjob.connection import connect
+from components.pytorchjob.kubeconfig import load_kubeconfig
 from sdpose.errors import UserError
 
 TIMEOUT_S = (5.0, 20.0)  # to connect, to answer
@@ -25,10 +27,13 @@ class RefusedError(Exception):
 class Kube:
     """Unlike components.pytorchjob.api, which stays for weeks, it asks once."""
 
-    def __init__(self) -> None:
-        """Raises NoAccessError."""
+    def __init__(self, context: str | None = None) -> None:
+        """Raises NoAccessError. context: of the kubeconfig; None for what `connect` finds."""
         try:
-            self._client = connect()
+            if context is None:
+                self._client = connect()
+            else:
+                self._client = client.ApiClient(load_kubeconfig(context).settings)
         except UserError as error:
             raise NoAccessError(str(error)) from None
 
@@ -62,8 +67,10 @@ class Kube:
         except ApiException as error:
             if error.status == 404:
                 return None
-            if error.status in {401, 403}:
+            if error.status == 403:
                 raise RefusedError(_message(error)) from None
+            if error.status == 401:
+                raise NoAccessError("it does not accept your credentials (HTTP 401)") from None
             raise NoAccessError(f"Kubernetes: HTTP {error.status} {error.reason}") from None
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             raise NoAccessError(f"Kubernetes does not answer: {error}") from None

@@ -164,8 +164,29 @@ def _check_runtime(kube: Kube, cluster: Cluster, report: Report) -> None:
     )
 
 
+def check_namespace(kube: Kube, cluster: Cluster, report: Report) -> bool:
+    """False if it is known not to exist: all that would be in it is missing then."""
+    name = cluster.namespace
+    try:
+        found = kube.get(f"/api/v1/namespaces/{name}")
+    except RefusedError as error:
+        report.unknown.append(f"namespace {name}: {error}")
+        return True
+    if found is None:
+        report.problem(
+            f"there is no namespace {name}; what must be in it was not looked for",
+            "docs/cluster.md makes it (where Kubeflow is multi-user, by a Profile of that name), "
+            "or correct the profile's namespace, or --namespace",
+        )
+        return False
+    if found.get("status", {}).get("phase") == "Terminating":
+        report.problem(f"namespace {name} is being deleted", "wait, and make it again")
+    return True
+
+
 def check_accounts(kube: Kube, cluster: Cluster, report: Report) -> None:
-    for name in filter(None, (cluster.service_account, cluster.pipelines.service_account)):
+    names = (cluster.service_account, cluster.pipelines.service_account)
+    for name in dict.fromkeys(filter(None, names)):
         _exists(
             kube,
             report,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from components.pytorchjob import api, connection
+from components.pytorchjob import api, connection, kubeconfig
 from components.pytorchjob.api_errors import ApiRefusedError, ApiUnavailableError
 from components.pytorchjob.outcome import JobError
 from sdpose.errors import UserError
@@ -258,7 +258,7 @@ def test_kubeconfig_that_is_being_rewritten_is_read_again(
         path.write_text(whole)
         sleep(0)
 
-    monkeypatch.setattr(connection.time, "sleep", written)
+    monkeypatch.setattr(kubeconfig.time, "sleep", written)
     assert connection.connect().configuration.host == kube.url
 
 

@@ -47,6 +47,7 @@ def fill(server: ObjectServer, image: ImageServer) -> None:
     account = "/api/v1/namespaces/pose/serviceaccounts/"
     secret = "/api/v1/namespaces/pose/secrets/"
     server.objects = {
+        "/api/v1/namespaces/pose": {"status": {"phase": "Active"}},
         "/apis/kubeflow.org/v1": {"resources": [{"name": "pytorchjobs"}]},
         f"{account}sdpose-trainer": {},
         f"{account}sdpose-pipeline": {},
@@ -141,10 +142,56 @@ def test_every_problem_is_told_with_its_remedy(
         assert what in stderr
 
 
-def test_what_we_may_not_see_is_no_problem(check, object_server: ObjectServer) -> None:
-    object_server.unreadable = ("secrets", "nodes", "resourcequotas", "localsubjectaccessreviews")
+def test_a_namespace_that_is_missing_is_one_problem(check, object_server: ObjectServer) -> None:
+    code, _, stderr = check("--namespace", "nons")
+    assert code == 2
+    assert "error: preflight: 1 problem\n" in stderr
+    assert "problem  there is no namespace nons; what must be in it was not looked for" in stderr
+    assert "quotas" not in stderr
+    assert "3 nodes have places" in stderr  # which are no namespace's
+    asked = [path for _, path in object_server.calls if "/namespaces/nons" in path]
+    assert asked == ["/api/v1/namespaces/nons"]
+    object_server.objects["/api/v1/namespaces/pose"] = {"status": {"phase": "Terminating"}}
+    code, _, stderr = check()
+    assert (code, "problem  namespace pose is being deleted" in stderr) == (2, True)
+
+
+def test_the_figures_are_for_people(check, object_server: ObjectServer, tmp_path: Path) -> None:
+    profile = yaml.safe_load((tmp_path / "cluster.yaml").read_text())
+    profile |= {"service_account": "sdpose-pipeline", "nodes": 1}
+    profile["resources"] = {"requests": {"memory": "24Gi", "cpu": "1500m"}}
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(profile))
+    allocatable = {"memory": "25066786816", "cpu": "8", "nvidia.com/gpu": "4"}
+    object_server.objects["/api/v1/nodes"] = {"items": [node(status={"allocatable": allocatable})]}
+    hard, used = {"requests.memory": "32Gi"}, {"requests.memory": str(10 * 2**30)}
+    object_server.objects["/api/v1/namespaces/pose/resourcequotas"] = {
+        "items": [{"metadata": {"name": "team"}, "status": {"hard": hard, "used": used}}]
+    }
+    code, _, stderr = check()
+    assert code == 2
+    wanted = "nvidia.com/gpu=4, cpu=1.5, memory=24Gi; 1 is wanted"
+    assert f"1 node has places for 0 pods with {wanted}" in stderr
+    assert "(nodes without: 1: memory 23.3Gi, wanted 24Gi)" in stderr
+    left = "quota team leaves 22Gi of requests.memory (32Gi, used 10Gi); the training needs 24Gi"
+    assert left in stderr
+    assert stderr.count("service account sdpose-pipeline is there") == 1
+
+
+@pytest.mark.parametrize("kfp_version", ["2.15.0"])
+def test_what_an_old_kfp_leaves_out_is_said(check) -> None:
     code, stdout, _ = check()
     assert code == 0
+    assert "ok       Kubeflow Pipelines 2.15.0 answers at http://127.0.0.1:" in stdout
+    assert "unknown  Kubeflow Pipelines 2.15.0 ignores `security` of the profile" in stdout
+
+
+def test_what_we_may_not_see_is_no_problem(check, object_server: ObjectServer) -> None:
+    object_server.unreadable = ("secrets", "nodes", "resourcequotas", "localsubjectaccessreviews")
+    object_server.unreadable += ("/apis/kubeflow.org", "/api/v1/namespaces/pose")
+    code, stdout, _ = check()
+    assert code == 0
+    assert "unknown  namespace pose: cannot look at /api/v1/namespaces/pose" in stdout
+    assert "cannot look at /apis/kubeflow.org/v1" in stdout
     assert "unknown  rights of service account sdpose-pipeline: cannot create access" in stdout
     assert "unknown  secret s3: cannot look at" in stdout
     assert "asks for credentials, and there are none here" in stdout
@@ -206,7 +253,7 @@ def test_a_tag_is_pinned_to_what_it_names_today(
         assert process.returncode == 0
         assert (f"image {image} is {DIGEST} today" in stdout) == cached
         assert ("no step is cached" in stdout) != cached
-        pipeline = kfp_server.of("versions")[-1]["pipeline_spec"][0]
+        pipeline = kfp_server.of("versions")[-1]["pipeline_spec"]["pipeline_spec"]
         options = pipeline["root"]["dag"]["tasks"]["evaluate"]["cachingOptions"]
         assert bool(options.get("enableCache")) == cached
         profile = kfp_server.of("runs")[-1]["runtime_config"]["parameters"]["cluster_profile"]

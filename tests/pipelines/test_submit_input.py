@@ -118,7 +118,7 @@ def test_endpoint_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
         silent.listen()
         endpoint = Endpoint(f"http://127.0.0.1:{silent.getsockname()[1]}", "--endpoint")
         with pytest.raises(UserError, match="timed out"):
-            Kfp(endpoint).is_multi_user()
+            Kfp(endpoint).server()
 
 
 def test_python_without_the_packages(repository: Path) -> None:

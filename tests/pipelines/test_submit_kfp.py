@@ -14,11 +14,23 @@ import yaml
 from servers.kfp import KfpServer
 from servers.objects import ObjectServer
 
+from components.cluster import load_cluster
 from components.pytorchjob import job_name
+from pipelines.console import say
 from pipelines.endpoint import Endpoint, find_endpoint
-from pipelines.kfp_api import Kfp, KfpError
+from pipelines.kfp_api import Kfp, Server
+from pipelines.kfp_version import TESTED, remarks
+from pipelines.on_cluster import Wishes, submit_to_cluster, sweep_to_cluster
+from pipelines.run_kfp import cancel, follow, resume_run
+from pipelines.run_sweep import SweepRun
 from sdpose.code_version import source_version
-from sdpose.config import dump_experiment, load_experiment, parse_experiment
+from sdpose.config import (
+    dump_experiment,
+    expand,
+    load_experiment,
+    load_sweep,
+    parse_experiment,
+)
 from sdpose.errors import UserError
 
 CLUSTER = Path(__file__).with_name("cluster.yaml")
@@ -79,7 +91,7 @@ def test_run_gets_the_whole_experiment_and_the_profile(
     assert (
         run["pipeline_version_reference"]["pipeline_version_id"] == version["pipeline_version_id"]
     )
-    assert version["pipeline_spec"][0]["pipelineInfo"]["name"] == "sdpose"
+    assert version["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "sdpose"
 
     # Again, with one value changed: the same pipeline version, and what has changed is told.
     command = (*EXPERIMENT, "--endpoint", kfp_server.url, "--set", "seed=7", "--run-name", "second")
@@ -88,6 +100,69 @@ def test_run_gets_the_whole_experiment_and_the_profile(
     assert len(kfp_server.of("versions")) == 1
     assert kfp_server.of("runs")[1]["display_name"] == "second"
     assert "SUCCEEDED), so what depends on it runs again: experiment: seed: 0 -> 7\n" in stdout
+
+
+@pytest.mark.parametrize("multi_user", [False, True])
+@pytest.mark.parametrize("kfp_version", TESTED)
+def test_a_life_with_every_version(
+    kfp_server: KfpServer,
+    kfp_version: str,
+    multi_user: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The server refuses what the version does not declare."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KFP_TOKEN", raising=False)
+    kfp_server.multi_user = multi_user
+    kfp_server.script, kfp_server.tasks = ["RUNNING", "FAILED"], steps
+    endpoint, cluster = Endpoint(kfp_server.url, "--endpoint"), load_cluster(CLUSTER)
+    experiment = load_experiment("sdpose_t", **cluster.places("sdpose_t"))
+    assert submit_to_cluster(endpoint, experiment, cluster, Wishes(wait=True)) == 1
+    output = capfd.readouterr().out
+    assert ("ignores `security` of the profile" in output) == (kfp_version == "2.15.0")
+    assert "not tested" not in output
+    kfp = Kfp(endpoint)
+    assert kfp.server() == Server(multi_user, kfp_version)
+    (run,) = kfp_server.of("runs")
+    assert resume_run(kfp, run["run_id"], say) == run["run_id"]
+    assert follow(kfp, run["run_id"], say) == 0
+
+    kfp_server.script = ["RUNNING"]
+    assert submit_to_cluster(endpoint, experiment, cluster, Wishes(run_name="second")) == 0
+    second = kfp_server.of("runs")[1]["run_id"]
+    cancel(kfp, second, say)
+    assert follow(kfp, second, say) == 3  # CANCELED
+    kfp_server.can_retry = False
+    again = kfp.run(resume_run(kfp, second, say))
+    assert again.pipeline_version_reference == kfp.run(second).pipeline_version_reference
+
+    sweep = load_sweep("seeds")
+    trials = expand(sweep, rungs="/results/rungs", data_root="/data", work_dir="/results")
+    sweep_run = SweepRun(sweep, trials, parallel=2)
+    assert sweep_to_cluster(endpoint, sweep_run, cluster, Wishes()) == 0
+    cancel(kfp, kfp_server.of("runs")[-1]["run_id"], say)
+
+    wishes = Wishes(schedule="0 3 * * 1")
+    assert submit_to_cluster(endpoint, experiment, cluster, wishes) == 0
+    (schedule,) = kfp_server.of("recurringruns")
+    cancel(kfp, schedule["recurring_run_id"], say)
+    assert kfp_server.of("recurringruns") == []
+
+
+@pytest.mark.parametrize(
+    ("tag", "remark"),
+    [
+        ("unknown", "does not say which version it is; sdpose is tested against the API of 2.15.0"),
+        ("2.18.1", "Kubeflow Pipelines 2.18.1 is not tested: the versions whose API"),
+        ("2.5.0", "Kubeflow Pipelines 2.5.0 ignores `security` of the profile"),
+    ],
+)
+def test_a_version_that_is_not_tested_is_said(kfp_server: KfpServer, tag: str, remark: str) -> None:
+    kfp_server.tag_name = tag
+    version = Kfp(Endpoint(kfp_server.url, "--endpoint")).server().version
+    assert any(remark in line for line in remarks(version))
 
 
 @pytest.mark.parametrize(
@@ -194,7 +269,7 @@ def test_schedule(submit, kfp_server: KfpServer, tmp_path: Path) -> None:
     assert code == 0
     assert schedule["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * 1"  # KFP has seconds first
     assert (schedule["mode"], schedule["no_catchup"]) == ("ENABLE", True)
-    assert schedule["max_concurrency"] == 1
+    assert schedule["max_concurrency"] == "1"
     assert not kfp_server.of("runs")
     code, _, stderr = finished(submit(*command, cwd=tmp_path))
     assert (code, "is scheduled already (0 0 3 * * 1)" in stderr) == (2, True)
@@ -214,22 +289,27 @@ def test_dry_run_prints_what_would_be_submitted(submit, tmp_path: Path) -> None:
     assert "platforms" in platform
 
 
-def test_refusals_say_what_to_do(kfp_server: KfpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusals_say_what_to_do(
+    kfp_server: KfpServer, object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for variable in ("KFP_TOKEN", "KFP_COOKIE"):
         monkeypatch.delenv(variable, raising=False)
     endpoint = Endpoint(kfp_server.url, "--endpoint")
     kfp_server.token = "secret"
     with pytest.raises(UserError, match=r"(?s)HTTP 401: .*no user identity.*set \$KFP_TOKEN"):
-        Kfp(endpoint).is_multi_user()
+        Kfp(endpoint).server()
     kfp_server.login_page = True
     with pytest.raises(UserError, match=r"(?s)a login page: .*no credentials.*\$KFP_COOKIE"):
-        Kfp(endpoint).is_multi_user()
+        Kfp(endpoint).server()
     monkeypatch.setenv("KFP_TOKEN", "secret")
     kfp = Kfp(endpoint)
-    assert not kfp.is_multi_user()
+    assert not kfp.server().multi_user
     kfp_server.forbidden = {"experiments"}
     with pytest.raises(UserError, match=r"(?s)you may not create the experiment .*--namespace"):
         kfp.experiment("new", None)
+    another = Endpoint(f"http://127.0.0.1:{object_server.server_port}", "--endpoint")
+    with pytest.raises(UserError, match=r"(?s)no Kubeflow Pipelines at .*: HTTP 404.*port-forward"):
+        Kfp(another).server()
 
 
 def test_token_file_that_is_renewed(
@@ -242,24 +322,11 @@ def test_token_file_that_is_renewed(
     for token in ("first", "second"):
         kfp_server.token = token
         (tmp_path / "token").write_text(token)
-        assert not kfp.is_multi_user()
-
-
-def test_kubeconfig(kfp_server: KfpServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    entry = {"name": "lab"}
-    config = {
-        "clusters": [entry | {"cluster": {"server": kfp_server.url}}],
-        "users": [entry | {"user": {"token": "of-the-kubeconfig"}}],
-        "contexts": [entry | {"context": {"cluster": "lab", "user": "lab"}}],
-        "current-context": "lab",
-    }
-    (tmp_path / "config").write_text(yaml.safe_dump(config))
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
-    kfp_server.token = "of-the-kubeconfig"
-    with pytest.raises(KfpError, match="HTTP 404"):  # asked through the API server's proxy
-        Kfp(Endpoint("kubeconfig:lab", "--endpoint")).run("1")
-    with pytest.raises(UserError, match="kubectl config get-contexts"):
-        Kfp(Endpoint("kubeconfig:home", "--endpoint"))
+        assert not kfp.server().multi_user
+    (tmp_path / "token").write_text("<html> an error page")
+    with pytest.raises(UserError, match=r"^/.*/token is no token: it holds spaces") as caught:
+        kfp.server()
+    assert "html" not in str(caught.value)
 
 
 def test_run_whose_answer_is_lost_is_found(kfp_server: KfpServer, submit, tmp_path: Path) -> None:

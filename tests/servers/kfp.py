@@ -3,6 +3,9 @@
 What it does is what the backend's code does (kubeflow/pipelines, backend/src/apiserver): a KFP for
 one user refuses namespaces, a KFP for several needs one to list; only an ended run can be retried;
 retrying and ending are remembered as states; what a run passes through is told by `script`.
+
+Every request and every answer is checked against what a release of KFP declares: a request that it
+does not know is refused, as there, and fails the test too, whatever the client makes of it.
 """
 
 from __future__ import annotations
@@ -14,14 +17,21 @@ import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
 
+from servers.kfp_declaration import VERSIONS, Declaration, Operation
+
 Object = dict[str, Any]
 ENDED = {"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"}
+
+
+INVALID_ARGUMENT = 3  # codes of google.rpc
+INTERNAL = {"script", "retried"}  # what the server remembers of a run and does not show
 
 
 class RefusedError(Exception):
@@ -33,8 +43,11 @@ class RefusedError(Exception):
 class KfpServer(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self) -> None:
+    def __init__(self, declaration: Declaration) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
+        self.declaration = declaration
+        self.undeclared: list[str] = []  # requests and answers that this KFP does not declare
+        self.tag_name = declaration.version  # "unknown" where somebody built it without
         self.multi_user = False
         self.token = ""
         self.login_page = False  # without a token: a redirect, as Dex and oauth2-proxy do it
@@ -67,6 +80,7 @@ class KfpServer(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     server: KfpServer
+    operation: Operation | None = None
 
     def do_GET(self) -> None:
         self.handle_request("GET")
@@ -83,6 +97,7 @@ class Handler(BaseHTTPRequestHandler):
         path = parts.path.removeprefix("/apis/v2beta1/")
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
         server = self.server
+        self.operation = server.declaration.operation(method, parts.path)
         if server.token and self.headers["Authorization"] != f"Bearer {server.token}":
             if server.login_page:
                 self.send_response(302)
@@ -90,15 +105,18 @@ class Handler(BaseHTTPRequestHandler):
                 self.send_header("Content-Length", "0")
                 self.end_headers()
             else:
-                self.answer({"error": "Request header error: there is no user identity."}, 401)
+                self.refuse(401, "Request header error: there is no user identity header.")
             return
         if server.fail_next and path != "healthz":
-            self.answer({"error": "try again"}, server.fail_next.pop(0))
+            self.refuse(server.fail_next.pop(0), "try again")
             return
         try:
-            found = self.dispatch(method, path, query, data)
+            form = self.headers.get_content_type() == "multipart/form-data"
+            body = json.loads(data) if data and not form else {}
+            self.check_request(method, parts.path, query, body)
+            found = self.dispatch(method, path, query, body, data)
         except RefusedError as refusal:
-            self.answer({"error": str(refusal), "code": 3, "message": str(refusal)}, refusal.status)
+            self.refuse(refusal.status, str(refusal))
             return
         if server.lose_answer_of == f"{method} {path}":
             self.close_connection = True
@@ -106,16 +124,29 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.answer(found)
 
-    def dispatch(self, method: str, path: str, query: dict[str, str], data: bytes) -> Object:
+    def check_request(self, method: str, path: str, query: Object, body: Object) -> None:
+        server = self.server
+        if self.operation is None:
+            server.undeclared.append(f"{method} {path}: KFP {server.tag_name} has no such request")
+            raise RefusedError(404, "Not Found")
+        wrong = server.declaration.of_request(self.operation, query, body)
+        server.undeclared += [f"{method} {path}: {each}" for each in wrong]
+        if wrong:
+            raise RefusedError(400, "; ".join(wrong))
+
+    def dispatch(
+        self, method: str, path: str, query: dict[str, str], body: Object, data: bytes
+    ) -> Object:
         server, stored = self.server, self.server.stored
         collection = path.partition("/")[0].partition(":")[0]
         if method == "POST" and collection in server.forbidden:
             raise RefusedError(
                 403, f"User 'ada' is not authorized with reason: no create {collection}"
             )
-        body = json.loads(data) if data.startswith(b"{") else {}
         if path == "healthz":
-            return {"multi_user": server.multi_user}
+            # (`pipeline_store` is declared, too.)
+            about = {"commit_sha": "0" * 40, "tag_name": server.tag_name}
+            return about | {"multi_user": server.multi_user, "pipeline_store": "database"}
         if path in {"experiments", "pipelines", "recurringruns", "runs"} and method == "GET":
             return self.listed(path, path.replace("recurringruns", "recurringRuns"), query)
         if path == "experiments":
@@ -127,18 +158,23 @@ class Handler(BaseHTTPRequestHandler):
         if path == "pipelines/upload_version":
             content = re.search(rb"\r\n\r\n(.*)\r\n--", data, re.DOTALL)
             assert content is not None
+            spec, *platform = yaml.safe_load_all(content[1])
             version = {
+                "name": query["name"],
                 "display_name": query["name"],
                 "pipeline_id": query["pipelineid"],
-                "pipeline_spec": list(yaml.safe_load_all(content[1])),
+                "pipeline_spec": spec,
             }
+            if platform:
+                version["pipeline_spec"] = {"pipeline_spec": spec, "platform_spec": platform[0]}
             return server.add("versions", "pipeline_version_id", version)
         if re.fullmatch(r"pipelines/[^/]+/versions", path):
             return self.listed("versions", "pipeline_versions", query)
         if path == "runs":
             if body["experiment_id"] not in stored["experiments"]:
                 raise RefusedError(404, "experiment not found")
-            return server.add("runs", "run_id", body | {"script": list(server.script)})
+            run = server.add("runs", "run_id", body | {"script": list(server.script)})
+            return shown(run) | {"state": "PENDING"}
         if path == "recurringruns":
             return server.add("recurringruns", "recurring_run_id", body)
         if match := re.fullmatch(r"(runs|recurringruns)/([^:]+)(?::(\w+))?", path):
@@ -192,7 +228,17 @@ class Handler(BaseHTTPRequestHandler):
         if self.server.multi_user and not namespace:
             raise RefusedError(400, "In multi-user mode, the namespace must be given")
 
+    def refuse(self, status: int, message: str) -> None:
+        """As grpc-gateway does; the upload's handler has words of its own."""
+        if self.operation and self.operation.path.endswith("/upload_version"):
+            self.answer({"error_message": message, "error_details": message}, status)
+        else:
+            self.answer({"code": INVALID_ARGUMENT, "message": message, "details": []}, status)
+
     def answer(self, content: Object, status: int = 200) -> None:
+        if self.operation is not None and "error_message" not in content:
+            wrong = self.server.declaration.of_answer(self.operation, status, content)
+            self.server.undeclared += [f"answer to {self.path}: {each}" for each in wrong]
         data = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -205,12 +251,19 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def shown(value: Object) -> Object:
-    return {k: v for k, v in value.items() if k not in {"script", "retried"}}
+    return {key: each for key, each in value.items() if key not in INTERNAL}
 
 
 @pytest.fixture
-def kfp_server() -> Iterator[KfpServer]:
-    with KfpServer() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+def kfp_version() -> str:
+    """The newest; tests override it by a parameter of this name."""
+    return VERSIONS[-1]
+
+
+@pytest.fixture
+def kfp_server(kfp_version: str, kfp_api: Path) -> Iterator[KfpServer]:
+    with KfpServer(Declaration(kfp_api, kfp_version)) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         yield server
         server.shutdown()
+    assert server.undeclared == []

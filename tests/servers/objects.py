@@ -122,7 +122,7 @@ class ImageHandler(JsonHandler):
 @pytest.fixture
 def object_server() -> Iterator[ObjectServer]:
     with ObjectServer() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         yield server
         server.shutdown()
 
@@ -130,6 +130,6 @@ def object_server() -> Iterator[ObjectServer]:
 @pytest.fixture
 def image_server() -> Iterator[ImageServer]:
     with ImageServer() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         yield server
         server.shutdown()
