@@ -12,10 +12,15 @@ from components.pytorchjob.kinds import FAILED_ANNOTATION, Kind
 
 
 def hold(api: Api, kind: Kind, job: Object) -> None:
-    """Of a job that has failed. It is still found as failed by the run's next launcher."""
-    if kind.may_run_again:
-        change = {
-            "metadata": {"annotations": {FAILED_ANNOTATION: "true"}},
-            "spec": {"suspend": True},
-        }
-        api.patch(kind.resource, job["metadata"]["name"], change)
+    """Of a job that has failed. It is still found as failed by the run's next launcher.
+
+    Another launcher may have put a new job of the same name in its place: that one is left alone.
+    """
+    if not kind.may_run_again:
+        return
+    name, uid = job["metadata"]["name"], job["metadata"]["uid"]
+    found = api.get(kind.resource, name)
+    if found is not None and found["metadata"]["uid"] == uid:
+        # The server refuses to change a uid, if there is a new one by now.
+        meta = {"uid": uid, "annotations": {FAILED_ANNOTATION: "true"}}
+        api.patch(kind.resource, name, {"metadata": meta, "spec": {"suspend": True}})

@@ -13,6 +13,7 @@ import pytest
 from components.cluster import Cluster, parse_cluster
 from components.pytorchjob import build_job, build_trainjob
 from components.pytorchjob.fit import fit
+from components.pytorchjob.kinds import FAILED_ANNOTATION
 from components.pytorchjob.outcome import JobError
 from components.pytorchjob.restarts import ANNOTATION
 from sdpose.config import Experiment
@@ -20,9 +21,12 @@ from sdpose.errors import UserError
 from tests.cluster.conftest import Launch, Meanwhile, running, until
 from tests.cluster.kinds import TRAINJOB, JobFacts
 from tests.cluster.kube import KubeCluster
-from tests.cluster.kube.crds import TRAINERS
+from tests.cluster.kube.admission import Admission
+from tests.cluster.kube.cluster import STOCK_RUNTIME
+from tests.cluster.kube.crds import TRAINERS, Crds
 from tests.cluster.kube.server import Call, Fault
-from tests.cluster.kube.store import Object
+from tests.cluster.kube.store import Object, StatusError
+from tests.conftest import shared_path
 
 STOCK: dict[str, Any] = {"runtime": "torch-distributed", "runtime_kind": "ClusterTrainingRuntime"}
 every_trainer = pytest.mark.parametrize("trainer_version", TRAINERS)
@@ -57,6 +61,19 @@ def test_every_supported_version_trains(
         assert "created" in said[0]
         assert grace_of(job) == 5
     assert "[node-0] done" in said
+
+
+def test_what_the_newest_takes_is_refused_by_the_oldest(
+    experiment: Experiment, profile: Cluster
+) -> None:
+    """That is why a job is fitted to the cluster."""
+    job = build_trainjob("job", experiment, profile)
+    for trainer in TRAINERS[1:]:
+        Admission(Crds(shared_path("crds"), trainer)).check_schema("trainjobs", job, strict=True)
+    oldest = Admission(Crds(shared_path("crds"), TRAINERS[0]))
+    with pytest.raises(StatusError, match="'terminationGracePeriodSeconds' was unexpected"):
+        oldest.check_schema("trainjobs", job, strict=True)
+    oldest.check_schema("trainjobs", fit(job)[0], strict=True)
 
 
 @pytest.mark.parametrize("trainer_version", ["2.2.0"])
@@ -124,6 +141,37 @@ def test_stock_runtime_restarts_containers_in_their_pods(
     assert "[node-1] failing with 143\n" in (tmp_path / "log.txt").read_text()
 
 
+def test_stock_runtime_replaces_an_evicted_pod_until_its_limit(
+    launch: Launch, results: Path, kube: KubeCluster, meanwhile: Meanwhile
+) -> None:
+    """Without a podFailurePolicy an eviction is a failure like any other."""
+    stock = copy.deepcopy(STOCK_RUNTIME)
+    stock["metadata"]["name"] = "impatient"
+    stock["spec"]["template"]["spec"]["replicatedJobs"][0]["template"]["spec"]["backoffLimit"] = 1
+    kube.install(stock)
+    (results / "hold").touch()
+
+    def evict() -> None:
+        pod = until(lambda: running(kube, "node-0-1-"))
+        kube.kubelet.evict(pod["metadata"]["name"], "The node was low on resource: memory.")
+        again = until(lambda: other(running(kube, "node-0-1-"), pod))
+        kube.kubelet.evict(again["metadata"]["name"], "The node was low on resource: disk.")
+
+    meanwhile(evict)
+    said: list[str] = []
+    with pytest.raises(JobError, match="jobset failed due to one or more job failures") as failure:
+        launch(said=said, **STOCK | {"runtime": "impatient"})
+    assert len([line for line in said if "starts again" in line]) == 1
+    assert "(node-1): exit code 137 (SIGKILL), Evicted: The node was low on resource: disk" in str(
+        failure.value
+    )
+
+
+def other(pod: Object | None, than: Object) -> Object | None:
+    """The pod, if it is another one."""
+    return pod if pod and pod["metadata"]["uid"] != than["metadata"]["uid"] else None
+
+
 def test_stock_runtime_would_try_a_users_error_again(
     launch: Launch, results: Path, kube: KubeCluster
 ) -> None:
@@ -160,12 +208,8 @@ def test_disruptions_do_not_count_against_the_runtimes_limit(
     def disturb() -> None:
         pod = until(lambda: running(kube, "node-0-1-"))
         kube.kubelet.evict(pod["metadata"]["name"], "The node was low on resource: memory.")
-        until(lambda: (new := running(kube, "node-0-1-")) and new != pod and new)
-        again = until(lambda: (new := running(kube, "node-0-1-")) and differs(new, pod) and new)
+        again = until(lambda: other(running(kube, "node-0-1-"), pod))
         kube.kubelet.terminate(again["metadata"]["name"])
-
-    def differs(one: Object, other: Object) -> bool:
-        return bool(one["metadata"]["uid"] != other["metadata"]["uid"])
 
     meanwhile(disturb)
     said: list[str] = []
@@ -271,6 +315,28 @@ def test_a_failed_job_does_not_run_again_after_its_ttl(
     said = launch()
     assert "had failed" in "".join(said)
     assert "[node-0] done" in said
+
+
+def test_only_the_job_that_failed_is_held(
+    launch: Launch, results: Path, kube: KubeCluster, meanwhile: Meanwhile
+) -> None:
+    """Whoever deletes a job may have put another one in its place."""
+    (results / "hold").touch()
+
+    def replace() -> None:
+        until(lambda: running(kube, "node-0-0-"))
+        ((key, job),) = kube.store.list(TRAINJOB.group, TRAINJOB.plural)
+        with kube.store.changed:
+            kube.store.delete(key)
+            job.pop("status", None)
+            kube.store.create(TRAINJOB.group, TRAINJOB.plural, job)
+
+    meanwhile(replace)
+    with pytest.raises(JobError, match="was deleted by somebody else"):
+        launch()
+    job = TRAINJOB.job(kube)
+    assert not job["spec"].get("suspend")
+    assert FAILED_ANNOTATION not in job["metadata"]["annotations"]
 
 
 def test_elastic_is_refused(experiment: Experiment, profile: Cluster) -> None:

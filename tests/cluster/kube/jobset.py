@@ -6,13 +6,14 @@ pkg/controllers/jobset_controller.go and pkg/webhooks/jobset_webhook.go of kuber
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from typing import TYPE_CHECKING
 
 from tests.cluster.kube import conditions
 from tests.cluster.kube.batch import GROUP as BATCH
 from tests.cluster.kube.batch import PLURAL as JOBS
-from tests.cluster.kube.store import Key, Object, controller_reference
+from tests.cluster.kube.store import Key, Object, StatusError, controller_reference
 
 if TYPE_CHECKING:
     from tests.cluster.kube.cluster import KubeCluster
@@ -69,7 +70,8 @@ class JobSets:
             wanted = make_job(jobset, replicated)
             name = wanted["metadata"]["name"]
             if name not in owned:
-                self._store.create(BATCH, JOBS, wanted)
+                with contextlib.suppress(StatusError):  # that of an earlier JobSet is going
+                    self._store.create(BATCH, JOBS, wanted)
                 continue
             place, job = owned[name]
             if job["spec"]["suspend"] != suspend:

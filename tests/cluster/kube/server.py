@@ -218,6 +218,9 @@ class Handler(BaseHTTPRequestHandler):
                 cluster.kueue.admit_webhook(plural, body)
             return store.create(group, plural, body)
         if verb == "patch":
+            uid = body.get("metadata", {}).get("uid")
+            if uid is not None and store.get(key)["metadata"]["uid"] != uid:
+                raise StatusError(422, "Invalid", "metadata.uid: Invalid value: field is immutable")
             changed = store.update(key, lambda item: _merge(item, body))
             return changed or store.get(key)
         assert verb == "delete"
