@@ -34,8 +34,9 @@ from sdpose.training.workdir import PROGRESS_FILE, mirror_uri, work_dir_of
 
 # People do not look more often, and a network disk takes time for each record.
 WRITE_SECONDS = 10.0
-# How long the end of a run waits for reporters.
-CLOSE_SECONDS = 10.0
+# How long the end of a run waits for reporters. One that is asked to stop has its checkpoint to
+# upload meanwhile, and its next start reports again.
+CLOSE_SECONDS, STOP_SECONDS = 10.0, 2.0
 
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 ENDS = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "stopped"}
@@ -124,7 +125,8 @@ class ProgressSink(Sink):
         left = 0 if status == "FINISHED" else None
         percent = 100 if status == "FINISHED" else self._progress.percent
         self._update(status=status, percent=percent, seconds_left=left)
-        give_up = time.monotonic() + min(seconds, CLOSE_SECONDS)
+        patience = CLOSE_SECONDS if status == "FINISHED" else STOP_SECONDS
+        give_up = time.monotonic() + min(seconds, patience)
         for reporter in self._reporters:
             reporter.close(self._progress, max(0.0, give_up - time.monotonic()))
 

@@ -13,6 +13,7 @@ from sdpose.training.meters import Progress
 from sdpose.training.mlflow_sink import deliver_what_waits
 from sdpose.training.records import Say, duration
 from sdpose.training.run import best_checkpoint, build_saver
+from sdpose.training.trainjob_status import report_finished
 from sdpose.training.workdir import (
     Start,
     checkpoint_folder,
@@ -71,6 +72,7 @@ def complete(experiment: Experiment, start: Start, say: Say) -> None:
     """Keeps what a finished run promised and could not keep; UserError if that fails again."""
     assert start.checkpoint is not None
     deliver_what_waits(work_dir_of(experiment), say)
+    report_finished(work_dir_of(experiment))
     saver = build_saver(experiment, say, start)
     try:
         saver.name(checkpoint_names(experiment, Progress.of(start.checkpoint["meta"])))

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from sdpose.training.progress import RunProgress
+from sdpose.errors import UserError
+from sdpose.training.progress import CLOSE_SECONDS, RunProgress, progress_in
 
 URL_VARIABLE = "KUBEFLOW_TRAINER_SERVER_URL"
 CA_VARIABLE = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
@@ -113,6 +114,13 @@ class TrainJobStatus:
                 return connection.getresponse().status == 200
         except (OSError, HTTPException, ValueError):
             return False
+
+
+def report_finished(work_dir: Path) -> None:
+    """The status of a TrainJob that finds its run finished by an earlier one."""
+    with contextlib.suppress(UserError):
+        if (progress := progress_in(work_dir)) and (status := TrainJobStatus.from_environment()):
+            status.close(progress, CLOSE_SECONDS)
 
 
 def trainer_status(progress: RunProgress) -> dict[str, Any]:

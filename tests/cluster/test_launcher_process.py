@@ -167,7 +167,10 @@ def test_training_survives_its_worker_and_the_model_is_registered(
     first, second = job_kind.replicas
     assert f"{second} starts again; before: exit code 137 (SIGKILL)" in said
     assert f"[{first}] continuing from" in said
-    assert re.search(r"^progress: epoch \d of 6, \d+ %, \d:\d\d:\d\d to go", said, re.M)
+    assert re.search(r"^progress: \d+ %, epoch \d of 6", said, re.M), said
+    last = re.findall(r"^progress: (.*)", said, re.M)[-1]
+    assert re.fullmatch(r"100 %, epoch 6 of 6, loss .*, AP .*, finished; \d restarts?", last)
+    assert job_kind.job(kube)["metadata"]["annotations"]["sdpose/progress"] == last
     assert job_kind.ever(kube) == 1
     summary = json.loads((work_dir / "summary.json").read_text())
     store = open_store(volume / "registry")

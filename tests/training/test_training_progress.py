@@ -212,6 +212,15 @@ def test_a_training_sets_the_status_of_its_trainjob(make, server: StatusServer, 
     assert "status" not in capsys.readouterr().err
 
 
+def test_a_run_that_was_finished_before_is_reported_as_such(
+    make, server: StatusServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(make("total_epochs=1"))
+    before = len(server.statuses)
+    train(make("total_epochs=1"))
+    assert [s["progressPercentage"] for s in server.statuses[before:]] == [100]
+
+
 def test_a_server_that_hangs_does_not_hold_training_up(
     make, server: StatusServer, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
