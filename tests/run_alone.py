@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import os
 import subprocess
 import sys
 import tempfile
@@ -66,13 +67,9 @@ def _units(paths: list[Path]) -> Iterator[Path]:
 
 def _problems(path: Path, log: Path, before: set[str]) -> Iterator[str]:
     with log.open("wb") as output:
-        code = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", str(path)],
-            cwd=REPOSITORY,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            check=False,
-        ).returncode
+        command = [sys.executable, "-m", "pytest", "-q", str(path)]
+        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=output, stderr=output)
+        code = _wait(process)
     if code not in (0, NO_TESTS):
         yield f"pytest ended with exit code {code}"
     _, left = psutil.wait_procs(psutil.Process().children(recursive=True), timeout=ENDING_S)
@@ -82,6 +79,14 @@ def _problems(path: Path, log: Path, before: set[str]) -> Iterator[str]:
             process.kill()
     for file in sorted(_untracked() - before):
         yield f"left {file}"
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Its exit code. What becomes a child of this process and ends meanwhile is waited for, too:
+    tests look whether processes are gone."""
+    while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)).si_pid != process.pid:
+        os.waitpid(ended.si_pid, 0)
+    return process.wait()
 
 
 def _untracked() -> set[str]:

@@ -63,6 +63,7 @@ class Supervisor:
         self._last: dict[str, Object] = {}  # by replica, the latest, also if it is gone
         self._listed = False  # the pods, once
         self._waiting_since: dict[str, float] = {}  # by what waits
+        self._silent_since: dict[str, float] = {}  # by replica, whose node does not report
         self._explained, self._next_explanation = "", 0.0
         self._told: queue.Queue[Told] = queue.Queue()
         self._stop = threading.Event()
@@ -191,16 +192,16 @@ class Supervisor:
         # They may train on: a network between the node and the control plane is enough.
         silent = {replica for replica, pod in self._last.items() if pending.silent_since(pod)}
         now = time.monotonic()
-        since = {what: self._waiting_since.get(what, now) for what in waiting | silent}
-        self._waiting_since = since
-        if not since:
+        self._waiting_since = {what: self._waiting_since.get(what, now) for what in waiting}
+        self._silent_since = {what: self._silent_since.get(what, now) for what in silent}
+        if not waiting and not silent:
             self._explained = ""
             return
         if "queue" in waiting:
-            self._queue.check(self._job, now - since["queue"])
-        waited = now - min(since.values())
+            self._queue.check(self._job, now - self._waiting_since["queue"])
+        waited = now - min((*self._waiting_since.values(), *self._silent_since.values()))
         limit = self._cluster.pending_timeout_seconds
-        counted = now - min((since[what] for what in waiting), default=now)
+        counted = now - min(self._waiting_since.values(), default=now)
         timed_out = counted > limit and "queue" not in waiting and not self._trains(waiting)
         if not timed_out and (waited < PATIENCE_S or now < self._next_explanation):
             return
