@@ -199,10 +199,10 @@ def cancel(kfp: Kfp, some_id: str, say: Say) -> None:
     else:
         kfp.terminate(some_id)
         say(f"run {some_id} is being ended")
-    _remove_jobs(run, say)
+    _remove_jobs(run, kfp.endpoint.context, say)
 
 
-def _remove_jobs(run: Any, say: Say) -> None:
+def _remove_jobs(run: Any, context: str | None, say: Say) -> None:
     """The launchers' jobs, if there are some still: KFP gives a launcher no reliable SIGTERM."""
     given = (run.runtime_config and run.runtime_config.parameters) or {}
     if not given.get("cluster_profile"):
@@ -215,7 +215,7 @@ def _remove_jobs(run: Any, say: Say) -> None:
         for kind in list(kinds):
             path = kind.resource.path(cluster.namespace, name)
             try:
-                if Kube().delete(path):
+                if Kube(context).delete(path):
                     what = f"its {kind.name} {name}"
                     say(f"{what} is being removed; training saves a checkpoint first")
             except RefusedError as error:

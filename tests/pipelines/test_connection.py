@@ -379,6 +379,9 @@ def test_a_run_from_check_to_cancel(
     code, output = run("cancel", schedule["recurring_run_id"])
     assert (code, kfp_server.of("recurringruns")) == (0, []), output
     assert kube_api.used == kube_api.allowed, "rights that nobody needs"
+    code, output = run("cancel", first["run_id"])
+    assert (code, "had ended already" in output) == (0, True), output
+    assert set(kube_api.users) == {"token:of-the-plugin"}, "the job is looked for there, too"
     kube_api.allowed = set()
     code, output = run("cancel", first["run_id"])
     assert (code, "cannot get resource" in output) == (2, True), output
