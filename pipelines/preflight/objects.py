@@ -48,7 +48,11 @@ def check_rights(kube: Kube, cluster: Cluster, report: Report, *, in_cluster: bo
     who = f"service account {account}" if account else "the steps' service account"
     missing = []
     # Of a kind that the cluster does not have nothing will be asked.
-    wanted = rights(cluster, _served(kube, cluster) or None)
+    try:
+        kinds = _served(kube, cluster) or None
+    except RefusedError:  # check_kinds reports it
+        kinds = None
+    wanted = rights(cluster, kinds)
     for group, resource, verb in wanted:
         name, _, subresource = resource.partition("/")
         attributes = {
@@ -94,13 +98,14 @@ def check_rights(kube: Kube, cluster: Cluster, report: Report, *, in_cluster: bo
 
 def check_kinds(kube: Kube, cluster: Cluster, report: Report) -> None:
     """The kind of job, its runtime, Kueue's queue, the priority class."""
-    served = _served(kube, cluster)
-    if served is None:
-        report.unknown.append("which kinds of job the cluster has: it does not let us look")
-    elif not served:
-        others = "" if cluster.train_api == "auto" else ", or choose the other --train-api"
-        what, _, remedy = no_kind(cluster).partition(": ")
-        report.problem(what, remedy + others)
+    served: list[Kind] = []
+    try:
+        served = _served(kube, cluster)
+    except RefusedError as error:
+        report.unknown.append(f"which kinds of job the cluster has: {error}")
+    else:
+        if not served:
+            _report_no_kind(cluster, report)
     kind = (served or kinds_of(cluster))[0]
     if served:
         resource = kind.resource
@@ -128,15 +133,18 @@ def check_kinds(kube: Kube, cluster: Cluster, report: Report) -> None:
         )
 
 
-def _served(kube: Kube, cluster: Cluster) -> list[Kind] | None:
-    """The kinds of job that the cluster has of those that the profile allows; None: unknown."""
+def _report_no_kind(cluster: Cluster, report: Report) -> None:
+    others = "" if cluster.train_api == "auto" else ", or choose the other --train-api"
+    what, _, remedy = no_kind(cluster).partition(": ")
+    report.problem(what, remedy + others)
+
+
+def _served(kube: Kube, cluster: Cluster) -> list[Kind]:
+    """The kinds of job that the cluster has of those that the profile allows."""
     found = []
     for kind in kinds_of(cluster):
         group, version = kind.resource.group, kind.resource.version
-        try:
-            known = kube.get(f"/apis/{group}/{version}") or {}
-        except RefusedError:
-            return None
+        known = kube.get(f"/apis/{group}/{version}") or {}
         if any(each["name"] == kind.resource.plural for each in known.get("resources", [])):
             found.append(kind)
     return found

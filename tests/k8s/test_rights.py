@@ -18,6 +18,7 @@ import yaml
 from servers.objects import ObjectServer
 
 from components.cluster import Cluster, dump_cluster, load_cluster
+from pipelines.endpoint import Endpoint
 from pipelines.kfp_errors import PROXY_GRANTS
 from pipelines.preflight import check_from_here, check_in_cluster
 from pipelines.run_kfp import cancel
@@ -92,7 +93,8 @@ def test_check_and_cancel(
         parameters = {"experiment": experiment, "cluster_profile": dump_cluster(cluster)}
         config = SimpleNamespace(parameters=parameters)
         run = SimpleNamespace(run_id="1", state="FAILED", runtime_config=config)
-        kfp = SimpleNamespace(run=lambda _id, run=run: run)
+        endpoint = Endpoint("http://kfp.test", "the test")
+        kfp = SimpleNamespace(run=lambda _id, run=run: run, endpoint=endpoint)
         cancel(kfp, "1", lambda _text: None)
     assert set(_rights(kubernetes)) == _rights_of_the_team(repository, tmp_path)
 

@@ -13,6 +13,7 @@ from servers.objects import ObjectServer
 from components.cluster import dump_cluster, load_cluster
 from components.pytorchjob import job_name
 from components.pytorchjob.__main__ import cli
+from pipelines.endpoint import Endpoint
 from pipelines.on_cluster import Wishes, show_manifests
 from pipelines.run_kfp import cancel
 from sdpose.config import dump_experiment, load_experiment
@@ -94,7 +95,8 @@ def test_cancel_finds_whichever_job_auto_has_made(
         run_id="run-1", state="FAILED", runtime_config=SimpleNamespace(parameters=parameters)
     )
     said: list[str] = []
-    cancel(SimpleNamespace(run=lambda _id: run), "run-1", said.append)  # type: ignore[arg-type]
+    kfp = SimpleNamespace(run=lambda _id: run, endpoint=Endpoint("http://kfp.test", "the test"))
+    cancel(kfp, "run-1", said.append)  # type: ignore[arg-type]
     assert object_server.objects == {}
     assert any("is being removed; training saves a checkpoint first" in line for line in said)
 
@@ -113,6 +115,7 @@ def test_cancel_without_access_names_both_kinds(
         run_id="run-1", state="FAILED", runtime_config=SimpleNamespace(parameters=parameters)
     )
     said: list[str] = []
-    cancel(SimpleNamespace(run=lambda _id: run), "run-1", said.append)  # type: ignore[arg-type]
+    kfp = SimpleNamespace(run=lambda _id: run, endpoint=Endpoint("http://kfp.test", "the test"))
+    cancel(kfp, "run-1", said.append)  # type: ignore[arg-type]
     name = job_name(experiment, "run-1")
     assert f"kubectl -n pose delete trainjobs,pytorchjobs {name}" in said[-1]
