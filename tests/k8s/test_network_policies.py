@@ -34,6 +34,10 @@ S3 = Pod({NAME: "s3"})
 STRANGER = Pod({"app": "notebook"})
 COREDNS = Pod({"k8s-app": "kube-dns"}, "kube-system")
 KFP = Pod({"app": "ml-pipeline"}, "kubeflow")
+KUBEFLOW_TRAINER = [
+    Pod({"app.kubernetes.io/component": "manager"}, namespace)
+    for namespace in ("kubeflow-system", "kubeflow")
+]
 OTHER_TEAM = Pod({NAME: "sdpose"}, "other-team")
 
 ALLOWED = [
@@ -41,6 +45,7 @@ ALLOWED = [
     (TRAINER, TRAINER, 48123),  # NCCL, gloo
     (TRAINER, MLFLOW, 5000),
     (TRAINER, Outside(), 443),
+    *((TRAINER, server, 10443) for server in KUBEFLOW_TRAINER),  # a TrainJob's status
     (STEP, MLFLOW, 5000),
     (STEP, KFP, 8887),
     (STEP, KFP, 8888),
@@ -57,6 +62,8 @@ REFUSED = [
     (TRAINER, Outside(), 6443),
     (TRAINER, Outside(), 80),
     (TRAINER, KFP, 8888),
+    *((TRAINER, server, 8443) for server in KUBEFLOW_TRAINER),
+    (TRAINER, Outside(), 10443),
     (TRAINER, COREDNS, 8080),
     (STEP, TRAINER, 23456),
     (STRANGER, TRAINER, 23456),
