@@ -18,6 +18,7 @@ from sdpose.training.distributed import World
 SHM_ERRORS = ("killed by signal: Bus error", "unable to allocate shared memory")
 _DEATH_IS_TOLD_SECONDS = 1.0
 _KILLED = re.compile(r"DataLoader worker \(pid (\d+)\) is killed by signal: Killed")
+_GONE = re.compile(r"DataLoader worker \(pid\(s\) ([\d, ]+)\) exited unexpectedly")
 
 
 @contextlib.contextmanager
@@ -53,22 +54,40 @@ def killed_loader(error: Exception, experiment: Experiment) -> str | None:
     """What to tell of a loader process that SIGKILL has ended; None if the error is another one.
 
     torch raises it in this process's main thread wherever that is, not only where it loads: when
-    the kernel tells of the death, which is after the broken connection of a loader that was
-    handing over a batch. So of that kind of error the cause is waited for.
+    the kernel reports the death. While the main thread waits for a batch, torch catches it and
+    raises "exited unexpectedly" from it. After the broken connection of a loader that was handing
+    over a batch the death is reported a little later, so that it is waited for.
     """
-    told: Exception = error
-    try:
-        if isinstance(error, OSError | EOFError) or "items of ancdata" in str(error):
+    causes = list(_causes(error))
+    found = _first(_KILLED, causes)
+    if not found and any(map(_is_broken_connection, causes)):
+        try:
             time.sleep(_DEATH_IS_TOLD_SECONDS)
-    except RuntimeError as death:  # by torch's handler of SIGCHLD
-        told = death
-    found = _KILLED.search(str(told))
+            # The kernel reports a death once: torch has taken note of it without the signal.
+            found = _first(_GONE, causes)
+        except RuntimeError as death:  # by torch's handler of SIGCHLD
+            found = _KILLED.search(str(death))
     return found and (
         f"a loader process (pid {found[1]}) was killed, by a person or by the kernel for want of "
         "memory (`dmesg` tells; on a cluster, the pod's OOMKilled). If it happens again: more "
         "memory for the machine or the pod, or lower data.workers_per_gpu "
         f"({experiment.data.workers_per_gpu})"
     )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it was raised from or while, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_broken_connection(error: BaseException) -> bool:
+    return isinstance(error, OSError | EOFError) or "items of ancdata" in str(error)
+
+
+def _first(pattern: re.Pattern[str], errors: list[BaseException]) -> re.Match[str] | None:
+    return next(filter(None, (pattern.search(str(error)) for error in errors)), None)
 
 
 def _training_advice(experiment: Experiment) -> list[str]:

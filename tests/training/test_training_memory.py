@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 
 import psutil
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from sdpose.errors import UserError
 from sdpose.training import loop, train
@@ -53,6 +54,43 @@ def test_a_loader_that_is_killed_as_it_hands_over_a_batch(make) -> None:
     said = killed_loader(ConnectionResetError(104, "Connection reset by peer"), make())
     assert said is not None
     assert "was killed" in said
+
+
+class Slow(Dataset):
+    """After its first item it never has another."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> int:
+        if index:
+            time.sleep(1000)
+        return index
+
+
+def test_a_loader_that_is_killed_while_its_batch_is_waited_for(make) -> None:
+    """As it is when training waits for data: torch says that it "exited unexpectedly"."""
+    before = set(psutil.Process().children())
+    loader = iter(DataLoader(Slow(), num_workers=1))
+    next(loader)
+    (worker,) = set(psutil.Process().children()) - before
+    threading.Timer(0.2, worker.kill).start()
+    with pytest.raises(RuntimeError) as death:
+        next(loader)
+    said = killed_loader(death.value, make())
+    assert said is not None
+    assert f"a loader process (pid {worker.pid}) was killed" in said
+
+
+def test_a_loader_that_torch_has_buried_before_the_kernel_reports(make) -> None:
+    broken = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
+    broken.__cause__ = ConnectionResetError(104, "Connection reset by peer")
+    said = killed_loader(broken, make())
+    assert said is not None
+    assert "(pid 7) was killed" in said
+    crashed = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
+    crashed.__cause__ = RuntimeError("DataLoader worker (pid 7) is killed by signal: Segmentation")
+    assert killed_loader(crashed, make()) is None
 
 
 def test_evaluation_and_loaders(make, monkeypatch) -> None:

@@ -51,7 +51,8 @@ class Nodes(Controller):
         for key, pod in pods:
             place = pod["spec"].get("nodeName")
             if place is None:
-                self._schedule(key, pod, nodes, bound)
+                if not pod["metadata"].get("deletionTimestamp"):  # a finalizer may hold it
+                    self._schedule(key, pod, nodes, bound)
             elif place not in nodes:
                 self._force(key, "PodGC: node no longer exists")
             else:
