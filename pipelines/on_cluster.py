@@ -166,7 +166,7 @@ def check_cluster(endpoint: Endpoint, cluster: Cluster) -> None:
         server = Kfp(endpoint).server()
     except UserError as error:
         what, _, remedy = str(error).partition("\n")
-        report.problem(what, remedy.strip() or "ask its administrator")
+        report.problem(what, remedy.strip() or "correct it, or give another --endpoint")
     else:
         users = "several users" if server.multi_user else "one user"
         name = f"Kubeflow Pipelines {server.version}".rstrip()

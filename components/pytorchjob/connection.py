@@ -30,7 +30,9 @@ def connect() -> client.ApiClient:
         else:
             settings = load_kubeconfig().settings
         return client.ApiClient(settings)
-    except (UserError, config.ConfigException, OSError) as error:
+    except UserError as error:
+        raise UserError(f"no access to Kubernetes: {error}") from None
+    except (config.ConfigException, OSError) as error:
         raise UserError(
             f"no access to Kubernetes: {error}; set $KUBECONFIG, or run in a pod that has a "
             "service account"
