@@ -89,7 +89,7 @@ def differences(runtime: Object, cluster: Cluster) -> list[Difference]:
                 )
             )
     texts = [
-        _about_ttl(runtime["spec"]["template"]["spec"], cluster),
+        _about_ttl(_jobset(runtime), cluster),
         _about_failures(template.get("podFailurePolicy") or {}),
         _about_restarts(template, cluster),
     ]
@@ -108,9 +108,14 @@ def about_grace(runtime: Object, cluster: Cluster) -> str:
     )
 
 
+def _jobset(runtime: Object) -> Object:
+    """The spec of the JobSet that is made of it; the schema lets it be missing."""
+    return runtime["spec"].get("template", {}).get("spec") or {}
+
+
 def _node(runtime: Object) -> Object:
     """The template of the Job that trains; {} if there is none."""
-    jobs = runtime["spec"]["template"]["spec"].get("replicatedJobs") or []
+    jobs = _jobset(runtime).get("replicatedJobs") or []
     return next((each["template"] for each in jobs if each["name"] == JOB), {})
 
 

@@ -232,6 +232,10 @@ def without_torch(runtime: Object) -> None:
     del runtime["spec"]["mlPolicy"]["torch"]
 
 
+def without_jobs(runtime: Object) -> None:
+    runtime["spec"]["template"]["spec"]["replicatedJobs"] = []
+
+
 @pytest.mark.parametrize(
     ("edit", "profile_says", "refused"),
     [
@@ -247,6 +251,7 @@ def without_torch(runtime: Object) -> None:
             "image_pull_policy is Always in the profile and IfNotPresent in the runtime",
         ),
         (without_torch, {}, "is no runtime for PyTorch: it needs mlPolicy.torch"),
+        (without_jobs, {}, "and a replicated job 'node' with the label"),
         (edit_pod(), {"runtime": "other"}, "there is no TrainingRuntime other; kubectl apply"),
     ],
 )

@@ -1,5 +1,5 @@
-"""A Kubernetes in miniature for tests: an API server over real HTTP, the Training Operator's
-controller, and a kubelet that runs pods as processes.
+"""A Kubernetes in miniature for tests: an API server over real HTTP, the controllers of
+Training Operator, Kubeflow Trainer, JobSet and Job, and a kubelet that runs pods as processes.
 
     with KubeCluster(folder) as kube:
         kube.kubeconfig             # for the real client
