@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
+
 from tests.cluster.kube import KubeCluster
 from tests.cluster.kube.store import Object
 
@@ -59,3 +61,5 @@ TRAINJOB = JobFacts(
     deadline="exceeded its active deadline",
 )
 KINDS = (PYTORCHJOB, TRAINJOB)
+# A test file's `pytestmark`: each of its tests is one of every kind.
+EACH_KIND = pytest.mark.parametrize("job_kind", KINDS, ids=lambda facts: str(facts.train_api))

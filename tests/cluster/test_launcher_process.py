@@ -23,7 +23,7 @@ from sdpose.registry.channels import current
 from sdpose.registry.upkeep import verify
 from sdpose.storage import open_store, sha256_of_file
 from tests.cluster.conftest import IMAGE, run_in_a_workflow, running, until
-from tests.cluster.kinds import KINDS, JobFacts
+from tests.cluster.kinds import EACH_KIND, JobFacts
 from tests.cluster.kube import KubeCluster
 from tests.cluster.kube.store import Object
 
@@ -116,7 +116,7 @@ def test_killed_then_drained_then_cancelled(
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("job_kind", KINDS, ids=lambda facts: str(facts.train_api))
+@EACH_KIND
 def test_training_survives_its_worker_and_the_model_is_registered(
     start: Start, kube: KubeCluster, repository: Path, tmp_path: Path, job_kind: JobFacts
 ) -> None:

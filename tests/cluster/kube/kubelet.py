@@ -55,7 +55,7 @@ class Kubelet(Controller):
             if pod["metadata"].get("deletionTimestamp"):
                 if container is None or container.end():
                     if pod.get("status", {}).get("phase") == "Pending":
-                        self._set_status(key, {"phase": "Failed"})  # it never began
+                        self._cluster.set_status(key, {"phase": "Failed"})  # it never began
                     self._store.remove(key)
             elif container is None and pod.get("status", {}).get("phase") == "Pending":
                 self._admit(key, pod)
