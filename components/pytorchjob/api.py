@@ -102,8 +102,10 @@ class Api:
             "POST", resource.path(self.namespace), query, body, none_if="AlreadyExists"
         )
 
-    def annotate(self, resource: Resource, name: str, annotations: Mapping[str, str]) -> None:
-        self.patch(resource, name, {"metadata": {"annotations": dict(annotations)}})
+    def annotate(self, resource: Resource, item: Object, annotations: Mapping[str, str]) -> None:
+        """Of this very object: the server refuses the uid of another one of that name."""
+        meta = {"uid": item["metadata"]["uid"], "annotations": dict(annotations)}
+        self.patch(resource, item["metadata"]["name"], {"metadata": meta})
 
     def patch(self, resource: Resource, name: str, change: Object) -> None:
         """Merges a change into an object; fine if it is gone."""

@@ -107,7 +107,7 @@ def _explain(error: ApiException, method: str, path: str) -> str:
     if error.status == 404 and reason_of(error) != "NotFound" and namespaced:
         return (
             f"this cluster knows no {namespaced.split('/')[1]}: install their operator, or choose "
-            "another train_api (pytorchjob, trainjob)"
+            "another train_api (pytorchjob, trainjob, auto)"
         )
     return f"Kubernetes refuses {method} {path}: {message}"
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from components.pytorchjob.api import Api, Object, Resource
+from components.pytorchjob.api_errors import ApiError
 
 CONFIRM_S = 3.0
 
@@ -29,8 +30,11 @@ def is_served(api: Api, resource: Resource) -> bool:
 
 
 def served_schema(api: Api, resource: Resource, kind: str) -> Object | None:
-    """The OpenAPI schema of a kind; None if the server does not publish it."""
-    document, _ = api.look(f"/openapi/v3/apis/{resource.group}/{resource.version}")
+    """The OpenAPI schema of a kind; None if the server does not publish it, or not now."""
+    try:
+        document, _ = api.brief().look(f"/openapi/v3/apis/{resource.group}/{resource.version}")
+    except ApiError:
+        document = None
     schemas: Object = (document or {}).get("components", {}).get("schemas", {})
     wanted = {"group": resource.group, "version": resource.version, "kind": kind}
     return next(

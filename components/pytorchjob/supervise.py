@@ -167,9 +167,7 @@ class Supervisor:
                 exit_code=end.exit_code,
             )
         try:
-            self._api.brief().annotate(
-                self._kind.resource, self._job["metadata"]["name"], self._restarted.annotation()
-            )
+            self._api.brief().annotate(self._kind.resource, self._job, self._restarted.annotation())
         except ApiError as error:  # no reason to end a training
             self._say(f"restarts are not counted beyond this launcher: {error}")
         if enough := self._restarted.exceeded(self._cluster.restarts):
@@ -181,8 +179,7 @@ class Supervisor:
         self._progress.pods_run()
 
     def _keep_progress(self, line: str) -> None:
-        name = self._job["metadata"]["name"]
-        self._api.brief().annotate(self._kind.resource, name, {PROGRESS: line})
+        self._api.brief().annotate(self._kind.resource, self._job, {PROGRESS: line})
 
     # ------------------------------------------------------------------------------------ waiting
 
