@@ -37,6 +37,7 @@ LONG_FILES = (
     "test_training_chaos.py",
     "test_sweep.py",
     "test_launcher_process.py",
+    "test_node_loss_training.py",
     "test_concurrency.py",
     "test_training_launch.py",
     "test_submit_local.py",

@@ -157,8 +157,9 @@ def _usable(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"results cannot be written to {folder}: {error.strerror or error}; mend that, or "
-            "choose another --work-dir (checkpoint_config.out_dir for the checkpoints)"
+            f"results cannot be written to {folder}: {error.strerror or error}; make it "
+            "writable, or choose another --work-dir (checkpoint_config.out_dir for the "
+            "checkpoints; $SDPOSE_SCRATCH for the local part of a work dir on S3)"
         ) from None
 
 

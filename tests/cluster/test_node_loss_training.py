@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -21,9 +22,7 @@ from tests.cluster.test_node_loss import TOLERATES
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("lost", ["worker-0", "master-0"])
 def test_training_goes_on_elsewhere_from_the_mirror(
-    lost: str,
     kube: KubeCluster,
     moto: S3Server,
     meanwhile: Meanwhile,
@@ -31,7 +30,8 @@ def test_training_goes_on_elsewhere_from_the_mirror(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Dataset and work dir are on S3: what a pod has on its node's disk is gone with the node."""
+    """Dataset and work dir are on S3: what a pod has on its node's disk is gone with the node. The
+    master is lost, which saves the checkpoints; the worker sees its closed connection."""
     monkeypatch.setattr(supervise, "PATIENCE_S", 0.5)
     for name, value in moto.environment().items():
         monkeypatch.setenv(name, value)
@@ -64,9 +64,9 @@ def test_training_goes_on_elsewhere_from_the_mirror(
     experiment = load_experiment(
         "quickstart",
         (
-            "total_epochs=6",
+            "total_epochs=4",
             "checkpoint_config.interval=1",
-            "evaluation.interval=6",
+            "evaluation.interval=4",
             "log_config.interval=1",
             "data.samples_per_gpu=8",
         ),
@@ -76,7 +76,7 @@ def test_training_goes_on_elsewhere_from_the_mirror(
 
     def lose() -> None:
         until(lambda: runs.exists("epoch_2.pth"), timeout=300)
-        pod = running(kube, lost)
+        pod = running(kube, "master-0")
         assert pod is not None
         node = pod["spec"]["nodeName"]
         kube.kubelet.lose(node)
@@ -86,8 +86,9 @@ def test_training_goes_on_elsewhere_from_the_mirror(
     meanwhile(lose)
     run_job(experiment, cluster, run_id="run-1", log=tmp_path / "log.txt", say=said.append)
     text = "\n".join(said)
-    assert f"{lost} starts again; before: no exit code, DeletionBy" in text, text
-    assert f"[master-0] fetched {bucket}/runs/quickstart/latest.pth" in text, text
+    assert "master-0 starts again; before: no exit code, DeletionBy" in text, text
+    # Whichever had arrived when the power went.
+    assert re.search(rf"\[master-0\] fetched {bucket}/runs/quickstart/\w+\.pth", text), text
     assert "[master-0] continuing from" in text, text
-    assert {pod["spec"]["nodeName"] for pod in kube.pods().values()} <= {"node-1", "node-2"}
-    assert runs.exists("epoch_6.pth")
+    assert "worker-0 starts again; before: exit code 141" in text, text
+    assert runs.exists("epoch_4.pth")
