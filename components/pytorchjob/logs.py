@@ -27,6 +27,7 @@ from components.pytorchjob.kinds import Kind
 
 SILENCE_S = 120.0  # a connection that says nothing for so long may be dead: opened again
 PAUSE_S = 1.0
+FAILURE_PAUSE_S = 15.0
 TAIL_LINES = 50
 TAIL_S = 10.0
 # A stamp: the second, the fraction that sinceTime does not count, the zone.
@@ -60,7 +61,9 @@ class Logs:
             self._replicas.add(replica)
             self._tails[uid] = deque(maxlen=TAIL_LINES)
             follower = self._followers[uid] = _Follower(
-                self._api,
+                # The log of a lost node answers 500 for as long as the node is lost: that is no
+                # outage of the API, and no reason to wait for it.
+                self._api.brief(),
                 pod["metadata"]["name"],
                 uid,
                 self._kind.container,
@@ -151,7 +154,7 @@ class _Follower(threading.Thread):
 
     def run(self) -> None:
         while not self._stopped.is_set():
-            ended = self._ended.is_set()
+            ended, pause = self._ended.is_set(), PAUSE_S
             try:
                 if self._read(follow=not ended) and ended:
                     return
@@ -161,10 +164,12 @@ class _Follower(threading.Thread):
                 # 404: the pod is gone. 400: the container waits to be started again.
                 if error.status == 404 or ended:
                     return
-                if error.status != 400 and not self._noted:
-                    self._noted = True  # once: the watches meet it, too, or it is the node's
-                    self._note(f"its log cannot be read now: {error}")
-            self._ended.wait(PAUSE_S)
+                if error.status != 400:
+                    pause = FAILURE_PAUSE_S
+                    if not self._noted:
+                        self._noted = True  # once: the watches meet it, too, or it is the node's
+                        self._note(f"its log cannot be read now: {error}")
+            self._ended.wait(pause)
 
     def _read(self, *, follow: bool) -> bool:
         """Hands on what is new; with `follow`, until the container ends. False if it is to be tried

@@ -73,7 +73,9 @@ class Jobs:
         }
         self._conclude(job, counts, living, active)
         if not conditions.is_true(job, "Complete", "Failed", "FailureTarget", "Suspended"):
-            self._create_pods(job, done, living)
+            # podReplacementPolicy: with a podFailurePolicy it is Failed, else TerminatingOrFailed.
+            waits = "podFailurePolicy" in job["spec"]
+            self._create_pods(job, done, living if waits else active)
 
         def change(item: Object) -> None:
             item["status"] = status
@@ -102,9 +104,8 @@ class Jobs:
         elif conditions.is_true(job, "Suspended"):
             conditions.put(job, "Suspended", "JobResumed", "Job resumed", "False")
 
-    def _create_pods(self, job: Object, done: set[str], living: list[Object]) -> None:
-        # A pod under deletion is replaced once it is gone (podReplacementPolicy: Failed).
-        taken = done | {pod["metadata"]["labels"][INDEX] for pod in living}
+    def _create_pods(self, job: Object, done: set[str], there: list[Object]) -> None:
+        taken = done | {pod["metadata"]["labels"][INDEX] for pod in there}
         for index in map(str, range(job["spec"]["completions"])):
             if index not in taken:
                 self._create_pod(job, index)
