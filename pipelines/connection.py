@@ -8,7 +8,7 @@ from pathlib import Path
 import kfp_server_api  # type: ignore[import-untyped]
 from kubernetes.client.rest import RESTClientObject
 
-from components.pytorchjob.kubeconfig import CA_VARIABLE, Kubeconfig, load_kubeconfig
+from components.kube.kubeconfig import CA_VARIABLE, Kubeconfig, load_kubeconfig
 from pipelines.endpoint import Endpoint
 from sdpose.errors import UserError
 

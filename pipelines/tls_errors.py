@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from components.pytorchjob.kubeconfig import CA_VARIABLE
+from components.kube.kubeconfig import CA_VARIABLE
 from pipelines.connection import Connection
 
 TIMEOUT_S = 5.0

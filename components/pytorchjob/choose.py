@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from components.cluster import Cluster
-from components.pytorchjob.api import Api
+from components.kube.api import Api
 from components.pytorchjob.kinds import kinds_of
 from components.pytorchjob.schema import is_served
 from sdpose.errors import UserError

@@ -6,7 +6,7 @@ import signal
 from dataclasses import dataclass
 from typing import Literal
 
-from components.pytorchjob.api import Object
+from components.kube.api import Object
 
 Cause = Literal["preemption", "crash"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from components.cluster import Cluster
+from components.kube.api import Api, Object
 from components.pytorchjob import trainjob
-from components.pytorchjob.api import Api, Object
 from components.pytorchjob.kinds import Kind
 from components.pytorchjob.runtime import about_grace, differences, missing_runtime, runtime_path
 from components.pytorchjob.schema import Place, dotted, served_schema, unknown_places, without

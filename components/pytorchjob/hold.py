@@ -7,7 +7,7 @@ would start again. A suspended TrainJob gets a JobSet without pods.
 
 from __future__ import annotations
 
-from components.pytorchjob.api import Api, Object
+from components.kube.api import Api, Object
 from components.pytorchjob.kinds import FAILED_ANNOTATION, Kind
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from components.cluster import Cluster
+from components.kube.api import Object, Resource
 from components.pytorchjob import trainjob
-from components.pytorchjob.api import Object, Resource
 
 # On a job that has failed and may be forgotten by its operator, see `hold`.
 FAILED_ANNOTATION = "sdpose/failed"

@@ -20,8 +20,8 @@ from typing import IO
 
 import urllib3
 
-from components.pytorchjob.api import PODS, Api, Object, lines
-from components.pytorchjob.api_errors import ApiError
+from components.kube.api import PODS, Api, Object, lines
+from components.kube.errors import ApiError
 from components.pytorchjob.ends import container_restarts, has_started
 from components.pytorchjob.kinds import Kind
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from datetime import datetime
 
-from components.pytorchjob.api import EVENTS, Api, Object
+from components.kube.api import EVENTS, Api, Object
 from components.pytorchjob.ends import has_started, pod_end
 from components.pytorchjob.kinds import Kind
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 
-from components.pytorchjob.api import WORKLOADS, Api, Object
-from components.pytorchjob.api_errors import ApiError
+from components.kube.api import WORKLOADS, Api, Object
+from components.kube.errors import ApiError
 from components.pytorchjob.kinds import Kind
 from components.pytorchjob.outcome import JobError
 from components.pytorchjob.schema import is_served

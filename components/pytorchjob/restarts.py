@@ -11,8 +11,8 @@ import json
 from collections.abc import Iterable, Mapping
 
 from components.cluster import Restarts
+from components.kube.api import Object
 from components.pytorchjob import ends
-from components.pytorchjob.api import Object
 from components.pytorchjob.ends import End
 from components.pytorchjob.kinds import Kind
 

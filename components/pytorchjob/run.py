@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from components.cluster import Cluster
-from components.pytorchjob.api import Api, Object
-from components.pytorchjob.api_errors import ApiError, ApiUnavailableError
+from components.kube.api import Api, Object
+from components.kube.connection import Connection
+from components.kube.errors import ApiError, ApiUnavailableError
 from components.pytorchjob.build import build_job, job_name
 from components.pytorchjob.choose import choose
-from components.pytorchjob.connection import Connection
 from components.pytorchjob.fit import fit_to_cluster
 from components.pytorchjob.hold import hold
 from components.pytorchjob.kinds import Kind, kind_of

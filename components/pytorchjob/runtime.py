@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from components.cluster import Cluster
-from components.pytorchjob.api import Object
+from components.kube.api import Object
 from components.pytorchjob.trainjob import CONTAINER, GROUP, JOB, VERSION
 from sdpose.errors import USER_ERROR_EXIT_CODE
 

@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from components.pytorchjob.api import Api, Object, Resource
-from components.pytorchjob.api_errors import ApiError
+from components.kube.api import Api, Object, Resource
+from components.kube.errors import ApiError
 
 CONFIRM_S = 3.0
 

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from components.pytorchjob.api import PODS, Api, Object
-from components.pytorchjob.api_errors import ApiError
+from components.kube.api import PODS, Api, Object
+from components.kube.errors import ApiError
 from components.pytorchjob.build import DIGEST_ANNOTATION
 from components.pytorchjob.kinds import Kind
 from sdpose.errors import UserError

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from components.cluster import Cluster
+from components.kube.api import PODS, Api, Object, Resource
+from components.kube.errors import ApiError
+from components.kube.watch import follow
 from components.pytorchjob import pending
-from components.pytorchjob.api import PODS, Api, Object, Resource
-from components.pytorchjob.api_errors import ApiError
 from components.pytorchjob.ends import End
 from components.pytorchjob.kinds import Kind
 from components.pytorchjob.logs import Logs
@@ -26,7 +27,6 @@ from components.pytorchjob.progress import ANNOTATION as PROGRESS
 from components.pytorchjob.progress import ProgressWatch
 from components.pytorchjob.queue import Queue
 from components.pytorchjob.restarts import Restarted, age
-from components.pytorchjob.watch import follow
 from sdpose.config import Experiment
 
 TICK_S = 1.0

@@ -8,9 +8,9 @@ import urllib3
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 
-from components.pytorchjob.api import Object
-from components.pytorchjob.connection import connect
-from components.pytorchjob.kubeconfig import load_kubeconfig
+from components.kube.api import Object
+from components.kube.connection import connect
+from components.kube.kubeconfig import load_kubeconfig
 from sdpose.errors import UserError
 
 TIMEOUT_S = (5.0, 20.0)  # to connect, to answer
@@ -25,7 +25,7 @@ class RefusedError(Exception):
 
 
 class Kube:
-    """Unlike components.pytorchjob.api, which stays for weeks, it asks once."""
+    """Unlike components.kube.api, which stays for weeks, it asks once."""
 
     def __init__(self, context: str | None = None) -> None:
         """Raises NoAccessError. context: of the kubeconfig; None for what `connect` finds."""

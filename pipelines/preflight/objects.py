@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from components.cluster import Cluster
+from components.kube.api import LOCAL_QUEUES
 from components.pytorchjob import runtime
-from components.pytorchjob.api import LOCAL_QUEUES
 from components.pytorchjob.choose import no_kind
 from components.pytorchjob.kinds import Kind, kinds_of
 from pipelines.preflight.kube import Kube, RefusedError

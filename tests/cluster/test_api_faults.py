@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from components.pytorchjob import api, connection, kubeconfig
-from components.pytorchjob.api_errors import ApiRefusedError, ApiUnavailableError
+from components.kube import api, connection, kubeconfig
+from components.kube.errors import ApiRefusedError, ApiUnavailableError
 from components.pytorchjob.outcome import JobError
 from sdpose.errors import UserError
 from tests.cluster.conftest import Launch, Meanwhile, running, until

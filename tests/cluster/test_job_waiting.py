@@ -93,7 +93,7 @@ def test_a_job_that_kueue_does_not_manage_never_starts(
 ) -> None:
     """As a PyTorchJob with Kueue 0.19 and later, at its defaults."""
     monkeypatch.setattr("components.pytorchjob.queue.WORKLOAD_S", 1.0)
-    monkeypatch.setattr("components.pytorchjob.api.BRIEF_BUDGET_S", 1.0)
+    monkeypatch.setattr("components.kube.api.BRIEF_BUDGET_S", 1.0)
     monkeypatch.setattr("components.pytorchjob.schema.CONFIRM_S", 0.1)
     if installed:
         kube.install_kueue()
@@ -119,7 +119,7 @@ def test_a_kueue_that_cannot_be_asked_is_no_reason_to_remove_the_job(
 ) -> None:
     for name, value in (("WORKLOAD_S", 0.2), ("CHECK_EVERY_S", 0.2)):
         monkeypatch.setattr(f"components.pytorchjob.queue.{name}", value)
-    monkeypatch.setattr("components.pytorchjob.api.BRIEF_BUDGET_S", 0.2)
+    monkeypatch.setattr("components.kube.api.BRIEF_BUDGET_S", 0.2)
     kueue = kube.install_kueue(job_kind.plural)
     kueue.set_quota("insufficient quota")
     forbidden = Fault(403, lambda call: call.resource == "workloads", times=10**6)

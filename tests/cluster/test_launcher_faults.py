@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from components.pytorchjob import api, logs, submit, supervise, watch
-from components.pytorchjob.api_errors import ApiError
+from components.kube import api, watch
+from components.kube.errors import ApiError
+from components.pytorchjob import logs, submit, supervise
 from tests.cluster.conftest import Launch, Meanwhile, run_in_a_workflow, running, until
 from tests.cluster.kinds import KINDS, PYTORCHJOB, JobFacts
 from tests.cluster.kube import KubeCluster

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from kubernetes import client, config
 
-from components.pytorchjob.kubeconfig import load_kubeconfig
+from components.kube.kubeconfig import load_kubeconfig
 from sdpose.errors import UserError
 
 NOTICE_EVERY_S = 60.0

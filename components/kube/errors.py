@@ -13,7 +13,7 @@ from typing import Any, Literal
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config import ConfigException
 
-from components.pytorchjob.kubeconfig import CredentialError
+from components.kube.kubeconfig import CredentialError
 from sdpose.errors import UserError
 
 # The server, or what stands before it, cannot answer now.

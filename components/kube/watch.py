@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import urllib3
 
-from components.pytorchjob.api import Api, Object, Resource, lines
-from components.pytorchjob.api_errors import ApiRefusedError
+from components.kube.api import Api, Object, Resource, lines
+from components.kube.errors import ApiRefusedError
 
 # A watch ends by itself so often that a dead connection is noticed soon; going on is one request.
 WATCH_S = 50

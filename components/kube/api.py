@@ -17,7 +17,8 @@ import urllib3
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config import ConfigException
 
-from components.pytorchjob.api_errors import (
+from components.kube.connection import Connection
+from components.kube.errors import (
     ApiError,
     ApiRefusedError,
     ApiUnavailableError,
@@ -25,7 +26,6 @@ from components.pytorchjob.api_errors import (
     reason_of,
     trouble_of,
 )
-from components.pytorchjob.connection import Connection
 
 Object = dict[str, Any]
 T = TypeVar("T")

@@ -1,0 +1,1 @@
+"""The Kubernetes API, for whatever stays with it: credentials, retries, errors, watches."""
