@@ -15,6 +15,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import click
@@ -131,20 +132,36 @@ def leave_runs(folder: Path) -> None:
     convert_weights(trained.last_checkpoint, folder / "official.pth", layout="official")
 
 
-@pytest.fixture
-def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("SDPOSE_EXPERIMENTS", str(folder / "experiments"))
-    monkeypatch.setenv("SDPOSE_SWEEPS", str(folder / "sweeps"))
-    monkeypatch.setenv("SDPOSE_CACHE", str(folder / "cache"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    for name in ("MLFLOW_TRACKING_URI", "KFP_ENDPOINT", "SDPOSE_REGISTRY"):
-        monkeypatch.delenv(name, raising=False)
-    return folder
+@pytest.fixture(scope="module")
+def problems(folder: Path) -> dict[str, str]:
+    """What went wrong with each command, "" if nothing did. They are executed once, in the order in
+    which a reader types them: a promotion needs what an earlier command has registered."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("SDPOSE_EXPERIMENTS", str(folder / "experiments"))
+        patch.setenv("SDPOSE_SWEEPS", str(folder / "sweeps"))
+        patch.setenv("SDPOSE_CACHE", str(folder / "cache"))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        for name in ("MLFLOW_TRACKING_URI", "KFP_ENDPOINT", "SDPOSE_REGISTRY"):
+            patch.delenv(name, raising=False)
+        return {command: problem_of(command) for command in commands()}
 
 
+@pytest.mark.timeout(1200)  # the first test executes all commands
 @pytest.mark.parametrize("command", commands())
-def test_command(command: str, inside: Path) -> None:
+def test_command(command: str, problems: dict[str, str]) -> None:
+    assert problems[command] == ""
+
+
+def problem_of(command: str) -> str:
+    try:
+        execute(command)
+    except (Exception, SystemExit):
+        return traceback.format_exc()
+    return ""
+
+
+def execute(command: str) -> None:
     words = shlex.split(command)
     if words[0] == "make":
         targets = re.findall(r"^([\w./-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -31,6 +32,11 @@ class Finished:
         self.stdout, self.stderr = process.communicate(timeout=240)
         self.code = process.returncode
 
+    def keep(self, folder: Path) -> Finished:
+        """Copies the results: others run in its folder later."""
+        self.kept = shutil.copytree(self.cwd / "work_dirs", folder)
+        return self
+
     def json(self, path: str) -> dict[str, Any]:
         return json.loads((self.cwd / path).read_text())
 
@@ -40,7 +46,7 @@ def first(submit, tiny_coco: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     cwd = tmp_path_factory.mktemp("first")
     return Finished(
         submit(*PROMOTED, "--data-root", tiny_coco, cwd=cwd, SDPOSE_APPROVER="kim"), cwd
-    )
+    ).keep(tmp_path_factory.mktemp("kept") / "work_dirs")
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +71,7 @@ def test_every_step_runs_and_is_told_of(first: Finished) -> None:
 
 
 def test_summary(first: Finished, tiny_coco: Path) -> None:
-    summary = first.json("work_dirs/tiny/summary.json")
+    summary = json.loads((first.kept / "tiny/summary.json").read_text())
     experiment = load_experiment(TINY, ["promotion.min_ap=0.99"], data_root=str(tiny_coco))
     assert summary["exp_name"] == "tiny"
     assert summary["runner"] == "local"
@@ -104,10 +110,11 @@ def test_registered_checkpoint_is_the_best_one(first: Finished) -> None:
 
 
 def test_a_refused_promotion_says_why_and_keeps_the_version(first: Finished) -> None:
-    store = open_store(first.cwd / "work_dirs/registry")
+    store = open_store(first.kept / "registry")
     assert current(store, "tiny", "production") is None
     (refused,) = refusals(store, "tiny", "production")
-    assert refused == first.json("work_dirs/tiny/summary.json")["promotion"]
+    summary = json.loads((first.kept / "tiny/summary.json").read_text())
+    assert refused == summary["promotion"]
     assert (refused["version"], refused["approver"]) == (1, "kim")
     (reason,) = [v["reason"] for v in refused["gates"] if not v["passed"]]
     assert f"promotion:     production refuses it: min_ap: {reason}" in first.stdout
@@ -117,18 +124,18 @@ def test_a_refused_promotion_says_why_and_keeps_the_version(first: Finished) -> 
 def test_the_report_is_in_the_work_dir_and_in_mlflow(first: Finished) -> None:
     from mlflow import MlflowClient
 
-    report = first.cwd / "work_dirs/tiny/report.html"
+    report = first.kept / "tiny/report.html"
     assert "report:        work_dirs/tiny/report.html" in first.stdout
     page = report.read_text(encoding="utf-8")
-    summary = first.json("work_dirs/tiny/summary.json")
+    summary = json.loads((first.kept / "tiny/summary.json").read_text())
     for fact in ("dataset_digest", "mlflow_run_id", "git_commit"):
         assert f"<td>{summary[fact]}</td>" in page
     assert f"<dd>{100 * summary['ap']:.1f}</dd>" in page
     client = MlflowClient(tracking_uri=f"sqlite:///{first.cwd}/work_dirs/mlflow.db")
     logged = client.download_artifacts(summary["mlflow_run_id"], "report.html")
     assert Path(logged).read_bytes() == report.read_bytes()
-    (kept,) = first.cwd.glob("work_dirs/tiny/pipeline/artifacts/*/evaluate/report")
-    assert kept.read_bytes() == report.read_bytes()
+    (artifact,) = first.kept.glob("tiny/pipeline/artifacts/*/evaluate/report")
+    assert artifact.read_bytes() == report.read_bytes()
 
 
 def test_same_command_again_makes_nothing_new(first: Finished, again: Finished) -> None:
