@@ -22,7 +22,7 @@ import psutil
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PR_SET_CHILD_SUBREAPER = 36
-# Processes that are told to end with their parent need a moment for it.
+# Processes that end with their parent need a moment for it.
 ENDING_S = 30
 NO_TESTS = 5  # pytest's exit code
 

@@ -86,9 +86,8 @@ def submit(
 
 def is_created_by(found: Object, job: Object) -> bool:
     """Whether what was found is the job that this launcher sent."""
-    lives = (each["metadata"].get("annotations", {}) for each in (found, job))
-    mine, theirs = (annotations.get(LAUNCHER_ANNOTATION) for annotations in lives)
-    return mine is not None and mine == theirs
+    mine = job["metadata"]["annotations"][LAUNCHER_ANNOTATION]
+    return bool(found["metadata"].get("annotations", {}).get(LAUNCHER_ANNOTATION) == mine)
 
 
 def remove(api: Api, kind: Kind, job: Object, grace_seconds: float) -> bool:

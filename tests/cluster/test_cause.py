@@ -60,7 +60,7 @@ def test_the_pod_that_said_an_error_is_blamed(
     blamed, _, rest = text.partition("its last lines:")
     assert MASTER[train_api] in blamed, text
     assert error.split("\\n")[-1] in rest, text
-    assert f"{WORKER[train_api]}: exit code 2" in text, "what Kubernetes saw is told, too"
+    assert f"{WORKER[train_api]}: exit code 2" in text, "what Kubernetes saw is reported, too"
     assert failure.value.exit_code == 2
 
 

@@ -67,7 +67,7 @@ def job_kind(request: pytest.FixtureRequest) -> JobFacts:
 
 
 def is_final(what: int | str, point: Point) -> bool:
-    """Whether another try of the same request is of no use."""
+    """Whether another try of the same request cannot succeed."""
     if point == LIFE[0]:  # nobody has answered yet: a launcher without rights ends at once
         return what in {403, "page", 410, 422}
     return what == 422 or (point == CREATE and what == 404)

@@ -147,7 +147,7 @@ class Container(threading.Thread):
             self.destroy()
 
     def report_vanished(self) -> None:
-        """What the kubelet of a node that is up again says of a container that it ran before."""
+        """What the kubelet of a restarted node reports about a container that it ran before."""
         if not self._vanished:
             return  # it had ended before
         self._vanished = False
