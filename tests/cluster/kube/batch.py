@@ -131,15 +131,18 @@ class Jobs:
             self._store.discard(("", "pods", pod["metadata"]["namespace"], pod["metadata"]["name"]))
 
     def _release(self, pod: Object) -> None:
+        """Lets go of a pod, which is gone then if it was deleted before it ran."""
         key = ("", "pods", pod["metadata"]["namespace"], pod["metadata"]["name"])
 
         def change(item: Object) -> None:
             item["metadata"].pop("finalizers", None)
 
         if TRACKING in pod["metadata"].get("finalizers", []):
-            self._store.update(key, change)
-            if _is_unscheduled_and_deleted(pod):
-                self._store.remove(key)
+            # In one step: a pod that is deleted in between would never go.
+            with self._store.changed:
+                now = self._store.update(key, change)
+                if now is not None and _is_unscheduled_and_deleted(now):
+                    self._store.remove(key)
 
 
 def _action(job: Object, pod: Object) -> tuple[str, str]:
