@@ -130,13 +130,18 @@ class Api:
             return None, error.status == 404
 
     def delete(self, resource: Resource, name: str, uid: str) -> None:
-        """Deletes this very object, after what it owns (foreground); fine if it is gone."""
+        """Asks for the deletion of this very object, after what it owns (foreground); fine if it is
+        gone.
+
+        A conflict is either another object of that name or a change on its way to the store: a
+        caller looks again, and asks again while the object has no deletionTimestamp.
+        """
         self._json(
             "DELETE",
             resource.path(self.namespace, name),
             body={"propagationPolicy": "Foreground", "preconditions": {"uid": uid}},
             missing_is_none=True,
-            none_if="Conflict",  # another object of that name by now
+            none_if="Conflict",
         )
 
     def open(

@@ -58,12 +58,12 @@ def submit(
             if created is not None:
                 return created, True
             continue  # created meanwhile, perhaps by a try of ours whose answer was lost: look
+        if time.monotonic() > give_up:
+            raise UserError(
+                f"{kind.name} {api.namespace}/{name} has been under deletion for "
+                f"{DELETION_S:.0f} s: what keeps it? (kubectl get pods,{kind.resource.plural})"
+            )
         if found["metadata"].get("deletionTimestamp"):
-            if time.monotonic() > give_up:
-                raise UserError(
-                    f"{kind.name} {api.namespace}/{name} has been under deletion for "
-                    f"{DELETION_S:.0f} s: what keeps it? (kubectl get pods,{kind.resource.plural})"
-                )
             time.sleep(POLL_S)
             continue
         theirs = found["metadata"].get("annotations", {}).get(DIGEST_ANNOTATION)
@@ -72,14 +72,16 @@ def submit(
                 f"{kind.name} {api.namespace}/{name} exists and is not this run's job (its "
                 f"{DIGEST_ANNOTATION} differs): delete it, or start a new run"
             )
-        if kind.phase(found) == "failed" and not prepared:
-            fitted = fit(job)
-            say(
-                f"{kind.name} {api.namespace}/{name} had failed ({kind.message(found)}): a new one "
-                "takes its place and continues from its last checkpoint"
-            )
-            api.delete(kind.resource, name, found["metadata"]["uid"])
+        if kind.phase(found) == "failed" and not is_created_by(found, job):
+            fitted = fitted or fit(job)
+            if not prepared:
+                say(
+                    f"{kind.name} {api.namespace}/{name} had failed ({kind.message(found)}): a new "
+                    "one takes its place and continues from its last checkpoint"
+                )
             prepared = True  # what it has trained stays
+            api.delete(kind.resource, name, found["metadata"]["uid"])
+            time.sleep(POLL_S)
             continue
         return found, is_created_by(found, job)
 
@@ -101,7 +103,7 @@ def remove(api: Api, kind: Kind, job: Object, grace_seconds: float) -> bool:
             left = api.get(kind.resource, name)
             gone = left is None or left["metadata"]["uid"] != uid
             if left and not gone and not left["metadata"].get("deletionTimestamp"):
-                api.delete(kind.resource, name, uid)  # a conflict on its way to the store
+                api.delete(kind.resource, name, uid)  # see Api.delete
             if gone and not api.list(PODS, labelSelector=f"{kind.pod_label}={name}")["items"]:
                 return True
             time.sleep(POLL_S)

@@ -18,6 +18,7 @@ import pytest
 from components.kube import api, watch
 from components.kube.errors import ApiError
 from components.pytorchjob import logs, submit, supervise
+from components.pytorchjob.outcome import JobError
 from tests.cluster.conftest import Launch, Meanwhile, run_in_a_workflow, running, until
 from tests.cluster.kinds import KINDS, PYTORCHJOB, JobFacts
 from tests.cluster.kube import KubeCluster
@@ -210,6 +211,28 @@ def test_fault_that_stays(
     check_what_is_left(kube, job_kind, error, can_look=point != GET_JOB)
     if isinstance(what, int) and error is not None:
         assert REASON in str(error)
+
+
+@pytest.mark.parametrize("what", FAULTS if ALL else [403, 409, "lose"])
+def test_fault_while_a_failed_job_is_replaced(
+    what: int | str, launch: Launch, results: Path, kube: KubeCluster, job_kind: JobFacts
+) -> None:
+    (results / "exit-0").write_text("3")
+    with pytest.raises(JobError, match="exit code 3"):
+        launch()
+    delete = ("delete", JOBS, 0)
+    fault = fault_at(what, at(delete, job_kind, from_then_on=False))
+    kube.fault(fault)
+    if what == 422:
+        with pytest.raises(ApiError, match=REASON):
+            launch()
+        assert job_kind.ever(kube) == 1
+        return
+    said = launch()
+    assert fault.met == 1
+    assert "had failed" in said[0]
+    assert f"[{job_kind.replicas[0]}] done" in said
+    assert job_kind.ever(kube) == 2
 
 
 @pytest.mark.parametrize("stays", [False, True], ids=["passes", "stays"])
