@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.changes import changes, shortened
+from sdpose.files import walk
 from sdpose.storage import sha256_of_file
 
 RECORD = "record.json"
@@ -122,9 +123,8 @@ def _artifacts(output: dict[str, Any]) -> list[dict[str, Any]]:
 def _tree_digest(path: Path) -> str:
     """Of a file, or of all files below a folder; of nothing, if it is not there."""
     digest = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(path.rglob("*")):
-        if file.is_file():
-            digest.update(f"{file.relative_to(path)} {sha256_of_file(file)}\n".encode())
+    for file in [path] if path.is_file() else sorted(walk(path)):
+        digest.update(f"{file.relative_to(path)} {sha256_of_file(file)}\n".encode())
     return digest.hexdigest()
 
 

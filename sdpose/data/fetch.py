@@ -19,6 +19,7 @@ from sdpose.data.progress import ConsoleProgress
 from sdpose.data.sources import FolderSource, RemoteFile, Source, open_source
 from sdpose.data.unzip import UnusableArchiveError, unpack
 from sdpose.errors import UserError
+from sdpose.files import matching
 from sdpose.locking import only_one
 from sdpose.storage.patience import patiently
 from sdpose.storage.ranges import in_parallel
@@ -187,7 +188,7 @@ def _link_tree(folder: Path, data_root: Path) -> None:
     """Links of the parts that `folder` has unpacked and `data_root` does not have."""
     for name, sign in _SIGNS.items():
         here, there = data_root / name, folder.absolute() / name
-        if any(there.glob(sign)) and not os.path.lexists(here):
+        if matching(there, sign) and not os.path.lexists(here):
             here.symlink_to(there)
 
 

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from sdpose.cache import cache_dir
+from sdpose.cpus import cpu_count
 from sdpose.data.images import ImageError, decode_image
 
 MISSING = "file not found"
@@ -69,7 +70,7 @@ class CheckedFiles:
         checks: list[FileCheck] = []
         saved = time.monotonic()
         # Threads, not processes: reading, hashing and decoding all release the GIL.
-        executor = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+        executor = ThreadPoolExecutor(cpu_count())
         try:
             for found in executor.map(partial(self._check_some, is_image=is_image), tasks):
                 checks.extend(found)

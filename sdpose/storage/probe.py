@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import fcntl
 import hashlib
 import json
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +23,8 @@ from typing import Any
 
 from sdpose.cache import cache_dir
 from sdpose.errors import UserError
+from sdpose.files import open_own
+from sdpose.locking import lock
 from sdpose.storage.patience import InterruptionError, patiently
 from sdpose.storage.s3_client import (
     ConditionFailedError,
@@ -61,13 +63,15 @@ def _alone(path: Path) -> Iterator[None]:
     """Whoever wants to probe the same waits here, and finds what was seen."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
+        descriptor = open_own(path, shared=True)
     except OSError:  # a read-only home: everyone probes, every time
         yield
         return
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        lock(descriptor)  # where there are no locks, everyone probes
         yield
+    finally:
+        os.close(descriptor)
 
 
 def _read(path: Path) -> Capabilities | None:

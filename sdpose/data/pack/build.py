@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sdpose.cpus import cpu_count
 from sdpose.data.coco import CocoAnnotations
 from sdpose.data.images import decode_image
 from sdpose.data.pack.layout import (
@@ -144,7 +145,7 @@ class _Builder:
         )
         self._require_space(todo)
         packed, started = 0, time.monotonic()
-        threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)))  # decoding releases the GIL
+        threads = ThreadPoolExecutor(cpu_count())  # decoding releases the GIL
         try:
             with (
                 ConsoleProgress("packing", "bytes") as progress,
