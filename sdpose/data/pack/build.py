@@ -8,11 +8,9 @@ verified instead (at once, while its files do not change), and damaged shards ar
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import json
-import os
 import shutil
 import sys
 import time
@@ -41,6 +39,8 @@ from sdpose.data.pack.remote import local_copy
 from sdpose.data.progress import ConsoleProgress
 from sdpose.data.verify import CheckedFiles
 from sdpose.errors import UserError
+from sdpose.files import atomic_file
+from sdpose.locking import file_lock
 from sdpose.storage import ObjectNotFoundError, open_store
 
 SHARD_BYTES = 16 << 20
@@ -217,16 +217,8 @@ class _Builder:
 
     def _write(self, name: str, data: bytes | memoryview) -> str:
         """A file, whole or not at all; its SHA-256."""
-        temporary = self.folder / f".{name}.tmp"
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.folder / name)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise UserError(f"cannot write {self.folder / name}: {error.strerror}") from None
+        with atomic_file(self.folder / name) as file:
+            file.write(data)
         return hashlib.sha256(data).hexdigest()
 
     def _digests(self, names: list[str]) -> dict[str, str]:
@@ -262,8 +254,7 @@ class _Builder:
         """One process at a time; others wait, and find what it made."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / ".lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with file_lock(self.folder / ".lock"):
                 yield
         except OSError as error:
             raise UserError(
