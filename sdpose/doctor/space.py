@@ -111,7 +111,8 @@ def _try_to_write(what: str, folder: Path, content: memoryview, report: Report) 
     path, started = place / ".doctor.pth.tmp", time.perf_counter()
     try:
         try:
-            with path.open("wb") as file:
+            path.unlink(missing_ok=True)
+            with path.open("xb") as file:
                 file.write(content)
                 os.fsync(file.fileno())
         finally:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import json
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from pathlib import Path
 from threading import Barrier
 from typing import Any
 
-from sdpose.cache import cache_dir
+from sdpose.cache import cache_dir, read_record, write_record
 from sdpose.errors import UserError
 from sdpose.files import open_own
 from sdpose.locking import lock
@@ -50,11 +49,7 @@ def remembered(client: Any, bucket: str, prefix: str) -> Capabilities:
         if known is not None:
             return known
         found = probe(client, bucket, prefix)
-        with contextlib.suppress(OSError):
-            temporary = path.with_name(f".{name}.{uuid.uuid4().hex}")
-            content = {"endpoint": endpoint, "bucket": bucket, **asdict(found)}
-            temporary.write_text(json.dumps(content))
-            temporary.replace(path)
+        write_record(path, {"endpoint": endpoint, "bucket": bucket, **asdict(found)})
         return found
 
 
@@ -76,7 +71,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 def _read(path: Path) -> Capabilities | None:
     try:
-        content = json.loads(path.read_text())
+        content = read_record(path)
         if datetime.now(UTC) - datetime.fromisoformat(content["probed_at"]) > EXPIRY:
             return None
         return Capabilities(

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import shutil
 import sys
 import time
@@ -39,7 +40,7 @@ from sdpose.data.pack.remote import local_copy
 from sdpose.data.progress import ConsoleProgress
 from sdpose.data.verify import CheckedFiles
 from sdpose.errors import UserError
-from sdpose.files import atomic_file
+from sdpose.files import atomic_file, open_own
 from sdpose.locking import file_lock
 from sdpose.storage import ObjectNotFoundError, open_store
 
@@ -149,7 +150,7 @@ class _Builder:
         try:
             with (
                 ConsoleProgress("packing", "bytes") as progress,
-                (self.folder / _JOURNAL).open("a", encoding="utf-8") as journal,
+                os.fdopen(open_own(self.folder / _JOURNAL), "a", encoding="utf-8") as journal,
             ):
                 tasks = {threads.submit(self._write_shard, n): n for n in missing}
                 for task in as_completed(tasks):
