@@ -149,7 +149,7 @@ def atomic_file(
 def write_atomically(path: Path, text: str, *, unique: bool = False, durable: bool = True) -> None:
     """Replaces a text file, whole or not at all. Raises UserError."""
     with atomic_file(path, unique=unique, durable=durable) as file:
-        file.write(text.encode())
+        file.write(text.encode("utf-8", "backslashreplace"))  # a name may be no text
 
 
 def why_not_written(path: Path, error: OSError | RuntimeError) -> str:
