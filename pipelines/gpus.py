@@ -6,6 +6,8 @@ import os
 import subprocess
 from queue import SimpleQueue
 
+from sdpose.cpus import cpu_count
+
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -42,7 +44,7 @@ class Slots:
         if count == 1:  # it has the whole machine
             self._free.put({})
             return
-        threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+        threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cpu_count() // count)))
         for gpus in shares(visible_gpus(), count):
             self._free.put({"OMP_NUM_THREADS": threads} | ({VARIABLE: gpus} if gpus else {}))
 

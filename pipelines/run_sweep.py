@@ -15,6 +15,7 @@ from pipelines.sweep_pipeline import make_sweep_pipeline
 from sdpose.code_version import code_version
 from sdpose.config import Sweep, Trial, dump_experiment
 from sdpose.errors import UserError
+from sdpose.files import matching
 
 SWEEPS_FOLDER = "sweeps"
 # Linux takes no argument beyond 128 KiB, and KFP hands all trials and their outcomes on in one.
@@ -95,7 +96,9 @@ def run_sweep_here(
         run_steps(pipeline, arguments, folder / PIPELINE_FOLDER, cache=cache, parallel=run.parallel)
     finally:
         for artifact, name in {"report": "report.html", "table": "ranking.md"}.items():
-            for made in (folder / PIPELINE_FOLDER / "artifacts").glob(f"*/rank-trials/{artifact}"):
+            for made in matching(
+                folder / PIPELINE_FOLDER / "artifacts", f"*/rank-trials/{artifact}"
+            ):
                 shutil.copyfile(made, folder / name)
         if report.is_file():
             say(f"report: {report}")

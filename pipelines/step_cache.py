@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.changes import changes, shortened
+from sdpose.files import walk, write_atomically
 from sdpose.storage import sha256_of_file
 
 RECORD = "record.json"
@@ -107,9 +108,7 @@ class StepCache:
             "digests": {name: _tree_digest(folder / name) for name in written},
             "output": json.loads(call.output_file.read_text(encoding="utf-8")),
         }
-        temporary = folder / f".{RECORD}"
-        temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
-        os.replace(temporary, folder / RECORD)
+        write_atomically(folder / RECORD, json.dumps(record, indent=1))
 
 
 def _artifacts(output: dict[str, Any]) -> list[dict[str, Any]]:
@@ -122,9 +121,8 @@ def _artifacts(output: dict[str, Any]) -> list[dict[str, Any]]:
 def _tree_digest(path: Path) -> str:
     """Of a file, or of all files below a folder; of nothing, if it is not there."""
     digest = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(path.rglob("*")):
-        if file.is_file():
-            digest.update(f"{file.relative_to(path)} {sha256_of_file(file)}\n".encode())
+    for file in [path] if path.is_file() else sorted(walk(path)):
+        digest.update(f"{file.relative_to(path)} {sha256_of_file(file)}\n".encode())
     return digest.hexdigest()
 
 

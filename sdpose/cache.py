@@ -1,10 +1,22 @@
 """Where this machine keeps what is lost without harm: the cache, which can be made again but costs
-time, and the local part of results that are on S3."""
+time, and the local part of results that are on S3.
+
+The cache may lie on a volume that others can write to. Records in it are believed only if this user
+has written them, see `read_record`.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import stat
+import sys
 from pathlib import Path
+from typing import Any
+
+from sdpose.errors import UserError
+from sdpose.files import atomic_file
 
 CACHE_VARIABLE = "SDPOSE_CACHE"
 SCRATCH_VARIABLE = "SDPOSE_SCRATCH"
@@ -22,3 +34,45 @@ def cache_dir() -> Path:
 def scratch_dir() -> Path:
     """$SDPOSE_SCRATCH, else the working folder (which is read-only in a container)."""
     return Path(os.environ.get(SCRATCH_VARIABLE, ""))
+
+
+def read_record(path: Path) -> Any:
+    """The JSON of a record in the cache; None if there is none that can be believed.
+
+    A record says what a file's digest or a server's behaviour is, and nobody looks again. So it
+    counts only if this user has written it and no other can change it; stderr says if not.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        doubt = ""
+        if status.st_uid != os.geteuid():
+            doubt = f"it belongs to another user (uid {status.st_uid})"
+        elif status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            doubt = "other users can write to it"
+        if doubt:
+            print(
+                f"warning: {path} is not used: {doubt}. What it would save is done again; set "
+                f"{CACHE_VARIABLE} to a folder of your own",
+                file=sys.stderr,
+                flush=True,
+            )
+            return None
+        try:
+            return json.load(file)
+        except (OSError, ValueError, RecursionError):
+            return None
+
+
+def write_record(path: Path, document: Any) -> bool:
+    """Replaces a record, readable by this user alone; False where that is impossible."""
+    with contextlib.suppress(UserError):
+        with atomic_file(path, unique=True, durable=False, private=True) as file:
+            file.write(json.dumps(document).encode())
+        return True
+    return False

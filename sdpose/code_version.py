@@ -8,6 +8,8 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from sdpose.files import walk
+
 # Their releases change results in the last digits.
 NUMERICS = ("torch", "numpy", "opencv-python-headless", "pycocotools", "faster-coco-eval")
 
@@ -17,7 +19,7 @@ def source_version() -> str:
     """SHA-256, in hex, of this package's Python files."""
     digest = hashlib.sha256(b"sdpose sources 1\n")
     package = Path(__file__).parent
-    for path in sorted(package.rglob("*.py")):
+    for path in sorted(path for path in walk(package) if path.suffix == ".py"):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(f"{path.relative_to(package).as_posix()} {content}\n".encode())
     return digest.hexdigest()

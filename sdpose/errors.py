@@ -8,6 +8,7 @@ step) runs under `user_errors`, which prints that text without a traceback and e
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import sys
@@ -54,8 +55,13 @@ def user_errors() -> Iterator[None]:
     """
     try:
         yield
+        _flush_output()
     except UserError as error:
         message = without_secrets(str(error))
+    except OSError as error:
+        if not _is_of_output(error):
+            raise
+        message = f"standard output cannot be written: {error.strerror}"
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
@@ -71,6 +77,30 @@ def user_errors() -> Iterator[None]:
         if failure_file:
             Path(failure_file).write_text(message, encoding="utf-8")
     raise SystemExit(USER_ERROR_EXIT_CODE)
+
+
+def _flush_output() -> None:
+    """Else Python finds out at its very end that the output is lost, and prints a traceback."""
+    with contextlib.suppress(BrokenPipeError, ValueError):  # whoever read it has enough
+        sys.stdout.flush()
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Was it standard output that could not be written? Then it is closed, too: what waits to be
+    written would fail again at the end."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+        return False
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError, AttributeError):  # a test's, or none
+        return False
+    try:
+        sys.stdout.flush()
+        os.write(descriptor, b"\n")
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+        return True
+    return False
 
 
 def without_secrets(text: str) -> str:

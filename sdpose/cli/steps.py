@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -42,9 +43,19 @@ def synth(out: Path, num_train: int, num_val: int, seed: int) -> None:
     metavar="SOURCE",
     help="First bring COCO here, from an http(s) mirror, s3://bucket/prefix or a folder.",
 )
+@click.option(
+    "--expect-digest",
+    metavar="SHA256",
+    help="Fail unless the dataset has this digest, as an earlier prepare printed it.",
+)
 @json_option
 def prepare(
-    exp: str, overrides: tuple[str, ...], fetch: str | None, as_json: bool, **options: str | None
+    exp: str,
+    overrides: tuple[str, ...],
+    fetch: str | None,
+    expect_digest: str | None,
+    as_json: bool,
+    **options: str | None,
 ) -> None:
     """Check the dataset of EXP and print its digest.
 
@@ -53,12 +64,24 @@ def prepare(
     """
     from sdpose.data.prepare import prepare_coco
 
+    expected = (expect_digest or "").lower()
+    if expect_digest is not None and not re.fullmatch(r"[0-9a-f]{64}", expected):
+        raise UserError(
+            f"--expect-digest: {expect_digest!r} is no digest: give the 64 hexadecimal digits that "
+            "'sdpose prepare' prints"
+        )
     experiment = load_experiment(exp, overrides, **options)
     if fetch:
         from sdpose.data.fetch import fetch_coco
 
-        fetch_coco(fetch, Path(experiment.data_root))
+        fetch_coco(fetch, Path(experiment.data_root), vouched=bool(expected))
     prepared = prepare_coco(experiment)
+    if expected and prepared.digest != expected:
+        raise UserError(
+            f"{prepared.data_root.absolute()}: the dataset has the digest {prepared.digest}, "
+            f"expected {expected}: it is another one, or its files were changed. Do not train on "
+            "it; fetch it again from another source, into an empty folder"
+        )
     answer(prepared.summary(), asdict(prepared), as_json=as_json)
 
 

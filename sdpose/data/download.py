@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import re
 import shutil
 import threading
@@ -11,11 +13,14 @@ from pathlib import Path, PurePosixPath
 
 from sdpose.data.sources import RemoteFile, Source
 from sdpose.errors import UserError
+from sdpose.files import open_own, why_not_written
 from sdpose.storage.patience import InterruptionError, patiently
 from sdpose.storage.ranges import Progress, fetch_ranges
 from sdpose.storage.store import CHUNK_BYTES, StoreUnavailableError
 
 SEGMENT_BYTES = 32 << 20  # what a kill can cost, per connection
+LARGEST_FILE = 2 << 30  # COCO's largest single file has 0.7 GB
+LARGEST_SUMS = 64 << 20  # a line for every image
 
 Checksum = tuple[str, str]  # "sha256" or "md5", hex
 
@@ -27,14 +32,39 @@ def download(
     *,
     part: Path,
     checksum: Checksum | None = None,
+    largest: int = LARGEST_FILE,
     progress: Progress | None = None,
 ) -> None:
     """Fetches `file` to `target`, which appears when it is complete and right.
 
-    part: where it grows; with what lies beside it (.json) a later call goes on there, if the source
-    can read ranges and the file has not changed.
-    Raises UserError if the source fails for good or the checksum is another.
+    Args:
+        part: where it grows; with what lies beside it (.json) a later call goes on there, if the
+            source can read ranges and the file has not changed.
+        largest: bytes; a server that sends more, or for ever, must not fill the disk.
+    Raises:
+        UserError: the source fails for good, the file is too large or cannot be written, or its
+            checksum is another.
     """
+    if file.size is not None and file.size > largest:
+        raise UserError(
+            f"{file.name} has {file.size / 1e9:.1f} GB there, {largest / 1e9:.1f} GB are the most "
+            "that is expected: not fetched; take another mirror"
+        )
+    try:
+        _download(source, file, target, part, checksum, largest, progress)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {why_not_written(part, error)}") from None
+
+
+def _download(
+    source: Source,
+    file: RemoteFile,
+    target: Path,
+    part: Path,
+    checksum: Checksum | None,
+    largest: int,
+    progress: Progress | None,
+) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     part.parent.mkdir(parents=True, exist_ok=True)
     _need_space(part, file.size or 0)
@@ -52,7 +82,7 @@ def download(
                 progress=progress,
             )
         else:
-            _download_whole(source, file, part, progress)
+            _download_whole(source, file, part, largest, progress)
     except StoreUnavailableError as error:
         raise UserError(f"{error}\n  What has arrived is kept: the same command goes on.") from None
     if checksum:
@@ -105,6 +135,8 @@ class Checksums:
             data = b""
             while chunk := stream.read(CHUNK_BYTES):
                 data += chunk
+                if len(data) > LARGEST_SUMS:
+                    raise UserError(f"{file.name} does not end: it is no list of checksums")
         if file.size is not None and len(data) != file.size:
             raise InterruptionError(f"{file.name}: connection closed early")
         return data.decode("utf-8", "replace")
@@ -116,20 +148,33 @@ def file_digest(path: Path, kind: str) -> str:
 
 
 def _download_whole(
-    source: Source, file: RemoteFile, part: Path, progress: Progress | None
+    source: Source, file: RemoteFile, part: Path, largest: int, progress: Progress | None
 ) -> None:
+    """In one go. What has arrived cannot be continued, so a failure leaves nothing on the disk."""
+
     def attempt() -> None:
         size = 0
-        with part.open("wb") as sink, source.open(file, 0, None) as stream:
+        with os.fdopen(open_own(part), "wb") as sink, source.open(file, 0, None) as stream:
+            sink.truncate(0)
             while chunk := stream.read(CHUNK_BYTES):
-                sink.write(chunk)
                 size += len(chunk)
+                if size > largest:
+                    raise UserError(
+                        f"{file.name} does not end after {largest / 1e9:.1f} GB, the most that is "
+                        "expected: not fetched; take another mirror"
+                    )
+                sink.write(chunk)
                 if progress:
                     progress(size, file.size or size)
         if file.size is not None and size != file.size:
             raise InterruptionError(f"{file.name}: {size} of {file.size} bytes arrived")
 
-    patiently(attempt)
+    try:
+        patiently(attempt)
+    except (OSError, UserError):
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
 
 
 def _need_space(part: Path, size: int) -> None:

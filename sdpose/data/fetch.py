@@ -16,9 +16,10 @@ from pathlib import Path
 from sdpose.data.coco import load_annotations
 from sdpose.data.download import Checksum, Checksums, download
 from sdpose.data.progress import ConsoleProgress
-from sdpose.data.sources import FolderSource, RemoteFile, Source, open_source
-from sdpose.data.unzip import UnusableArchiveError, unpack
+from sdpose.data.sources import FolderSource, RemoteFile, Source, is_official, open_source
+from sdpose.data.unzip import NAME_BYTES, UnusableArchiveError, unpack
 from sdpose.errors import UserError
+from sdpose.files import matching
 from sdpose.locking import only_one
 from sdpose.storage.patience import patiently
 from sdpose.storage.ranges import in_parallel
@@ -35,7 +36,7 @@ class Archive:
     places: tuple[str, ...]  # folders in a mirror; the first as on images.cocodataset.org
     wanted: str  # members that are unpacked start with this
     size: int  # official, bytes
-    md5: str  # official; a file of the official size must have it
+    md5: str  # official; a file of the official size must have it, wherever it comes from
 
 
 ANNOTATIONS = Archive(
@@ -63,18 +64,23 @@ IMAGES = {
 }
 
 
-def fetch_coco(source: str, data_root: Path) -> None:
+def fetch_coco(source: str, data_root: Path, *, vouched: bool = False) -> None:
     """Makes `data_root` a COCO 2017 keypoints tree.
 
     source: http(s)://mirror, s3://bucket/prefix or a folder. It holds COCO's zip files, placed as
     on images.cocodataset.org or side by side, or the unpacked tree; of a folder's tree links are
     made. Detections (person_detection_results/) come along if the source has them.
-    Checked are: checksums that the source publishes (SHA256SUMS, MD5SUMS beside a file or at the
-    top), the official MD5 of a zip that has the official size, and every zip's own CRCs.
+    From COCO's own server only its zips are taken, and they must have the official size and MD5.
+    Elsewhere a zip of the official size must have the official MD5, too; else what the source
+    publishes is compared (SHA256SUMS, MD5SUMS beside a file or at the top), and every zip's own
+    CRCs. Whoever controls the source controls these, so stderr says that nothing vouches for the
+    content, unless `vouched`: the caller compares the dataset's digest afterwards.
     Raises UserError if something is missing or damaged or the source fails for good; what has
     arrived stays, and the next call goes on.
     """
-    fetcher = _Fetcher(open_source(source), source, data_root)
+    fetcher = _Fetcher(open_source(source), source, data_root, vouched)
+    if fetcher.staging.is_symlink():
+        raise UserError(f"{fetcher.staging} is a symbolic link: remove it and try again")
     with only_one(data_root / STAGING, otherwise=f"another fetch into {data_root} is running"):
         if isinstance(fetcher.source, FolderSource):
             _link_tree(fetcher.source.folder, data_root)
@@ -83,30 +89,36 @@ def fetch_coco(source: str, data_root: Path) -> None:
         for folder, archive in IMAGES.items():
             names = load_annotations(data_root / json_files[folder]).file_names
             fetcher.complete([f"{folder}/{name}" for name in names], archive, f"{folder} images")
-        if not (data_root / DETECTIONS).is_file() and fetcher.find(DETECTIONS):
+        wanted = not fetcher.official and not (data_root / DETECTIONS).is_file()
+        if wanted and fetcher.find(DETECTIONS):
             fetcher.files([DETECTIONS], "detections")
     shutil.rmtree(data_root / STAGING)
 
 
 class _Fetcher:
-    def __init__(self, source: Source, where: str, data_root: Path) -> None:
+    def __init__(self, source: Source, where: str, data_root: Path, vouched: bool) -> None:
         self.source = source
         self.where = where
         self.data_root = data_root
         self.staging = data_root / STAGING
         self.checksums = Checksums(source)
+        self.official = is_official(source)
+        self._warned = vouched or isinstance(source, FolderSource)
 
     def find(self, name: str) -> RemoteFile | None:
         return patiently(lambda: self.source.find(name))
 
     def complete(self, names: Sequence[str], archive: Archive, what: str) -> None:
         """Fetches the archive, or one by one the files, if any of them is missing."""
+        unusable = [name for name in names if not _is_usable(name)]
+        if unusable:
+            raise UserError(
+                "the annotations name files outside their folder, or by names that no file can "
+                f"have: {unusable[0][:100]!r}"
+            )
         missing = [name for name in names if not (self.data_root / name).is_file()]
         if not missing:
             return
-        outside = [name for name in missing if ".." in name.split("/")]
-        if outside:
-            raise UserError(f"the annotations name files outside their folder: {outside[0]}")
         link = self.data_root / missing[0].split("/")[0]
         if link.is_symlink():  # to a tree that is not ours to complete
             files = f"{len(missing)} file{'s' if len(missing) > 1 else ''}, {missing[0]}"
@@ -116,6 +128,8 @@ class _Fetcher:
         )
         if remote:
             self.archive(remote, archive)
+        elif self.official:  # single files have no published digest
+            raise self._absent([archive.places[0] + archive.name])
         else:
             self.files(missing, what)
 
@@ -138,20 +152,50 @@ class _Fetcher:
             path.unlink()
 
     def _download_archive(self, remote: RemoteFile, path: Path, archive: Archive) -> None:
-        checksum = self.checksums.of(remote.name)
-        checked = f"{checksum[0]} as published there" if checksum else "its own CRCs"
-        if not checksum and remote.size == archive.size:
+        checksum: Checksum | None
+        if self.official or remote.size == archive.size:
             checksum, checked = ("md5", archive.md5), "COCO's official md5"
+            if remote.size not in (None, archive.size):
+                raise UserError(
+                    f"{self.where}/{remote.name} has {remote.size} bytes, COCO's has "
+                    f"{archive.size}: somebody on the way has changed it (a proxy, an attacker), "
+                    "or that server is not COCO's; nothing was fetched"
+                )
+        else:
+            checksum = self.checksums.of(remote.name)
+            checked = f"{checksum[0]} as published there" if checksum else "its own CRCs"
+            self._warn()
         size = f"{remote.size / 1e6:.0f} MB" if remote.size else "size unknown"
         print(
             f"fetching {self.where}/{remote.name} ({size}), checked by {checked}", file=sys.stderr
         )
         part = path.with_name(path.name + ".part")
         with ConsoleProgress(f"fetching {archive.name}", "bytes") as progress:
-            download(self.source, remote, path, part=part, checksum=checksum, progress=progress)
+            download(
+                self.source,
+                remote,
+                path,
+                part=part,
+                checksum=checksum,
+                largest=archive.size if self.official else 2 * archive.size,
+                progress=progress,
+            )
+
+    def _warn(self) -> None:
+        if self._warned:
+            return
+        self._warned = True
+        print(
+            f"warning: nothing but {self.where} itself vouches for what it sends: they are not "
+            "COCO's official files. Compare the dataset's digest with the one that you expect: "
+            "sdpose prepare --expect-digest",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def files(self, names: Sequence[str], what: str) -> None:
         """Fetches single files, several at a time."""
+        self._warn()
         absent: list[str] = []
         stopping = threading.Event()
 
@@ -183,11 +227,21 @@ class _Fetcher:
         )
 
 
+def _is_usable(name: str) -> bool:
+    """A relative path that stays below its folder and that a file can have."""
+    try:
+        parts = name.encode().split(b"/")
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    inside = b".." not in parts and b"\0" not in name.encode() and parts[-1] not in (b"", b".")
+    return inside and all(len(part) <= NAME_BYTES for part in parts) and len(name) < 2048
+
+
 def _link_tree(folder: Path, data_root: Path) -> None:
     """Links of the parts that `folder` has unpacked and `data_root` does not have."""
     for name, sign in _SIGNS.items():
         here, there = data_root / name, folder.absolute() / name
-        if any(there.glob(sign)) and not os.path.lexists(here):
+        if matching(there, sign) and not os.path.lexists(here):
             here.symlink_to(there)
 
 

@@ -19,6 +19,7 @@ from sdpose.data.splits import (
     val_boxes,
 )
 from sdpose.data.verify import MISSING, CheckedFiles, FileCheck
+from sdpose.files import matching
 
 DECODED = 64  # images of each split, evenly spread
 _THREADS = 16  # a file system on the network answers many at once
@@ -74,7 +75,7 @@ def _pack_to_make(experiment: Experiment, train: Split | None) -> tuple[Path, in
     is_local = "://" not in str(experiment.data.pack_dir)
     if train is None or experiment.data.pipeline != "fast" or not is_local:
         return None
-    if any(packs.glob("*/manifest.json")):
+    if matching(packs, "*/manifest.json"):
         return None
     photos = set(train.annotations.persons().image_index.tolist())
     sizes = train.annotations.image_sizes_wh[sorted(photos)].astype(int)

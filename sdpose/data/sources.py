@@ -7,6 +7,8 @@ connection, an overloaded server) is raised as `InterruptionError`, everything e
 from __future__ import annotations
 
 import http.client
+import re
+import sys
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -16,11 +18,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sdpose.errors import UserError, refuse_credentials
-from sdpose.storage import s3_client
+from sdpose.storage import S3Address, parse_address, s3_client
 from sdpose.storage.patience import InterruptionError
 from sdpose.storage.ranges import Stream
 
 _TIMEOUT_SECONDS = 30
+OFFICIAL_HOST = "images.cocodataset.org"  # and the name of the bucket behind it
 
 
 @dataclass(frozen=True)
@@ -43,24 +46,35 @@ class Source(Protocol):
 
 def open_source(where: str) -> Source:
     """http(s)://host/path, s3://bucket/prefix, or a folder (a path or file://)."""
-    parts = urllib.parse.urlsplit(refuse_credentials(where))
-    if parts.scheme in ("http", "https"):
-        return HttpSource(where)
-    if parts.scheme == "s3":
-        return S3Source(parts.netloc, parts.path.strip("/"))
-    if parts.scheme not in ("", "file"):
-        raise UserError(
-            f"cannot fetch from '{where}': give http(s)://, s3://bucket/prefix, a folder"
-        )
-    folder = Path(urllib.parse.unquote(parts.path) if parts.scheme else where)
-    if not folder.is_dir():
+    if re.match(r"https?://", where.strip(), re.IGNORECASE):
+        return HttpSource(refuse_credentials(where.strip()))
+    try:
+        address = parse_address(where)
+    except UserError as error:
+        raise UserError(f"cannot fetch from there: {error}; or http(s)://host/folder") from None
+    if isinstance(address, S3Address):
+        return S3Source(address.bucket, address.prefix)
+    if not address.is_dir():
         raise UserError(f"cannot fetch from '{where}': no such folder")
-    return FolderSource(folder)
+    return FolderSource(address)
+
+
+def is_official(source: Source) -> bool:
+    """COCO's own server, or the bucket behind it."""
+    if isinstance(source, HttpSource):
+        return (urllib.parse.urlsplit(source.base).hostname or "").rstrip(".") == OFFICIAL_HOST
+    return isinstance(source, S3Source) and source.bucket == OFFICIAL_HOST
 
 
 class HttpSource:
     def __init__(self, base: str) -> None:
+        if "?" in base or "#" in base:
+            raise UserError(
+                f"cannot fetch from '{base}': a mirror's address has no '?' and no '#'; files are "
+                "asked for below it (write %23 for a '#' in a folder's name)"
+            )
         self.base = base.rstrip("/") + "/"
+        self._opener = urllib.request.build_opener(_Redirects())
 
     def find(self, name: str) -> RemoteFile | None:
         # Not every server answers HEAD; the first byte tells size and whether ranges work.
@@ -71,10 +85,9 @@ class HttpSource:
             return None
         tag = headers.get("ETag") or headers.get("Last-Modified") or ""
         if status == 206:
-            total = headers.get("Content-Range", "").rpartition("/")[2]
-            return RemoteFile(name, int(total) if total.isdigit() else None, tag, total.isdigit())
-        length = headers.get("Content-Length")
-        return RemoteFile(name, int(length) if length else None, tag, ranges=False)
+            total = _count(headers.get("Content-Range", "").rpartition("/")[2])
+            return RemoteFile(name, total, tag, ranges=total is not None)
+        return RemoteFile(name, _count(headers.get("Content-Length", "")), tag, ranges=False)
 
     def open(
         self, file: RemoteFile, start: int, stop: int | None
@@ -89,6 +102,13 @@ class HttpSource:
         if tag != file.tag or (stop is not None and answer.status != 206):
             answer.close()
             raise UserError(f"{self.base}{file.name} changed while it was fetched; start again")
+        extent = answer.headers.get("Content-Range", "")
+        if stop is not None and not re.match(rf"bytes {start}-\d", extent, re.ASCII):
+            answer.close()
+            raise UserError(
+                f"{self.base}{file.name}: the server was asked for the bytes from {start} on and "
+                f"answered {extent[:40]!r}: take another mirror"
+            )
         return _HttpStream(answer)
 
     def _request(self, name: str, byte_range: str | None) -> Any:
@@ -97,7 +117,7 @@ class HttpSource:
         if byte_range:
             headers["Range"] = byte_range
         try:
-            return urllib.request.urlopen(
+            return self._opener.open(
                 urllib.request.Request(url, headers=headers), timeout=_TIMEOUT_SECONDS
             )
         except urllib.error.HTTPError as error:
@@ -107,6 +127,10 @@ class HttpSource:
             if error.code in (408, 425, 429) or error.code >= 500:
                 raise InterruptionError(f"{url}: HTTP {error.code} {error.reason}") from None
             raise UserError(f"{url}: HTTP {error.code} {error.reason}") from None
+        except (ValueError, http.client.InvalidURL) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{url}: {error}") from None
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
             raise InterruptionError(f"{url}: {reason}") from None
@@ -114,6 +138,34 @@ class HttpSource:
 
 class _NotFoundError(Exception):
     pass
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but not out of TLS: whoever asked for https must not get what anybody on
+    the way can change."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def redirect_request(
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        before, after = urllib.parse.urlsplit(req.full_url), urllib.parse.urlsplit(newurl)
+        if before.scheme == "https" and after.scheme != "https":
+            fp.close()
+            raise UserError(
+                f"{req.full_url} redirects to {after.scheme}://{after.netloc}, where anybody on "
+                "the way can change what is sent: refused; take another mirror"
+            )
+        if before.netloc != after.netloc and after.netloc not in self._said:
+            self._said.add(after.netloc)
+            print(f"{before.netloc} redirects to {after.netloc}", file=sys.stderr, flush=True)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _count(text: str) -> int | None:
+    """A number of bytes in a header; None if it is none (`isdigit` takes '²' for a digit)."""
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
 
 
 class _HttpStream(AbstractContextManager[Stream]):

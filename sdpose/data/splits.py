@@ -10,6 +10,7 @@ from sdpose.config import Experiment
 from sdpose.data.coco import CocoAnnotations, load_annotations, load_detections
 from sdpose.data.verify import MISSING, CheckedFiles, FileCheck
 from sdpose.errors import UserError
+from sdpose.files import write_atomically
 
 SHOWN = 20  # unusable images named in a message; all of them are in a file that it names
 
@@ -114,9 +115,9 @@ def describe_unusable(unusable: dict[str, str], num_images: int, files: CheckedF
     hidden = len(shown) - SHOWN
     if hidden > 0 or len(missing) > SHOWN:
         path = files.record_path.with_suffix(".unusable.txt")
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(f"{n}: {r}\n" for n, r in unusable.items()), encoding="utf-8")
+        text = "".join(f"{name}: {reason}\n" for name, reason in unusable.items())
+        with contextlib.suppress(UserError):
+            write_atomically(path, text, durable=False)
             lines.append(f"  {f'and {hidden} more; ' if hidden > 0 else ''}all of them: {path}")
     lines.append("  Restore these files, or leave them out: --set data.on_corrupt=skip")
     return "\n  ".join(lines)

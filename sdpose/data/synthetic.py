@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -22,10 +21,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from sdpose.cpus import cpu_count
 from sdpose.data.figure import NUM_PARTS, Array
 from sdpose.data.painting import visibility
 from sdpose.data.scene import Placed, render_picture
 from sdpose.errors import UserError
+from sdpose.files import matching
 from sdpose.skeleton import JOINT_NAMES, LIMBS, NUM_JOINTS
 
 Progress = Callable[[int, int], None]
@@ -168,7 +169,7 @@ def write_synthetic_coco(
 def _processes(workers: int | None, num_jobs: int) -> Iterator[Callable[..., Iterable[Any]]]:
     """A `map` over several processes, in order; in this one where starting them costs more."""
     if workers is None:
-        workers = min(os.cpu_count() or 1, num_jobs // PICTURES_WORTH_A_PROCESS)
+        workers = min(cpu_count(), num_jobs // PICTURES_WORTH_A_PROCESS)
     if workers < 2:
         yield map
         return
@@ -200,7 +201,7 @@ def _is_complete(out: Path, request: dict[str, Any]) -> bool:
         return False
     return all(
         (out / "annotations" / f"person_keypoints_{split}2017.json").is_file()
-        and sum(1 for _ in (out / f"{split}2017").glob("*.jpg")) == request[f"num_{split}"]
+        and len(matching(out / f"{split}2017", "*.jpg")) == request[f"num_{split}"]
         for split in SPLITS
     )
 
@@ -212,7 +213,7 @@ def _clear(out: Path) -> None:
     if not out.is_dir():
         raise UserError(f"{out} is a file; give a folder for the synthetic dataset")
     if not (out / MARKER).is_file():
-        if any(out.iterdir()):
+        if matching(out, "*"):
             raise UserError(
                 f"{out} is not empty and was not written by 'sdpose synth' (no {MARKER} in it); "
                 "give a new or empty folder"
@@ -220,7 +221,7 @@ def _clear(out: Path) -> None:
         return
     for split in SPLITS:
         (out / "annotations" / f"person_keypoints_{split}2017.json").unlink(missing_ok=True)
-        for path in (out / f"{split}2017").glob("*.jpg"):
+        for path in matching(out / f"{split}2017", "*.jpg"):
             if re.fullmatch(r"\d{12}\.jpg", path.name):
                 path.unlink()
 

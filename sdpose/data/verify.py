@@ -7,22 +7,23 @@ by path, size and times. The record lies in the user's cache folder: the dataset
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Annotated, Literal
 
-from sdpose.cache import cache_dir
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sdpose.cache import cache_dir, read_record, write_record
+from sdpose.cpus import cpu_count
 from sdpose.data.images import ImageError, decode_image
 
 MISSING = "file not found"
 
-_RECORD_VERSION = 1
+_RECORD_VERSION = 2
 _FILES_PER_TASK = 16
 _SECONDS_BETWEEN_SAVES = 60.0
 # A file that changed less than this before it was read could change again without showing another
@@ -40,12 +41,30 @@ class FileCheck:
     error: str  # empty = fine; without the path
 
 
+# Size and times of a file, and whether it was decoded; the fields of its FileCheck.
+_Entry = tuple[
+    tuple[int, int, int, bool],
+    tuple[Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")], int, int, str],
+]
+
+
+class _Record(BaseModel):
+    """What a run before has seen of the files below `root`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: Literal[2]
+    root: str
+    files: dict[str, _Entry]
+
+
 class CheckedFiles:
     """The files below `root`, looked at once and remembered while they do not change."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        key = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+        self._resolved = str(root.resolve())
+        key = hashlib.sha256(self._resolved.encode()).hexdigest()[:16]
         self.record_path = cache_dir() / "prepare" / f"{key}.json"
         self._record = self._load()
         self._known = dict(self._record)
@@ -69,7 +88,7 @@ class CheckedFiles:
         checks: list[FileCheck] = []
         saved = time.monotonic()
         # Threads, not processes: reading, hashing and decoding all release the GIL.
-        executor = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+        executor = ThreadPoolExecutor(cpu_count())
         try:
             for found in executor.map(partial(self._check_some, is_image=is_image), tasks):
                 checks.extend(found)
@@ -87,24 +106,19 @@ class CheckedFiles:
         if self._known == self._record:
             return
         known = dict(self._known)
-        document = {"version": _RECORD_VERSION, "root": str(self.root), "files": known}
-        try:
-            self.record_path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self.record_path.parent, prefix=".")
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(document, file)
-            os.replace(temporary, self.record_path)
-        except OSError:
-            return
-        self._record = known
+        document = {"version": _RECORD_VERSION, "root": self._resolved, "files": known}
+        if write_record(self.record_path, document):
+            self._record = known
 
-    def _load(self) -> dict[str, list]:
-        try:
-            document = json.loads(self.record_path.read_text(encoding="utf-8"))
-            files = document["files"] if document["version"] == _RECORD_VERSION else {}
-            return files if isinstance(files, dict) else {}
-        except (OSError, ValueError, TypeError, KeyError):
+    def _load(self) -> dict[str, _Entry]:
+        document = read_record(self.record_path)
+        if document is None:
             return {}
+        try:
+            record = _Record.model_validate(document)
+        except ValidationError:  # damaged, or of an older version
+            return {}
+        return record.files if record.root == self._resolved else {}
 
     def _check_some(self, names: Sequence[str], *, is_image: bool) -> list[FileCheck]:
         return [self._check(name, is_image=is_image) for name in names]
@@ -114,7 +128,7 @@ class CheckedFiles:
         try:
             stamp = _stamp(path)
             known = self._known.get(name)
-            if known and known[0] == [*stamp, is_image]:
+            if known and known[0] == (*stamp, is_image):
                 return FileCheck(*known[1])
             now = time.time_ns()
             data = path.read_bytes()
@@ -124,8 +138,8 @@ class CheckedFiles:
             return FileCheck("", 0, 0, error.strerror or str(error))
         check = _look_at(data, name, is_image)
         if _stamp(path) == stamp and now - max(stamp[1:]) > _TICK_NS:
-            values = [check.sha256, check.width, check.height, check.error]
-            self._known[name] = [[*stamp, is_image], values]
+            values = (check.sha256, check.width, check.height, check.error)
+            self._known[name] = ((*stamp, is_image), values)
         return check
 
 

@@ -17,6 +17,7 @@ import torch
 from sdpose.config import Experiment
 from sdpose.doctor.report import Report
 from sdpose.errors import UserError
+from sdpose.files import matching
 from sdpose.storage import FileStore, S3Store, Store, sha256_of_file
 from sdpose.training.checkpoint import Checkpoint
 from sdpose.training.workdir import OWN_CHECKPOINTS, checkpoint_folder, work_dir_of
@@ -110,7 +111,8 @@ def _try_to_write(what: str, folder: Path, content: memoryview, report: Report) 
     path, started = place / ".doctor.pth.tmp", time.perf_counter()
     try:
         try:
-            with path.open("wb") as file:
+            path.unlink(missing_ok=True)
+            with path.open("xb") as file:
                 file.write(content)
                 os.fsync(file.fileno())
         finally:
@@ -156,7 +158,7 @@ def _check_bucket(
 
 def _there(folder: Path) -> int:
     """Bytes of the checkpoints that lie there, which the run will replace; links count once."""
-    files = {path.stat() for name in OWN_CHECKPOINTS for path in folder.glob(name)}
+    files = {path.stat() for name in OWN_CHECKPOINTS for path in matching(folder, name)}
     return sum({status.st_ino: status.st_size for status in files}.values())
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from sdpose.config import Experiment
 from sdpose.doctor.report import Report
 from sdpose.errors import UserError
+from sdpose.files import matching
 from sdpose.models import SDPose
 from sdpose.storage import Store
 from sdpose.training.begin import check_fits
@@ -42,7 +43,7 @@ def check_start(
     except UserError as error:
         report.error("start", error)
     if overwrite:
-        count = sum(len(list(folder.glob(name))) for name in OWN_CHECKPOINTS)
+        count = sum(len(matching(folder, name)) for name in OWN_CHECKPOINTS)
         report.fine.append(f"start: {count} checkpoints in {folder} go first")
     said: list[str] = []
     try:
@@ -72,7 +73,7 @@ def check_start(
 
 def _find(experiment: Experiment, mirror: tuple[Store | None, list[str]], said: list[str]) -> Start:
     with tempfile.TemporaryDirectory(prefix="sdpose-doctor-") as scratch:
-        for best in checkpoint_folder(experiment).glob("best_AP_epoch_*.pth"):
+        for best in matching(checkpoint_folder(experiment), "best_AP_epoch_*.pth"):
             Path(scratch, best.name).symlink_to(best.absolute())  # or it would be fetched
         return find_start(experiment, *mirror, said.append, scratch=Path(scratch))
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sdpose.data.images import read_image
 from sdpose.errors import UserError, how_to_install
+from sdpose.files import matching
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 VIDEOS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
@@ -43,7 +44,7 @@ class Source:
         self.total: int | None = None
         self._files: list[Path] = []
         if path.is_dir():
-            self._files = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES)
+            self._files = sorted(p for p in matching(path, "*") if p.suffix.lower() in IMAGES)
             if not self._files:
                 raise UserError(f"{path} holds no images ({', '.join(sorted(IMAGES))})")
         elif not path.is_file():

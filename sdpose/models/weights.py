@@ -5,7 +5,6 @@ Files are never unpickled as code: `torch.load` runs with `weights_only`.
 
 from __future__ import annotations
 
-import os
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from sdpose.errors import UserError
+from sdpose.files import atomic_file
 from sdpose.models.names import official_name, our_name
 from sdpose.models.sdpose import SDPose
 
@@ -134,18 +134,11 @@ def convert_weights(
         state = {official_name(name) or name: tensor for name, tensor in state.items()}
     else:
         meta["format"] = CHECKPOINT_FORMAT
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with unfinished.open("wb") as file:
-            if target.suffix == ".pth":
-                torch.save({"state_dict": state, "meta": meta}, file)
-            else:
-                file.write(save({name: t.contiguous() for name, t in state.items()}))
-        unfinished.replace(target)
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with atomic_file(target) as file:
+        if target.suffix == ".pth":
+            torch.save({"state_dict": state, "meta": meta}, file)
+        else:
+            file.write(save({name: t.contiguous() for name, t in state.items()}))
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from sdpose.config import Experiment, experiment_digest
+from sdpose.files import write_atomically
 from sdpose.registry.register import register_checkpoint
 from sdpose.registry.versions import ModelVersion
 from sdpose.training.workdir import work_dir_of
@@ -67,10 +67,8 @@ def register_run(
 
 def write_summary(work_dir: Path, summary: dict[str, Any]) -> None:
     """Replaces `<work_dir>/summary.json`, whole or not at all."""
-    work_dir.mkdir(parents=True, exist_ok=True)
-    temporary = work_dir / f".{SUMMARY}.tmp"
-    temporary.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, work_dir / SUMMARY)
+    text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(work_dir / SUMMARY, text)
 
 
 def read_summary(work_dir: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sdpose.config import Experiment
+from sdpose.files import write_atomically
 from sdpose.report.gather import RunFiles, gather
 from sdpose.report.page import render
 
@@ -27,8 +28,5 @@ def write_report(
         work_dir, experiment=experiment, results=results, checkpoint=checkpoint, summary=summary
     )
     page = render(files)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(out)
+    write_atomically(out, page)
     return files

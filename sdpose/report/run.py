@@ -12,6 +12,7 @@ from typing import Any
 from sdpose import tracking
 from sdpose.config import Experiment
 from sdpose.errors import UserError
+from sdpose.files import matching
 from sdpose.report import write_report
 from sdpose.storage import StoreUnavailableError, open_store, sha256_of_file
 from sdpose.training.mirror import restore_files
@@ -61,7 +62,7 @@ def report_run(
 
 def _fetch_logs(experiment: Experiment, work_dir: Path) -> None:
     """What trained elsewhere has left its logs in the mirror alone."""
-    if (uri := mirror_uri(experiment)) is not None and not any(work_dir.glob("*.log.json")):
+    if (uri := mirror_uri(experiment)) is not None and not matching(work_dir, "*.log.json"):
         store = open_store(uri)
         work_dir.mkdir(parents=True, exist_ok=True)
         restore_files(store, list(store.list("")), work_dir, OWN_FILES)

@@ -7,9 +7,8 @@ holds on every kind of store.
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-from sdpose.errors import UserError, refuse_credentials
+from sdpose.storage.address import S3Address, parse_address
 from sdpose.storage.files import FileStore
 from sdpose.storage.s3 import S3Store
 from sdpose.storage.s3_client import s3_client
@@ -28,11 +27,13 @@ __all__ = [
     "DamagedObjectError",
     "FileStore",
     "ObjectNotFoundError",
+    "S3Address",
     "S3Store",
     "Store",
     "StoreUnavailableError",
     "Tag",
     "open_store",
+    "parse_address",
     "s3_client",
     "sha256_of_file",
 ]
@@ -40,11 +41,7 @@ __all__ = [
 
 def open_store(uri: str | Path) -> Store:
     """The store of a folder (a path or `file://`) or of `s3://bucket/prefix`."""
-    parts = urlsplit(refuse_credentials(str(uri)))
-    if parts.scheme == "file":
-        return FileStore(Path(unquote(parts.path)))
-    if parts.scheme == "s3":
-        return S3Store(parts.netloc, parts.path)
-    if "://" in str(uri):
-        raise UserError(f"{parts.scheme}:// is no store: give a folder, file:// or s3://")
-    return FileStore(Path(uri))
+    address = parse_address(uri)
+    if isinstance(address, S3Address):
+        return S3Store(address.bucket, address.prefix)
+    return FileStore(address)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import tempfile
@@ -15,18 +14,23 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sdpose.errors import UserError
-from sdpose.storage.partial import partial_file, sync_folder
+from sdpose.files import UNSUPPORTED, is_file, make_read_only, sync_folder, walk
+from sdpose.locking import file_lock
+from sdpose.storage.partial import partial_file
 from sdpose.storage.store import (
     CHUNK_BYTES,
     Capabilities,
     DamagedObjectError,
     ObjectNotFoundError,
+    StoreUnavailableError,
     Tag,
     check_key,
     sha256_of_file,
 )
 
 TEMPORARY_PREFIX = ".new-"
+# EMLINK: of file systems that allow a file one name.
+_NO_HARD_LINKS = UNSUPPORTED | {errno.EPERM, errno.EMLINK}
 
 
 class FileStore:
@@ -43,23 +47,21 @@ class FileStore:
         return (self.root / key).absolute().as_uri()
 
     def exists(self, key: str) -> bool:
-        return self._path(key).is_file()
+        path = self._path(key)
+        try:
+            return is_file(path)
+        except OSError as error:
+            raise StoreUnavailableError(
+                f"{self.uri(key)} cannot be seen: {error.strerror}"
+            ) from None
 
     def list(self, prefix: str) -> Iterator[str]:
-        keys = []
-        for folder, folders, files in os.walk(self.root / prefix):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            below = Path(folder).relative_to(self.root)
-            keys += [(below / name).as_posix() for name in files if not name.startswith(".")]
-        yield from sorted(keys)
+        paths = self._walk(prefix, hidden=False)
+        yield from sorted(path.relative_to(self.root).as_posix() for path in paths)
 
     def read(self, key: str) -> bytes:
-        try:
+        with self._reading(key):
             return self._path(key).read_bytes()
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            raise ObjectNotFoundError(f"{self.uri(key)} does not exist") from None
-        except OSError as error:
-            raise UserError(f"cannot read {self.uri(key)}: {error.strerror}") from None
 
     def read_tagged(self, key: str) -> tuple[bytes, Tag] | None:
         try:
@@ -84,7 +86,7 @@ class FileStore:
                 # NFS may have made the link and lost its answer: then the file has two names.
                 return temporary.stat().st_nlink == 2
             except OSError as error:
-                if error.errno not in (errno.EPERM, errno.EOPNOTSUPP):
+                if error.errno not in _NO_HARD_LINKS:
                     raise
                 raise UserError(
                     f"{self.root} has no hard links ({error.strerror}), without which two writers "
@@ -94,7 +96,12 @@ class FileStore:
         return True
 
     def swap(self, key: str, data: bytes, expected: Tag) -> bool:
-        with self._new_file(key) as temporary, self._locked(key):
+        with self._new_file(key) as temporary, self._locked(key) as locked:
+            if not locked:
+                raise UserError(
+                    f"{self.root} has no file locks, without which two writers could replace the "
+                    "same state: give a folder on another file system"
+                )
             known = self.read_tagged(key)
             if known is None or known[1] != expected:
                 return False
@@ -103,61 +110,89 @@ class FileStore:
         return True
 
     def put_file(self, source: Path, key: str, sha256: str) -> None:
-        if self.exists(key) and self.digest(key) == sha256:
-            return
-        with self._new_file(key) as temporary:
-            with source.open("rb") as reader, temporary.open("wb") as writer:
-                while chunk := reader.read(CHUNK_BYTES):
-                    writer.write(chunk)
+        with contextlib.ExitStack() as stack:
+            try:
+                reader = stack.enter_context(source.open("rb"))
+            except OSError as error:
+                raise UserError(f"cannot read {source}: {error.strerror}") from None
+            if self._holds(key, reader, sha256):
+                return
+            reader.seek(0)
+            temporary = stack.enter_context(self._new_file(key))
+            with temporary.open("wb") as writer:
+                stored = _copy(reader, writer)
                 _make_durable(writer)
-            stored = sha256_of_file(temporary)
             if stored != sha256:
                 raise DamagedObjectError(
-                    f"{source} has SHA-256 {stored} in {self.root}, expected {sha256}: "
-                    "the file changed while it was copied, or the copy is damaged"
+                    f"{source} has SHA-256 {stored}, expected {sha256}: the file changed while it "
+                    "was copied, or it is damaged"
                 )
             self._replace(temporary, key)
 
-    def get_file(self, key: str, target: Path, sha256: str | None = None) -> None:
+    def _holds(self, key: str, source: BinaryIO, sha256: str) -> bool:
+        """Is the source there already, whole and right?
+
+        It is compared with the source, not digested: another state of the file differs at once, and
+        only one that is kept is read to its end.
+        """
         path = self._path(key)
-        if not path.is_file():
-            raise ObjectNotFoundError(f"{self.uri(key)} does not exist")
-        with partial_file(target) as part:
-            digest = hashlib.sha256()
-            with path.open("rb") as reader, part.path.open("wb") as writer:
-                while chunk := reader.read(CHUNK_BYTES):
+        digest = hashlib.sha256()
+        try:
+            with path.open("rb") as stored:
+                if os.fstat(stored.fileno()).st_size != os.fstat(source.fileno()).st_size:
+                    return False
+                while chunk := stored.read(CHUNK_BYTES):
+                    if chunk != source.read(CHUNK_BYTES):
+                        return False
                     digest.update(chunk)
-                    writer.write(chunk)
-            if sha256 is not None and digest.hexdigest() != sha256:
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise StoreUnavailableError(f"cannot read {self.uri(key)}: {error.strerror}") from None
+        return digest.hexdigest() == sha256
+
+    def get_file(self, key: str, target: Path, sha256: str | None = None) -> None:
+        with contextlib.ExitStack() as stack:
+            with self._reading(key):
+                reader = stack.enter_context(self._path(key).open("rb"))
+            part = stack.enter_context(partial_file(target))
+            with part.rewrite() as writer:
+                digest = _copy(reader, writer)
+            if sha256 is not None and digest != sha256:
                 part.discard()
-                raise DamagedObjectError(
-                    f"{self.uri(key)} has SHA-256 {digest.hexdigest()}, expected {sha256}"
-                )
+                raise DamagedObjectError(f"{self.uri(key)} has SHA-256 {digest}, expected {sha256}")
             part.finish()
 
     def digest(self, key: str) -> str:
-        try:
+        with self._reading(key):
             return sha256_of_file(self._path(key))
-        except FileNotFoundError:
-            raise ObjectNotFoundError(f"{self.uri(key)} does not exist") from None
 
     def delete(self, key: str) -> None:
         path = self._path(key)
-        if path.exists():
+        if not self.exists(key):
+            return
+        try:
             with self._locked(key):
                 path.unlink(missing_ok=True)
                 sync_folder(path.parent)
+        except OSError as error:
+            raise UserError(f"cannot remove {self.uri(key)}: {error.strerror}") from None
 
     def sweep(self, older_than: timedelta, *, dry_run: bool = True) -> tuple[str, ...]:
         oldest = time.time() - older_than.total_seconds()
-        left = sorted(
-            path
-            for path in self.root.rglob(TEMPORARY_PREFIX + "*")
-            if path.lstat().st_mtime < oldest
-        )
+        left = []
+        for path in self._walk("", hidden=True):
+            if path.name.startswith(TEMPORARY_PREFIX):
+                with contextlib.suppress(FileNotFoundError):  # its writer is done meanwhile
+                    if path.lstat().st_mtime < oldest:
+                        left.append(path)
+        left.sort()
         if not dry_run:
             for path in left:
-                path.unlink(missing_ok=True)
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    raise UserError(f"cannot remove {path}: {error.strerror}") from None
         return tuple(path.relative_to(self.root).as_posix() for path in left)
 
     def capabilities(self) -> Capabilities:
@@ -166,8 +201,28 @@ class FileStore:
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
 
+    def _walk(self, prefix: str, *, hidden: bool) -> Iterator[Path]:
+        """Files below a folder. Whoever removes what is not listed needs an error where something
+        cannot be listed."""
+        try:
+            yield from walk(self.root / prefix, hidden=hidden)
+        except OSError as error:
+            raise StoreUnavailableError(
+                f"cannot list {error.filename or self.root}: {error.strerror}; nothing is known of "
+                "what lies there"
+            ) from None
+
+    @contextlib.contextmanager
+    def _reading(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise ObjectNotFoundError(f"{self.uri(key)} does not exist") from None
+        except OSError as error:
+            raise UserError(f"cannot read {self.uri(key)}: {error.strerror}") from None
+
     def _replace(self, temporary: Path, key: str) -> None:
-        temporary.chmod(0o444)
+        make_read_only(temporary)
         temporary.replace(self.root / key)
         sync_folder((self.root / key).parent)
 
@@ -187,11 +242,11 @@ class FileStore:
             raise UserError(f"cannot write to {folder}: {error}") from None
 
     @contextlib.contextmanager
-    def _locked(self, key: str) -> Iterator[None]:
-        """Whoever replaces an object of the key's folder waits here for its turn."""
-        with ((self.root / key).parent / ".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+    def _locked(self, key: str) -> Iterator[bool]:
+        """Whoever replaces an object of the key's folder waits here for its turn; False where the
+        file system has no locks, and so nobody can call `swap`."""
+        with file_lock((self.root / key).parent / ".lock") as locked:
+            yield locked
 
 
 def _tag(data: bytes) -> Tag:
@@ -202,7 +257,24 @@ def _write(path: Path, data: bytes) -> None:
     with path.open("wb") as file:
         file.write(data)
         _make_durable(file)
-    path.chmod(0o444)
+    make_read_only(path)
+
+
+def _copy(reader: BinaryIO, writer: BinaryIO) -> str:
+    """The SHA-256 of what was copied."""
+    digest = hashlib.sha256()
+    for chunk in _chunks(reader):
+        writer.write(chunk)
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _chunks(reader: BinaryIO) -> Iterator[bytes]:
+    try:
+        while chunk := reader.read(CHUNK_BYTES):
+            yield chunk
+    except OSError as error:
+        raise UserError(f"cannot read {reader.name}: {error.strerror}") from None
 
 
 def _make_durable(file: BinaryIO) -> None:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import fcntl
 import hashlib
-import json
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,8 +20,10 @@ from pathlib import Path
 from threading import Barrier
 from typing import Any
 
-from sdpose.cache import cache_dir
+from sdpose.cache import cache_dir, read_record, write_record
 from sdpose.errors import UserError
+from sdpose.files import open_own
+from sdpose.locking import lock
 from sdpose.storage.patience import InterruptionError, patiently
 from sdpose.storage.s3_client import (
     ConditionFailedError,
@@ -48,11 +49,7 @@ def remembered(client: Any, bucket: str, prefix: str) -> Capabilities:
         if known is not None:
             return known
         found = probe(client, bucket, prefix)
-        with contextlib.suppress(OSError):
-            temporary = path.with_name(f".{name}.{uuid.uuid4().hex}")
-            content = {"endpoint": endpoint, "bucket": bucket, **asdict(found)}
-            temporary.write_text(json.dumps(content))
-            temporary.replace(path)
+        write_record(path, {"endpoint": endpoint, "bucket": bucket, **asdict(found)})
         return found
 
 
@@ -61,18 +58,20 @@ def _alone(path: Path) -> Iterator[None]:
     """Whoever wants to probe the same waits here, and finds what was seen."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
+        descriptor = open_own(path, shared=True)
     except OSError:  # a read-only home: everyone probes, every time
         yield
         return
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        lock(descriptor)  # where there are no locks, everyone probes
         yield
+    finally:
+        os.close(descriptor)
 
 
 def _read(path: Path) -> Capabilities | None:
     try:
-        content = json.loads(path.read_text())
+        content = read_record(path)
         if datetime.now(UTC) - datetime.fromisoformat(content["probed_at"]) > EXPIRY:
             return None
         return Capabilities(

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from sdpose.files import open_own, write_atomically
 from sdpose.storage.patience import InterruptionError, patiently, pause_or_give_up
 from sdpose.storage.store import CHUNK_BYTES
 
@@ -54,7 +55,7 @@ def fetch_ranges(
     """
     identity = {"size": size, "tag": tag, "segment": segment_bytes}
     done = _completed(state, identity) if part.is_file() and part.stat().st_size == size else set()
-    descriptor = os.open(part, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = open_own(part)
     stopping = threading.Event()
     lock = threading.Lock()
     starts = range(0, size, segment_bytes)
@@ -86,7 +87,9 @@ def fetch_ranges(
             os.fsync(descriptor)
             with lock:
                 done.add(start)
-                _write_atomically(state, json.dumps(identity | {"done": sorted(done)}))
+                write_atomically(
+                    state, json.dumps(identity | {"done": sorted(done)}), durable=False
+                )
         return start
 
     try:
@@ -145,9 +148,3 @@ def _completed(state: Path, identity: dict[str, object]) -> set[int]:
         return set(known["done"]) if known == known | identity else set()
     except (OSError, ValueError, TypeError, KeyError):
         return set()
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(text)
-    temporary.replace(path)

@@ -20,20 +20,19 @@ checkpoint, and is lost when someone copies only the .pth.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 import re
 import shutil
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sdpose.errors import UserError
+from sdpose.files import atomic_file, matching, sync_folder
 from sdpose.training.records import Say
 
 FORMAT = "sdpose/1"
@@ -45,40 +44,6 @@ Checkpoint = dict[str, Any]
 
 class CorruptCheckpointError(Exception):
     """The file is torn or its bytes have changed."""
-
-
-@contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes its place under `path` only when complete and on the disk.
-
-    A process that is killed in between leaves the old file, and `.<name>.tmp` beside it.
-    Raises UserError if it cannot be written (a full disk, say); the old file is kept then too.
-    """
-    temporary = _temporary(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        # torch reports a write that failed below it as a RuntimeError.
-        if isinstance(error, OSError | RuntimeError):
-            raise UserError(f"cannot write {path}: {_why_not_written(path, error)}") from error
-        raise
-
-
-def _why_not_written(path: Path, error: OSError | RuntimeError) -> str:
-    if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return error.strerror or str(error)
-    free = ""
-    with contextlib.suppress(OSError):
-        free = f" ({shutil.disk_usage(path.parent).free / 1e6:.0f} MB are free there)"
-    return f"{str(error).splitlines()[0]}{free}: make room"
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -104,7 +69,7 @@ def same_file(source: Path, target: Path) -> None:
     os.replace(temporary, target)
     # rename(2) does nothing, not even remove the old name, if both are links to one file.
     temporary.unlink(missing_ok=True)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -143,7 +108,7 @@ def training_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 def newest_checkpoint(folder: Path, say: Say) -> tuple[Path, Checkpoint] | None:
     """The newest intact checkpoint of a folder, or None; `say` is told of every damaged one."""
-    for path in [folder / name for name in newest_first(p.name for p in folder.glob("*.pth"))]:
+    for path in [folder / name for name in newest_first(p.name for p in matching(folder, "*.pth"))]:
         try:
             return path, load_checkpoint(path)
         except (CorruptCheckpointError, UserError, FileNotFoundError) as error:
@@ -198,12 +163,3 @@ def epoch_of(name: str) -> int | None:
 def _temporary(path: Path) -> Path:
     """One fixed name per file: what a killed process leaves is overwritten by the next save."""
     return path.with_name(f".{path.name}.tmp")
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename survives a power cut only after the folder itself is on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

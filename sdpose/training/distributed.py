@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from sdpose.cpus import cpu_count
 from sdpose.errors import (
     PEER_ERROR,
     PEER_LOST,
@@ -176,8 +177,7 @@ def leave_cores_to_workers(num_workers: int) -> None:
     """
     if torch.cuda.is_available() or "OMP_NUM_THREADS" in os.environ:
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    torch.set_num_threads(max(1, (cores or 1) - num_workers))
+    torch.set_num_threads(max(1, cpu_count() - num_workers))
 
 
 def on_main(world: World, function: Callable[[], T], timeout: timedelta | None = None) -> T:

@@ -20,6 +20,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from sdpose.files import matching
 from sdpose.storage import DamagedObjectError, ObjectNotFoundError, Store, sha256_of_file
 from sdpose.training.checkpoint import (
     BEST,
@@ -81,7 +82,7 @@ class Mirror:
 
     def upload_all(self, meta: Mapping[str, Any]) -> None:
         """What the folder holds: the part of a run before may have ended without its mirror."""
-        names = newest_first(path.name for path in self._folder.glob("*.pth"))
+        names = newest_first(path.name for path in matching(self._folder, "*.pth"))
         for name in names[:0:-1]:
             self.upload(name)
         if names:
@@ -109,7 +110,7 @@ class Mirror:
         # The work dir's own files first: a checkpoint without its experiment has no owner.
         files: dict[str, Path] = {}
         for pattern in self._own_files if patterns is None else patterns:
-            for path in self._work_dir.glob(pattern):
+            for path in matching(self._work_dir, pattern):
                 state = path.stat()
                 version = (state.st_size, state.st_mtime_ns)
                 key = path.relative_to(self._work_dir).as_posix()
@@ -219,7 +220,7 @@ def newer_checkpoint(
             and _fetch(store, best, folder, say) is not None
         ):
             os.replace(folder / FETCHED, folder / best)
-    for left in folder.glob(f"*{FETCHED}*"):  # and what a killed run had fetched of it
+    for left in matching(folder, f"*{FETCHED}*"):  # and what a killed run had fetched of it
         left.unlink()
     return found
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sdpose.config import Experiment
 from sdpose.errors import UserError
+from sdpose.files import write_atomically
 from sdpose.storage import ObjectNotFoundError, open_store
 from sdpose.training.records import (
     EpochRecord,
@@ -160,11 +160,9 @@ class ProgressFile:
 
     def _write(self, progress: RunProgress) -> None:
         self._written = time.monotonic()
-        temporary = self._path.with_name(f".{PROGRESS_FILE}.tmp")
         # No fsync, which may take long: after a crash of the machine the next record is soon there.
-        with contextlib.suppress(OSError):
-            temporary.write_text(json.dumps(asdict(progress)) + "\n", encoding="utf-8")
-            os.replace(temporary, self._path)
+        with contextlib.suppress(UserError):
+            write_atomically(self._path, json.dumps(asdict(progress)) + "\n", durable=False)
 
 
 def read_progress(experiment: Experiment) -> RunProgress | None:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from sdpose.errors import UserError
+from sdpose.files import matching
 from sdpose.training.checkpoint import (
     LATEST,
     Checkpoint,
@@ -164,7 +165,7 @@ class CheckpointSaver:
         return True
 
     def _names(self) -> list[str]:
-        return [path.name for path in self._folder.glob("*.pth")]
+        return [path.name for path in matching(self._folder, "*.pth")]
 
     def _kept(self, lost: list[str]) -> list[str]:
         """Those that a later checkpoint has not replaced since."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
 import tempfile
 import time
@@ -20,12 +18,13 @@ from sdpose.cache import scratch_dir
 from sdpose.config import Experiment, dump_experiment, flatten, parse_experiment
 from sdpose.config.schema import Promotion
 from sdpose.errors import UserError
+from sdpose.files import atomic_file, matching
+from sdpose.locking import lock
 from sdpose.storage import Store, StoreUnavailableError, open_store
 from sdpose.training.checkpoint import (
     LATEST,
     Checkpoint,
     CorruptCheckpointError,
-    atomic_file,
     load_checkpoint,
     newest_checkpoint,
     newest_first,
@@ -135,16 +134,16 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         while True:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(descriptor, wait=False)
                 break
-            except OSError as error:
-                if error.errno != errno.EWOULDBLOCK:
-                    break
+            except BlockingIOError:
                 if time.monotonic() > give_up:
                     raise UserError(
                         f"{folder} is in use by another training run; wait for it, end it, or "
                         "choose another --work-dir"
                     ) from None
+            except OSError:  # a broken disk: what is written next says so
+                break
             time.sleep(0.2)
         yield
     finally:
@@ -231,7 +230,7 @@ def find_start(
         documents.append(store.read(EXPERIMENT_FILE).decode())
     known = [_stored_experiment(document) for document in documents]
     differing = list(dict.fromkeys(d for text in documents for d in differences(text, experiment)))
-    has_results = any(folder.glob("*.pth")) or bool(newest_first(keys))
+    has_results = bool(matching(folder, "*.pth") or newest_first(keys))
     if has_results and not experiment.resume_from and (differing or not known):
         raise UserError(_refusal(work_dir, differing))
     same_run = bool(known) and not differing
@@ -255,7 +254,7 @@ def find_start(
 
 def _remove_leftovers(experiment: Experiment, say: Say) -> None:
     """Of a run that was killed while it saved or uploaded."""
-    for leftover in checkpoint_folder(experiment).glob(".*.pth.tmp"):
+    for leftover in matching(checkpoint_folder(experiment), ".*.pth.tmp"):
         leftover.unlink()
     try:
         if (uri := mirror_uri(experiment)) is not None:
@@ -297,7 +296,7 @@ def open_mirror(experiment: Experiment, say: Say) -> tuple[Store | None, list[st
         store = open_store(uri)
         return store, list(store.list(""))
     except StoreUnavailableError as error:
-        if not any(folder.glob("*.pth")):
+        if not matching(folder, "*.pth"):
             raise UserError(
                 f"{error}\n  It may hold a newer checkpoint than {folder}: nothing is started. "
                 "Mend it, or train without: a folder as work_dir, and no checkpoint_config.mirror."
@@ -371,4 +370,4 @@ def _results(experiment: Experiment) -> list[Path]:
         (work_dir_of(experiment), OWN_FILES),
         (checkpoint_folder(experiment), OWN_CHECKPOINTS),
     )
-    return [p for folder, names in places for name in names for p in folder.glob(name)]
+    return [p for folder, names in places for name in names for p in matching(folder, name)]

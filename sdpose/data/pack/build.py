@@ -8,7 +8,6 @@ verified instead (at once, while its files do not change), and damaged shards ar
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import json
@@ -24,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sdpose.cpus import cpu_count
 from sdpose.data.coco import CocoAnnotations
 from sdpose.data.images import decode_image
 from sdpose.data.pack.layout import (
@@ -40,6 +40,8 @@ from sdpose.data.pack.remote import local_copy
 from sdpose.data.progress import ConsoleProgress
 from sdpose.data.verify import CheckedFiles
 from sdpose.errors import UserError
+from sdpose.files import atomic_file, open_own
+from sdpose.locking import file_lock
 from sdpose.storage import ObjectNotFoundError, open_store
 
 SHARD_BYTES = 16 << 20
@@ -144,11 +146,11 @@ class _Builder:
         )
         self._require_space(todo)
         packed, started = 0, time.monotonic()
-        threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)))  # decoding releases the GIL
+        threads = ThreadPoolExecutor(cpu_count())  # decoding releases the GIL
         try:
             with (
                 ConsoleProgress("packing", "bytes") as progress,
-                (self.folder / _JOURNAL).open("a", encoding="utf-8") as journal,
+                os.fdopen(open_own(self.folder / _JOURNAL), "a", encoding="utf-8") as journal,
             ):
                 tasks = {threads.submit(self._write_shard, n): n for n in missing}
                 for task in as_completed(tasks):
@@ -216,16 +218,8 @@ class _Builder:
 
     def _write(self, name: str, data: bytes | memoryview) -> str:
         """A file, whole or not at all; its SHA-256."""
-        temporary = self.folder / f".{name}.tmp"
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.folder / name)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise UserError(f"cannot write {self.folder / name}: {error.strerror}") from None
+        with atomic_file(self.folder / name) as file:
+            file.write(data)
         return hashlib.sha256(data).hexdigest()
 
     def _digests(self, names: list[str]) -> dict[str, str]:
@@ -261,8 +255,7 @@ class _Builder:
         """One process at a time; others wait, and find what it made."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / ".lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with file_lock(self.folder / ".lock"):
                 yield
         except OSError as error:
             raise UserError(

@@ -8,7 +8,6 @@ ahead in the order in which samples will be needed, which stays the exact shuffl
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from pathlib import Path
 from sdpose.cache import cache_dir
 from sdpose.data.pack.layout import IMAGES, MANIFEST, PERSONS, Manifest
 from sdpose.errors import UserError
+from sdpose.locking import file_lock
 from sdpose.storage import Store, open_store
 
 # Requests under way at a time: an object store serves each at some 50 to 100 MB/s.
@@ -64,8 +64,7 @@ class RemotePack:
         locks = self.folder / "locks"
         try:
             locks.mkdir(parents=True, exist_ok=True)
-            with (locks / name).open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with file_lock(locks / name):  # without locks each fetches: see partial_file
                 if not target.exists():
                     self.store.get_file(name, target, self.manifest.sha256[name])
         except OSError as error:
