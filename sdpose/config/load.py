@@ -14,8 +14,9 @@ from typing import Any
 
 import yaml
 
-from sdpose.config.document import Loader, flatten, parse_document, parse_yaml
+from sdpose.config.document import flatten, parse_document, parse_yaml
 from sdpose.config.schema import Experiment
+from sdpose.documents import DocumentError, parse_yaml_value, read_text
 from sdpose.errors import UserError, did_you_mean
 
 EXPERIMENTS_VARIABLE = "SDPOSE_EXPERIMENTS"
@@ -116,7 +117,7 @@ def _read_with_base(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    return parse_yaml(read_text(path), str(path))
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -137,9 +138,9 @@ def _apply_override(values: dict[str, Any], override: str, given_by: dict[str, s
     if not equals or not all(keys):
         raise UserError(f"--set {override}: expected key.path=value, as in --set optimizer.lr=1e-4")
     try:
-        value = yaml.load(text, Loader=Loader)
-    except yaml.YAMLError:
-        raise UserError(f"--set {override}: the value is not valid YAML; quote it") from None
+        value = parse_yaml_value(text, f"--set {key_path}")
+    except DocumentError as error:
+        raise UserError(f"{error}; quote it if it is text") from None
     node: dict[str, Any] = values
     for depth, key in enumerate(keys[:-1], start=1):
         child = node.get(key)
