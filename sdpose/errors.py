@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from sdpose.printable import printable
+
 USER_ERROR_EXIT_CODE = 2
 
 # What a process prints that ends only because of another one of its run. Whoever looks for the
@@ -72,10 +74,10 @@ def user_errors() -> Iterator[None]:
     else:
         return
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        print(f"error: {printable(message)}", file=sys.stderr, flush=True)
         failure_file = os.environ.get(FAILURE_FILE_VARIABLE)
         if failure_file:
-            Path(failure_file).write_text(message, encoding="utf-8")
+            Path(failure_file).write_text(printable(message), encoding="utf-8")
     raise SystemExit(USER_ERROR_EXIT_CODE)
 
 

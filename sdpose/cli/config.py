@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from sdpose.cli.options import experiment_options
+from sdpose.cli.text import echo
 from sdpose.config import (
     dump_experiment,
     experiment_differences,
@@ -31,14 +32,14 @@ def config_show(exp: str, overrides: tuple[str, ...], **options: str | None) -> 
     The sha256 of what is printed is the experiment's digest: `sdpose config show EXP | sha256sum`.
     """
     experiment = load_experiment(exp, overrides, **options)
-    click.echo(dump_experiment(experiment), nl=False)
-    click.echo(f"experiment digest: {experiment_digest(experiment)}", err=True)
+    echo(dump_experiment(experiment), nl=False)
+    echo(f"experiment digest: {experiment_digest(experiment)}", err=True)
 
 
 @config.command("keys")
 def config_keys() -> None:
     """Print every key with its meaning, default and an example, as Markdown."""
-    click.echo(table(), nl=False)
+    echo(table(), nl=False)
 
 
 @config.command("diff")
@@ -52,12 +53,12 @@ def config_diff(first: str, second: str, as_json: bool) -> None:
     """
     differences = experiment_differences(load_experiment(first), load_experiment(second))
     if as_json:
-        click.echo(json.dumps({key: list(values) for key, values in differences.items()}, indent=2))
+        echo(json.dumps({key: list(values) for key, values in differences.items()}, indent=2))
         return
     for key, (old, new) in differences.items():
-        click.echo(f"{key}: {json.dumps(old)} -> {json.dumps(new)}")
+        echo(f"{key}: {json.dumps(old)} -> {json.dumps(new)}")
     if not differences:
-        click.echo("no difference")
+        echo("no difference")
 
 
 @config.command("import")
@@ -69,8 +70,9 @@ def config_diff(first: str, second: str, as_json: bool) -> None:
 def config_import(file: Path, out: Path | None, strict: bool, force: bool, as_json: bool) -> None:
     """Make an experiment of FILE, an mmpose 0.x configuration (.py) of SDPose.
 
-    FILE and its _base_ files are read, not run. Without -o the experiment is printed. Every setting
-    that the experiment does not keep is listed, on stderr and at the head of the file.
+    FILE and its _base_ files are read, not run, in a process with limits on time and memory.
+    Without -o the experiment is printed. Every setting that the experiment does not keep is listed,
+    on stderr and at the head of the file.
     """
     from sdpose.config.legacy import import_config
 
@@ -82,6 +84,7 @@ def config_import(file: Path, out: Path | None, strict: bool, force: bool, as_js
     if out is not None:
         if out.exists() and not force:
             raise UserError(f"{out} is there already: choose another name, or give --force")
+        imported.check_as(out)
         out.write_text(imported.text, encoding="utf-8")
     if as_json:
         report = {
@@ -90,16 +93,16 @@ def config_import(file: Path, out: Path | None, strict: bool, force: bool, as_js
             "built_in": imported.built_in,
             "variables": imported.variables,
         }
-        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
+        echo(json.dumps(report, indent=2, ensure_ascii=False))
         return
     if out is None:
-        click.echo(imported.text, nl=False)
+        echo(imported.text, nl=False)
     for heading, lines in (
         ("not supported, and not in the experiment", imported.unsupported),
         ("built in here, with the same value", imported.built_in),
         ("variables of the file, which mmpose does not read either", imported.variables),
     ):
         if lines:
-            click.echo("\n  ".join([f"{heading}:", *lines]), err=True)
+            echo("\n  ".join([f"{heading}:", *lines]), err=True)
     if out is not None:
-        click.echo(f"{out}: {imported.experiment.exp_name}; sdpose config show {out} prints it all")
+        echo(f"{out}: {imported.experiment.exp_name}; sdpose config show {out} prints it all")

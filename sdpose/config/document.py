@@ -5,35 +5,15 @@ from __future__ import annotations
 import re
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
+from sdpose.documents import DocumentError, describe, parse_yaml_value
 from sdpose.errors import UserError, did_you_mean
 
 M = TypeVar("M", bound=BaseModel)
 
-
-class Loader(yaml.SafeLoader):
-    """YAML without two traps of PyYAML: `1e-5` is a number, and a key given twice is refused."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                line = key_node.start_mark.line + 1
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key '{key}' is given twice (line {line})", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
+_SHOWN = 20  # each unknown key is compared with all that are allowed
+_LONGEST_LINE = 500
 
 
 def parse_document(
@@ -51,19 +31,20 @@ def parse_document(
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        explained = (_explain(problem, model, given_by or {}) for problem in error.errors())
+        problems = error.errors(include_url=False)
+        explained = [_explain(p, model, given_by or {})[:_LONGEST_LINE] for p in problems[:_SHOWN]]
         lines = list(dict.fromkeys(explained))
-        heading = f"{source}: {len(lines)} problem{'s' if len(lines) > 1 else ''}"
+        more = max(0, len(problems) - _SHOWN)
+        heading = f"{source}: {len(lines) + more} problem{'s' if len(lines) + more > 1 else ''}"
+        lines += [f"and {more} more"] * (more > 0)
         raise UserError("\n  ".join([heading, *lines])) from None
 
 
 def parse_yaml(text: str, source: str) -> dict[str, Any]:
-    try:
-        values = yaml.load(text, Loader=Loader)
-    except yaml.YAMLError as error:
-        raise UserError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
+    """The mapping of a YAML text. Raises DocumentError, a UserError."""
+    values = parse_yaml_value(text, source)
     if not isinstance(values, dict):
-        raise UserError(f"{source}: expected 'key: value' lines, found {_describe(values)}")
+        raise DocumentError(f"{source}: expected 'key: value' lines, found {describe(values)}")
     return values
 
 
@@ -82,7 +63,7 @@ def _explain(problem: Any, root: type[BaseModel], given_by: dict[str, str]) -> s
     if problem["type"] == "value_error":
         return f"{where}: {problem['ctx']['error']}"
     if problem["type"] in {"model_type", "model_attributes_type"}:
-        return f"{where}: {_describe(problem['input'])}: it has keys below it, none is given"
+        return f"{where}: {describe(problem['input'])}: it has keys below it, none is given"
     message = problem["msg"][0].lower() + problem["msg"][1:]
     if problem["type"] == "literal_error":
         allowed = re.findall(r"'([^']*)'", message)
@@ -93,7 +74,7 @@ def _explain(problem: Any, root: type[BaseModel], given_by: dict[str, str]) -> s
         message = (
             "only letters, digits, '_', '.', '-', at most 128, starting with a letter or digit"
         )
-    return f"{where}: {_describe(problem['input'])}: {message}"
+    return f"{where}: {describe(problem['input'])}: {message}"
 
 
 def _same_branch(one: str, other: str) -> bool:
@@ -117,13 +98,6 @@ def _section_at(root: type[BaseModel], location: list[Any]) -> type[BaseModel] |
             return None
         section = sections[0]
     return section
-
-
-def _describe(value: Any) -> str:
-    if value is None:
-        return "nothing (null)"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{type(value).__name__} {text[:57]}..."
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

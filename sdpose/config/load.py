@@ -14,9 +14,11 @@ from typing import Any
 
 import yaml
 
-from sdpose.config.document import Loader, flatten, parse_document, parse_yaml
+from sdpose.config.document import flatten, parse_document, parse_yaml
 from sdpose.config.schema import Experiment
+from sdpose.documents import DocumentError, describe, parse_yaml_value, read_text
 from sdpose.errors import UserError, did_you_mean
+from sdpose.printable import printable
 
 EXPERIMENTS_VARIABLE = "SDPOSE_EXPERIMENTS"
 
@@ -39,7 +41,7 @@ def load_experiment(
     Raises UserError naming every problem: unknown experiment or key, wrong type or range.
     """
     path = find_document(str(name_or_path), experiments_dir(), "experiment")
-    values = _read_with_base(path)
+    values = _with_base(_read(path), path)
     given_by: dict[str, str] = {}
     for override in overrides:
         _apply_override(values, override, given_by)
@@ -65,8 +67,16 @@ def dump_experiment(experiment: Experiment, *, whole: bool = True) -> str:
     whole: False leaves out what is the default, which the same code fills in again; where many
     experiments travel together.
     """
-    values = experiment.model_dump(mode="json", exclude_defaults=not whole)
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+    return dump_yaml(experiment.model_dump(mode="json", exclude_defaults=not whole))
+
+
+def dump_yaml(values: dict[str, Any]) -> str:
+    """YAML for people: keys in their order, letters of all scripts as they are."""
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+    if printable(text) == text:
+        return text
+    # a mark that reorders what is read, for example, which PyYAML takes for a letter
+    return yaml.safe_dump(values, sort_keys=False, width=100)
 
 
 def experiment_digest(experiment: Experiment) -> str:
@@ -88,35 +98,41 @@ def find_document(name_or_path: str, folder: Path, kind: str) -> Path:
     if path.suffix == ".py":
         raise UserError(f"{path}: mmpose's configurations are imported first: sdpose config import")
     if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
-        if not path.is_file():
+        if not os.path.isfile(path):  # False for a name that is too long, where is_file() raises
             raise UserError(f"{kind} file not found: {path}")
         return path
     candidate = folder / f"{name_or_path}.yaml"
-    if not candidate.is_file():
+    if not os.path.isfile(candidate):
         names = sorted(p.stem for p in folder.glob("*.yaml"))
         hint = did_you_mean(name_or_path, names) if names else f"the folder holds no {kind}s"
         raise UserError(f"unknown {kind} '{name_or_path}' in {folder}: {hint}")
     return candidate
 
 
-def _read_with_base(path: Path) -> dict[str, Any]:
-    values = _read(path)
+def resolve_experiment(text: str, path: Path) -> Experiment:
+    """The experiment of a file's text, its base looked up as if it were the file `path`."""
+    return parse_experiment(_with_base(parse_yaml(text, str(path)), path), source=str(path))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return parse_yaml(read_text(path), str(path))
+
+
+def _with_base(values: dict[str, Any], path: Path) -> dict[str, Any]:
     base_name = values.pop("base", None)
     if base_name is None:
         return values
+    if not isinstance(base_name, str):
+        raise UserError(f"{path}: base: {describe(base_name)}: expected the name of an experiment")
     base_path = path.parent / f"{base_name}.yaml"
-    if not base_path.is_file():
-        base_path = find_document(str(base_name), experiments_dir(), "experiment")
+    if not os.path.isfile(base_path):
+        base_path = find_document(base_name, experiments_dir(), "experiment")
     base = _read(base_path)
     if "base" in base:
         raise UserError(
             f"{path}: base '{base_name}' has a base itself; an experiment has one base at most"
         )
     return _merge(base, values)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return parse_yaml(path.read_text(encoding="utf-8"), str(path))
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -137,9 +153,9 @@ def _apply_override(values: dict[str, Any], override: str, given_by: dict[str, s
     if not equals or not all(keys):
         raise UserError(f"--set {override}: expected key.path=value, as in --set optimizer.lr=1e-4")
     try:
-        value = yaml.load(text, Loader=Loader)
-    except yaml.YAMLError:
-        raise UserError(f"--set {override}: the value is not valid YAML; quote it") from None
+        value = parse_yaml_value(text, f"--set {key_path}")
+    except DocumentError as error:
+        raise UserError(f"{error}; quote it if it is text") from None
     node: dict[str, Any] = values
     for depth, key in enumerate(keys[:-1], start=1):
         child = node.get(key)

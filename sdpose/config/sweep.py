@@ -15,6 +15,7 @@ from sdpose.config.document import parse_document
 from sdpose.config.load import experiments_dir, find_document, load_experiment
 from sdpose.config.schema import Experiment
 from sdpose.config.schema.sweep import Settings, Sweep
+from sdpose.documents import read_text
 from sdpose.errors import UserError
 
 SWEEPS_VARIABLE = "SDPOSE_SWEEPS"
@@ -42,7 +43,7 @@ def sweeps_dir() -> Path:
 def load_sweep(name_or_path: str) -> Sweep:
     """The sweep of a name in `pipelines/sweeps`, or of a YAML file. Raises UserError."""
     path = find_document(name_or_path, sweeps_dir(), "sweep")
-    sweep = parse_document(Sweep, path.read_text(encoding="utf-8"), str(path))
+    sweep = parse_document(Sweep, read_text(path), str(path))
     if not (sweep.grid or sweep.trials or sweep.seeds):
         raise UserError(f"{path}: no trials: give grid, trials or seeds")
     for key, values in sweep.grid.items():

@@ -6,12 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from sdpose.config.legacy.python_file import read_python_config
-from sdpose.config.legacy.translate import READ_BY_MMPOSE, translate
-from sdpose.config.load import dump_experiment, load_experiment, parse_experiment
+from sdpose.config.document import parse_yaml
+from sdpose.config.legacy.fence import translate_in_child
+from sdpose.config.load import (
+    dump_experiment,
+    dump_yaml,
+    experiments_dir,
+    load_experiment,
+    parse_experiment,
+    resolve_experiment,
+)
 from sdpose.config.schema import Experiment
+from sdpose.errors import UserError
+from sdpose.printable import printable_line
 
 # An imported experiment states its differences from the nearest of these.
 BASES = ("sdpose_t", "sdpose_s_v1", "sdpose_s_v2", "sdpose_b")
@@ -29,31 +36,42 @@ class ImportedExperiment:
     variables: list[str]
     """Top-level names that mmpose does not read either (helpers of the file)."""
 
+    def check_as(self, path: Path) -> None:
+        """Raises UserError unless the text, as the file `path`, is read as the experiment."""
+        try:
+            read = resolve_experiment(self.text, path)
+        except UserError as error:
+            raise UserError(f"{path}: the imported experiment could not be read: {error}") from None
+        if dump_experiment(read) != dump_experiment(self.experiment):
+            raise UserError(
+                f"{path}: would be read as another experiment than the one that was imported; the "
+                "file that its `base:` names there is not the one that it was compared with. "
+                "Choose another folder"
+            )
+
 
 def import_config(path: Path) -> ImportedExperiment:
-    """Reads an mmpose 0.x configuration without running it, see `python_file`.
+    """Reads an mmpose 0.x configuration without running it, in a process with limits.
 
     Raises UserError if it is not one, trains no SDPose, or has a value out of range.
     """
-    config = read_python_config(path)
-    translation = translate(config, path.stem)
-    experiment = parse_experiment(translation.experiment, source=str(path))
+    translated = translate_in_child(path)
+    experiment = parse_experiment(translated["experiment"], source=str(path))
     base, changes = _nearest_base(experiment)
-    lines = [f"# Imported from {path.name}."]
-    if translation.unsupported:
-        lines.append("# Not supported, and not in this experiment:")
-        lines += [f"#   {line}" for line in translation.unsupported]
+    lines = [f"Imported from {path.name}."]
+    if translated["unsupported"]:
+        lines.append("Not supported, and not in this experiment:")
+        lines += [f"  {line}" for line in translated["unsupported"]]
     document = {"base": base, "exp_name": experiment.exp_name} | changes
-    lines.append(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100))
-    # data_cfg and data_root are used by the other settings, exp_name by us
-    used = {*READ_BY_MMPOSE, "data_root", "exp_name", "data_cfg", "dataset_info"}
-    return ImportedExperiment(
+    imported = ImportedExperiment(
         experiment=experiment,
-        text="\n".join(lines),
-        built_in=translation.built_in,
-        unsupported=translation.unsupported,
-        variables=sorted(config.keys() - used),
+        text="".join(f"# {printable_line(line)}\n" for line in lines) + dump_yaml(document),
+        built_in=translated["built_in"],
+        unsupported=translated["unsupported"],
+        variables=translated["variables"],
     )
+    imported.check_as(experiments_dir() / f"{experiment.exp_name}.yaml")
+    return imported
 
 
 def _nearest_base(experiment: Experiment) -> tuple[str, dict[str, Any]]:
@@ -69,7 +87,7 @@ def _nearest_base(experiment: Experiment) -> tuple[str, dict[str, Any]]:
 
 
 def _plain(experiment: Experiment) -> dict[str, Any]:
-    return dict(yaml.safe_load(dump_experiment(experiment)))
+    return parse_yaml(dump_experiment(experiment), "experiment")
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
