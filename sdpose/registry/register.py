@@ -12,6 +12,7 @@ from typing import Any
 
 from sdpose import __version__, tracking
 from sdpose.config import Experiment, dump_experiment, experiment_digest
+from sdpose.errors import UserError
 from sdpose.registry import catalogue
 from sdpose.registry.description import describe
 from sdpose.registry.documents import MANIFEST_FORMAT, NewManifest, check_metrics, new_document
@@ -48,7 +49,8 @@ def register_checkpoint(
     The same content gives the same version, however often and by however many processes at once:
     the content is the weights, the dataset that they were evaluated on and the settings of the
     evaluation (the metrics follow from these three). The weights are read back and compared, and
-    fit the experiment's model, before the version appears.
+    fit the experiment's model, before the version appears. A checkpoint that was trained on another
+    dataset is refused.
 
     checkpoint: any layout that `sdpose.models.load_weights` takes. metrics: AP and the like, 0..1
     (-1: nothing to count).
@@ -56,7 +58,8 @@ def register_checkpoint(
     behind it if files were changed; default: of this code. root: default `registry_root()`.
     signer: signs the version, also one that was there. MLflow is told if there is one; if it does
     not answer, `say` hears of it, and `reconcile` will.
-    Raises UserError if the root cannot be written, DamagedObjectError if the copy is not the file.
+    Raises UserError if the root cannot be written, or the checkpoint says that it was trained on
+    other data; DamagedObjectError if the copy is not the file.
     """
     given = registry_root() if root is None else root
     store = open_store(given) if isinstance(given, str | Path) else given
@@ -64,7 +67,8 @@ def register_checkpoint(
     metrics = check_metrics(dict(metrics or {}), f"the metrics of {checkpoint}")
     with tempfile.TemporaryDirectory(prefix="sdpose-register-") as folder:
         weights = Path(folder) / "weights.safetensors"
-        source = _write_weights(checkpoint, experiment, weights)
+        meta = _write_weights(checkpoint, experiment, weights)
+        _check_data(checkpoint, meta, dataset_digest)
         sha256, size = sha256_of_file(weights), weights.stat().st_size
         manifest: dict[str, Any] = {
             "format": MANIFEST_FORMAT,
@@ -76,7 +80,12 @@ def register_checkpoint(
             "model": describe(experiment),
             "experiment": dump_experiment(experiment),
             "experiment_digest": experiment_digest(experiment),
-            "checkpoint": source,
+            "checkpoint": {
+                "name": checkpoint.name,
+                "sha256": sha256_of_file(checkpoint),
+                "epoch": meta.get("epoch"),
+                "iteration": meta.get("iteration"),
+            },
             "parent": _parent(experiment),
             "mlflow_run_id": mlflow_run_id,
             "git": _git(tracking.git_commit() if git_commit is None else git_commit),
@@ -106,7 +115,8 @@ def register_checkpoint(
 
 def _write_weights(checkpoint: Path, experiment: Experiment, target: Path) -> dict[str, Any]:
     """Writes the tensors under our names, the same bytes for the same tensors; what the checkpoint
-    is."""
+    says of itself."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     from sdpose.models import build_model, load_weights
@@ -114,13 +124,26 @@ def _write_weights(checkpoint: Path, experiment: Experiment, target: Path) -> di
     model = build_model(experiment.model, initialise=False)
     meta = load_weights(model, checkpoint).meta  # refuses what does not fit
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_file(state, target, metadata={"format": "pt"})
-    return {
-        "name": checkpoint.name,
-        "sha256": sha256_of_file(checkpoint),
-        "epoch": meta.get("epoch"),
-        "iteration": meta.get("iteration"),
-    }
+    try:
+        save_file(state, target, metadata={"format": "pt"})
+    except (SafetensorError, OSError) as error:
+        size = sum(tensor.nbytes for tensor in state.values()) / 1e6
+        raise UserError(
+            f"cannot write the weights to {target.parent}: {error}; set TMPDIR to a folder with "
+            f"{size:.0f} MB of room"
+        ) from None
+    return meta
+
+
+def _check_data(checkpoint: Path, meta: dict[str, Any], dataset_digest: str) -> None:
+    """A version never names data that its weights have not seen."""
+    trained_on = meta.get("dataset_digest") or dataset_digest
+    if dataset_digest and trained_on != dataset_digest:
+        raise UserError(
+            f"{checkpoint} was trained on the dataset {str(trained_on)[:12]}, and would be "
+            f"registered under the dataset {dataset_digest[:12]}: train and evaluate on one "
+            "dataset, and register with its digest (`sdpose prepare` prints it)"
+        )
 
 
 def _parent(experiment: Experiment) -> dict[str, str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,10 +12,13 @@ from typing import Any
 from sdpose.errors import UserError
 from sdpose.registry.channels import Record, parse_move
 from sdpose.registry.documents import (
+    Document,
     Mark,
     NewManifest,
     Refusal,
     Seen,
+    Signature,
+    Withdrawals,
     decode,
     document,
     flaws,
@@ -24,7 +28,6 @@ from sdpose.registry.layout import (
     CHANNELS,
     NAME,
     POINTER,
-    SEEN,
     TRASH,
     blob_key,
     check_model_name,
@@ -145,17 +148,20 @@ class _Found:
                     self._read_manifest(key, name, number)
             case ("models", name, "signatures", file) if number := _number(file):
                 if number not in self.withdrawn_of(name):
+                    self._read_document(Signature, key)
                     read_signature(self.store, read_version(self.store, name, number))
             case ("models", name, "index.json"):
                 self._read_index(key)
             case ("models", name, "withdrawn.json"):
-                self.withdrawn_of(name)
+                self.withdrawn_of(name)  # names a damaged one
+                with contextlib.suppress(DamagedObjectError):
+                    self._read_document(Withdrawals, key)
             case ("models", name, "channels", channel, *rest) if channel in CHANNELS:
                 self._read_record(key, name, channel, rest)
             case ("gc", "marks", _):
-                decode(Mark, self.store.read(key), self.store.uri(key))
+                self._read_document(Mark, key)
             case ("gc", "seen.json"):
-                decode(Seen, self.store.read(SEEN), self.store.uri(SEEN))
+                self._read_document(Seen, key)
             case _:
                 self.problem(key, STRANGER)
 
@@ -172,6 +178,11 @@ class _Found:
             self.problem(key, f"malformed: {malformed}; {WITHDRAW}")
         if version.manifest != version.manifest | digests_of(version.manifest):
             self.problem(key, "malformed: its digests are not those of what it says")
+
+    def _read_document(self, kind: type[Document], key: str) -> None:
+        data = self.store.read(key)
+        content = decode(kind, data, self.store.uri(key))
+        self._check_form(key, hashlib.sha256(data).hexdigest(), content)
 
     def _read_index(self, key: str) -> None:
         try:

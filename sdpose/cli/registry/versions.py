@@ -59,6 +59,11 @@ def register(
     else:
         raise UserError(f"{checkpoint} does not say which experiment it is of: give --exp NAME")
     values, settings, digest = read_metrics(metrics) if metrics else ({}, {}, "")
+    if dataset_digest and digest not in ("", dataset_digest):
+        raise UserError(
+            f"--dataset-digest is {dataset_digest[:12]}, and {metrics} is of an evaluation on "
+            f"{digest[:12]}: leave the option out, or evaluate on that dataset"
+        )
     version = register_checkpoint(
         model,
         checkpoint,
