@@ -15,20 +15,20 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sdpose.errors import UserError
+from sdpose.registry.documents import Move, Refusal, decode, document, new_document
 from sdpose.registry.layout import (
     channel_folder,
     check_channel,
     check_model_name,
-    document,
     history_key,
     pointer_key,
-    read_sealed,
-    sealed,
 )
 from sdpose.registry.versions import ModelVersion, read_version
-from sdpose.storage import Store, Tag
+from sdpose.registry.withdrawals import explain_withdrawal, read_withdrawals
+from sdpose.storage import DamagedObjectError, Store, Tag
 
 Record = dict[str, Any]
+Gates = Callable[[Record | None], list[dict[str, Any]]]
 # Somebody else moves the pointer at every try: then something else is wrong.
 TRIES = 100
 
@@ -44,7 +44,10 @@ def history(store: Store, model_name: str, channel: str) -> list[Record]:
     """Every move of the channel, the first one first."""
     pointer = current(store, model_name, channel)  # first: the moves before it are written down
     folder = f"{channel_folder(model_name, channel)}/history"
-    records = [read_sealed(store.read(key), store.uri(key)) for key in store.list(folder)]
+    records = [
+        parse_move(store.read(key), store.uri(key), model_name, channel)
+        for key in store.list(folder)
+    ]
     if pointer is not None and pointer not in records:
         records.append(pointer)  # whoever moved it was stopped before writing it down
     return records
@@ -53,7 +56,11 @@ def history(store: Store, model_name: str, channel: str) -> list[Record]:
 def refusals(store: Store, model_name: str, channel: str) -> list[Record]:
     """Every promotion that a gate refused, the first one first."""
     folder = f"{channel_folder(check_model_name(model_name), check_channel(channel))}/refused"
-    return [read_sealed(store.read(key), store.uri(key)) for key in store.list(folder)]
+    return [decode(Refusal, store.read(key), store.uri(key)) for key in store.list(folder)]
+
+
+def no_gates(present: Record | None) -> list[dict[str, Any]]:
+    return []
 
 
 def move(
@@ -64,7 +71,7 @@ def move(
     action: str,
     approver: str,
     comment: str = "",
-    gates: Callable[[Record | None], list[dict[str, Any]]] = lambda present: [],
+    gates: Gates = no_gates,
 ) -> Record:
     """Points the channel at a version if its gates allow it; the record of what was decided.
 
@@ -76,9 +83,14 @@ def move(
     for _ in range(TRIES):
         found = _read_pointer(store, name, channel)
         present = found[0] if found else None
-        if present is not None and present["version"] == version.version:
+        withdrawn = read_withdrawals(store, name)
+        if version.version in withdrawn:
+            reason = explain_withdrawal(name, withdrawn[version.version])
+            verdicts = [{"gate": "withdrawn", "passed": False, "reason": reason}]
+        elif present is not None and present["version"] == version.version:
             return present
-        verdicts = gates(present)
+        else:
+            verdicts = gates(present)
         record: Record = {
             "id": uuid.uuid4().hex,
             "model_name": name,
@@ -97,14 +109,15 @@ def move(
         }
         if not record["allowed"]:
             del record["generation"]
-            record = sealed(record)
+            record = new_document(Refusal, record)
             when = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
             key = f"{channel_folder(name, channel)}/refused/{when}-{record['id'][:8]}.json"
             store.put_if_absent(key, document(record))
             return record
-        record = sealed(record)
+        record = new_document(Move, record)
         if _commit(store, name, channel, record, found):
             _write_down(store, name, channel, record)
+            _check_withdrawn(store, record)
             return record
     raise UserError(f"{name}: the channel {channel} was moved by others {TRIES} times; try again")
 
@@ -113,19 +126,33 @@ def rollback(
     store: Store, model_name: str, channel: str, *, approver: str, comment: str = ""
 ) -> Record:
     """Points the channel back at the version that it had before the present one, as a new
-    generation. Going back again goes further back. UserError if there is nothing before."""
+    generation. Going back again goes further back; versions that were withdrawn are left out.
+    UserError if there is nothing before."""
     records = history(store, model_name, channel)
     if not records:
         raise UserError(f"{model_name}: the channel {channel} is empty; nothing to roll back")
     # What stands below the present version, with promotions pushed and rollbacks popped.
     stack: list[int] = []
     for record in records:
-        if record["action"] == "rollback":
-            stack.pop()
-        else:
+        if record["action"] == "promote":
             stack.append(record["version"])
-    if len(stack) < 2:
-        raise UserError(f"{model_name}: the channel {channel} had no version before {stack[-1]}")
+            continue
+        # Down to the version that it went back to: withdrawn ones in between are left out.
+        stack = stack[:-1]
+        while stack and stack[-1] != record["version"]:
+            stack.pop()
+    if not stack:
+        raise DamagedObjectError(
+            f"{model_name}: the history of {channel} is damaged: it goes back further than it went"
+        )
+    withdrawn = read_withdrawals(store, model_name)
+    before = [version for version in stack[:-1] if version not in withdrawn]
+    if not before:
+        left_out = sorted(set(stack[:-1]))
+        raise UserError(
+            f"{model_name}: the channel {channel} had no version before {stack[-1]}"
+            + (f" that is in use: {', '.join(map(str, left_out))} withdrawn" if left_out else "")
+        )
     generation = records[-1]["generation"]
 
     def nobody_was_faster(present: Record | None) -> list[dict[str, Any]]:
@@ -135,13 +162,34 @@ def rollback(
 
     return move(
         store,
-        read_version(store, model_name, stack[-2]),
+        read_version(store, model_name, before[-1]),
         channel,
         action="rollback",
         approver=approver,
         comment=comment,
         gates=nobody_was_faster,
     )
+
+
+def _check_withdrawn(store: Store, record: Record) -> None:
+    """Takes back a move to a version that was withdrawn while its gates were asked.
+
+    Whoever withdraws looks at the pointers after writing it down, and whoever promotes looks at the
+    withdrawals after moving the pointer: one of them sees the other.
+    """
+    name, channel = record["model_name"], record["channel"]
+    withdrawn = read_withdrawals(store, name).get(record["version"])
+    if withdrawn is None:
+        return
+    what = explain_withdrawal(name, withdrawn)
+    try:
+        rollback(store, name, channel, approver=record["approver"], comment=what)
+    except UserError as error:
+        raise UserError(
+            f"{what}; {channel} points at it, and gives it to nobody: promote another version "
+            f"({error})"
+        ) from None
+    raise UserError(f"{what}; {channel} is back at the version before")
 
 
 def _commit(
@@ -168,4 +216,14 @@ def _read_pointer(store: Store, name: str, channel: str) -> tuple[Record, Tag] |
     if found is None:
         return None
     data, tag = found
-    return read_sealed(data, store.uri(key)), tag
+    return parse_move(data, store.uri(key), name, channel), tag
+
+
+def parse_move(data: bytes, uri: str, name: str, channel: str) -> Record:
+    """Raises DamagedObjectError, also for the record of another channel."""
+    record = decode(Move, data, uri)
+    if (record["model_name"], record["channel"]) != (name, channel):
+        raise DamagedObjectError(
+            f"{uri} is damaged: it is a record of {record['model_name']}, {record['channel']}"
+        )
+    return record

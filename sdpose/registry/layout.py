@@ -1,37 +1,38 @@
-"""Where things lie in a registry, and what its documents look like.
+"""Where things lie in a registry. What the documents look like: `documents.py`.
 
     blobs/sha256/<hex>                                  weights (safetensors), by content
     models/<name>/versions/<n>.json                     manifest of version n = 1, 2, ...; immutable
     models/<name>/signatures/<n>.json                   of version n's manifest, if it was signed
     models/<name>/index.json                            a cache of what `list` shows; may be deleted
+    models/<name>/withdrawn.json                        versions that are out of use, and why
     models/<name>/channels/<channel>/pointer.json       the version that the channel has now
     models/<name>/channels/<channel>/history/<g>.json   every move of the pointer, g = 1, 2, ...
     models/<name>/channels/<channel>/refused/<when>.json  every promotion that a gate refused
     gc/marks/<hex>.json                                 blobs that no manifest named at a gc
+    gc/trash/<hex>/<when>-<id>                          weights that a gc took out of use
+    gc/seen.json                                        how many versions the last gc found
 
 The truth of a version is its manifest, the truth of a channel its pointer; everything else can be
-derived or only remembered. Documents are JSON with sorted keys; manifests and records are sealed:
-they hold the SHA-256 of the rest of themselves, so that no byte of them can rot unseen.
+derived or only remembered.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 from datetime import datetime
-from typing import Any
 
 from sdpose.errors import UserError
-from sdpose.storage import DamagedObjectError
 
 ROOT_VARIABLE = "SDPOSE_REGISTRY"
 DEFAULT_ROOT = "work_dirs/registry"
 POINTER = "pointer.json"
-SEAL = "sealed_sha256"
-MANIFEST_FORMAT = "sdpose-model-version/2"
+SEEN = "gc/seen.json"
+TRASH = "gc/trash"
+TRASH_TIME = "%Y%m%dT%H%M%S.%fZ"
 CHANNELS = ("candidate", "staging", "production")
+MAX_VERSION = 999_999_999
+NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}")
 
 
@@ -49,36 +50,19 @@ def check_model_name(name: str) -> str:
     return name
 
 
+def number_of(text: str) -> int | None:
+    """The version that a name or an argument means; None if it is no version's number.
+
+    >>> number_of("12"), number_of("012"), number_of("²"), number_of("9" * 5000)
+    (12, None, None, None)
+    """
+    return int(text) if NUMBER.fullmatch(text) else None
+
+
 def check_channel(channel: str) -> str:
     if channel not in CHANNELS:
         raise UserError(f"there is no channel '{channel}': allowed: {', '.join(CHANNELS)}")
     return channel
-
-
-def document(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
-
-
-def sealed(content: dict[str, Any]) -> dict[str, Any]:
-    """The content with its own digest."""
-    return content | {SEAL: digest_of(content)}
-
-
-def read_sealed(data: bytes, uri: str) -> dict[str, Any]:
-    """The content of a sealed document. DamagedObjectError if it is not what was written."""
-    try:
-        content = dict(json.loads(data))
-        if content[SEAL] == digest_of({key: content[key] for key in content if key != SEAL}):
-            return content
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise DamagedObjectError(f"{uri} is damaged: it is not the document that was written there")
-
-
-def digest_of(content: Any) -> str:
-    """SHA-256 of the content's compact JSON with sorted keys, in hex."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def blob_key(sha256: str) -> str:
@@ -114,9 +98,15 @@ def history_key(model_name: str, channel: str, generation: int) -> str:
     return f"{channel_folder(model_name, channel)}/history/{generation:08d}.json"
 
 
-def mark_of(when: datetime) -> dict[str, Any]:
-    return {"marked_at": when.isoformat()}
-
-
 def mark_key(sha256: str) -> str:
     return f"gc/marks/{sha256}.json"
+
+
+def trash_key(sha256: str, when: datetime, id_: str) -> str:
+    """Of weights that a gc took out of use. Each move has a name of its own, so that whoever
+    deletes an old one cannot take a new one with it."""
+    return f"{TRASH}/{sha256}/{when.strftime(TRASH_TIME)}-{id_}"
+
+
+def withdrawals_key(model_name: str) -> str:
+    return f"models/{model_name}/withdrawn.json"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,26 +12,18 @@ from typing import Any
 
 from sdpose import __version__, tracking
 from sdpose.config import Experiment, dump_experiment, experiment_digest
+from sdpose.errors import UserError
 from sdpose.registry import catalogue
 from sdpose.registry.description import describe
-from sdpose.registry.layout import (
-    MANIFEST_FORMAT,
-    blob_key,
-    check_model_name,
-    digest_of,
-    document,
-    mark_key,
-    mark_of,
-    registry_root,
-)
+from sdpose.registry.documents import MANIFEST_FORMAT, NewManifest, check_metrics, new_document
+from sdpose.registry.layout import blob_key, check_model_name, registry_root
+from sdpose.registry.marks import take_back
 from sdpose.registry.signatures import Signer
-from sdpose.registry.versions import ModelVersion, announce, identity_of
+from sdpose.registry.versions import ModelVersion, announce, digests_of
 from sdpose.storage import Store, open_store, sha256_of_file
 
 IMAGE_VARIABLE = "SDPOSE_IMAGE"  # of the container that this runs in, best by digest
 RUN_ID_VARIABLE = "SDPOSE_RUN_ID"  # of the pipeline's run
-# gc takes seconds from here to the end of a deletion; if it died in between, we go on.
-PATIENCE_WITH_GC = 60.0
 
 
 def warn(text: str) -> None:
@@ -58,38 +49,43 @@ def register_checkpoint(
     The same content gives the same version, however often and by however many processes at once:
     the content is the weights, the dataset that they were evaluated on and the settings of the
     evaluation (the metrics follow from these three). The weights are read back and compared, and
-    fit the experiment's model, before the version appears.
+    fit the experiment's model, before the version appears. A checkpoint that was trained on another
+    dataset is refused.
 
-    checkpoint: any layout that `sdpose.models.load_weights` takes. metrics: AP and the like, 0..1.
+    checkpoint: any layout that `sdpose.models.load_weights` takes. metrics: AP and the like, 0..1
+    (-1: nothing to count).
     evaluation_settings: all that changes them. git_commit: of the code that trained it, "-dirty"
     behind it if files were changed; default: of this code. root: default `registry_root()`.
     signer: signs the version, also one that was there. MLflow is told if there is one; if it does
     not answer, `say` hears of it, and `reconcile` will.
-    Raises UserError if the root cannot be written, DamagedObjectError if the copy is not the file.
+    Raises UserError if the root cannot be written, or the checkpoint says that it was trained on
+    other data; DamagedObjectError if the copy is not the file.
     """
     given = registry_root() if root is None else root
     store = open_store(given) if isinstance(given, str | Path) else given
     check_model_name(model_name)
+    metrics = check_metrics(dict(metrics or {}), f"the metrics of {checkpoint}")
     with tempfile.TemporaryDirectory(prefix="sdpose-register-") as folder:
         weights = Path(folder) / "weights.safetensors"
-        source = _write_weights(checkpoint, experiment, weights)
+        meta = _write_weights(checkpoint, experiment, weights)
+        _check_data(checkpoint, meta, dataset_digest)
         sha256, size = sha256_of_file(weights), weights.stat().st_size
-        store.put_file(weights, blob_key(sha256), sha256)
-        if _keep_from_gc(store, sha256):
-            store.put_file(weights, blob_key(sha256), sha256)  # it may have been deleted meanwhile
-        settings = dict(evaluation_settings or {})
         manifest: dict[str, Any] = {
             "format": MANIFEST_FORMAT,
             "model_name": model_name,
             "weights": {"sha256": sha256, "size": size, "format": "safetensors"},
             "dataset_digest": dataset_digest,
-            "evaluation_settings": settings,
-            "evaluation_settings_digest": digest_of(settings),
-            "metrics": dict(metrics or {}),
+            "evaluation_settings": dict(evaluation_settings or {}),
+            "metrics": metrics,
             "model": describe(experiment),
             "experiment": dump_experiment(experiment),
             "experiment_digest": experiment_digest(experiment),
-            "checkpoint": source,
+            "checkpoint": {
+                "name": checkpoint.name,
+                "sha256": sha256_of_file(checkpoint),
+                "epoch": meta.get("epoch"),
+                "iteration": meta.get("iteration"),
+            },
             "parent": _parent(experiment),
             "mlflow_run_id": mlflow_run_id,
             "git": _git(tracking.git_commit() if git_commit is None else git_commit),
@@ -98,9 +94,16 @@ def register_checkpoint(
             "sdpose_version": __version__,
             "registered_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        manifest["identity"] = identity_of(manifest)
+        manifest |= digests_of(manifest)
+        new_document(NewManifest, manifest | {"version": 1})  # before anything is uploaded
+        store.put_file(weights, blob_key(sha256), sha256)
+        if take_back(store, sha256):
+            store.put_file(weights, blob_key(sha256), sha256)  # it may have been deleted meanwhile
         version = announce(store, model_name, manifest)
-        if not store.exists(blob_key(sha256)):  # a gc that had begun before the version was there
+        # Again: a gc that had read the documents before the version was there may be removing
+        # the weights now, or have removed them.
+        take_back(store, sha256)
+        if not store.exists(blob_key(sha256)):
             store.put_file(weights, blob_key(sha256), sha256)
     if signer is not None:
         signer.sign(store, version)
@@ -112,7 +115,8 @@ def register_checkpoint(
 
 def _write_weights(checkpoint: Path, experiment: Experiment, target: Path) -> dict[str, Any]:
     """Writes the tensors under our names, the same bytes for the same tensors; what the checkpoint
-    is."""
+    says of itself."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     from sdpose.models import build_model, load_weights
@@ -120,13 +124,26 @@ def _write_weights(checkpoint: Path, experiment: Experiment, target: Path) -> di
     model = build_model(experiment.model, initialise=False)
     meta = load_weights(model, checkpoint).meta  # refuses what does not fit
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_file(state, target, metadata={"format": "pt"})
-    return {
-        "name": checkpoint.name,
-        "sha256": sha256_of_file(checkpoint),
-        "epoch": meta.get("epoch"),
-        "iteration": meta.get("iteration"),
-    }
+    try:
+        save_file(state, target, metadata={"format": "pt"})
+    except (SafetensorError, OSError) as error:
+        size = sum(tensor.nbytes for tensor in state.values()) / 1e6
+        raise UserError(
+            f"cannot write the weights to {target.parent}: {error}; set TMPDIR to a folder with "
+            f"{size:.0f} MB of room"
+        ) from None
+    return meta
+
+
+def _check_data(checkpoint: Path, meta: dict[str, Any], dataset_digest: str) -> None:
+    """A version never names data that its weights have not seen."""
+    trained_on = meta.get("dataset_digest") or dataset_digest
+    if dataset_digest and trained_on != dataset_digest:
+        raise UserError(
+            f"{checkpoint} was trained on the dataset {str(trained_on)[:12]}, and would be "
+            f"registered under the dataset {dataset_digest[:12]}: train and evaluate on one "
+            "dataset, and register with its digest (`sdpose prepare` prints it)"
+        )
 
 
 def _parent(experiment: Experiment) -> dict[str, str | None]:
@@ -136,20 +153,3 @@ def _parent(experiment: Experiment) -> dict[str, str | None]:
 
 def _git(commit: str) -> dict[str, Any]:
     return {"commit": commit.removesuffix("-dirty"), "dirty": commit.endswith("-dirty")}
-
-
-def _keep_from_gc(store: Store, sha256: str) -> bool:
-    """Takes back the mark that a gc has set on a blob which nothing named; waits for one that is
-    deleting it, see upkeep.py. True if there was a mark."""
-    found = False
-    deadline = time.monotonic() + PATIENCE_WITH_GC
-    while (marked := store.read_tagged(mark_key(sha256))) is not None:
-        found = True
-        data, tag = marked
-        deleting = b'"deleting": true' in data
-        if deleting and time.monotonic() < deadline:
-            time.sleep(0.2)
-        elif store.swap(mark_key(sha256), document(mark_of(datetime.now(UTC))), tag):
-            store.delete(mark_key(sha256))
-            break
-    return found

@@ -8,25 +8,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 from sdpose.errors import UserError
-from sdpose.registry.layout import (
+from sdpose.registry.documents import (
     MANIFEST_FORMAT,
-    blob_key,
-    check_model_name,
+    Index,
+    Manifest,
+    NewManifest,
+    decode,
     digest_of,
     document,
+    figure,
+    new_document,
+    read_sealed,
+)
+from sdpose.registry.layout import (
+    blob_key,
+    check_model_name,
     index_key,
     manifest_key,
-    read_sealed,
-    sealed,
+    number_of,
     versions_folder,
 )
+from sdpose.registry.withdrawals import read_withdrawals
 from sdpose.storage import DamagedObjectError, ObjectNotFoundError, Store
 
 # Of the manifest, what makes it another version; everything else describes it.
@@ -34,6 +43,11 @@ IDENTITY = ("weights", "dataset_digest", "evaluation_settings_digest")
 # So many manifests may be missing in the index before `list` writes it anew.
 STALE_INDEX = 16
 READERS = 16
+WITHDRAW = "`sdpose registry withdraw` takes the version out of use"
+NO_SUMMARY: dict[str, Any] = {
+    **dict.fromkeys(("identity", "dataset_digest", "evaluation_settings_digest"), ""),
+    **{"AP": None, "registered_at": "", "sha256": "", "size": 0},
+}
 
 
 @dataclass(frozen=True)
@@ -54,33 +68,43 @@ class ModelVersion:
         return str(self.manifest["weights"]["sha256"])
 
 
-def identity_of(manifest: dict[str, Any]) -> str:
-    return digest_of({key: manifest[key] for key in IDENTITY})
+def digests_of(manifest: dict[str, Any]) -> dict[str, str]:
+    """The digests that follow from the rest of a manifest."""
+    settings = digest_of(manifest["evaluation_settings"])
+    content = manifest | {"evaluation_settings_digest": settings}
+    return {
+        "evaluation_settings_digest": settings,
+        "identity": digest_of({key: content[key] for key in IDENTITY}),
+    }
 
 
 def announce(store: Store, model_name: str, manifest: dict[str, Any]) -> ModelVersion:
     """The version with this manifest's content: a new one under the next number, or the one that
-    is there. Its weights must be in the store already.
+    is there. Its weights must be in the store already. Content that was withdrawn gets a new
+    number.
 
     Every writer tries the next free number and looks at whoever was faster: nobody can pass by a
     version with the same content, and no lock has to be trusted.
     """
     check_model_name(model_name)
     identity = manifest["identity"]
-    summaries = summarize(store, model_name)
+    withdrawn = read_withdrawals(store, model_name)
+    summaries = summarize(store, model_name, withdrawn=withdrawn)
     for summary in summaries:
-        if summary["identity"] == identity:
+        if summary["identity"] == identity and summary["version"] not in withdrawn:
             return read_version(store, model_name, summary["version"])
-    number = summaries[-1]["version"] + 1 if summaries else 1
+    number = max([*withdrawn, *(summary["version"] for summary in summaries)], default=0) + 1
     while not store.put_if_absent(
-        manifest_key(model_name, number), document(sealed(manifest | {"version": number}))
+        manifest_key(model_name, number),
+        document(new_document(NewManifest, manifest | {"version": number})),
     ):
         taken = read_version(store, model_name, number)
         if taken.manifest["identity"] == identity:
             return taken
         number += 1
     version = read_version(store, model_name, number, created=True)
-    _write_index(store, model_name, [*summaries, summary_of(version.manifest)])
+    known = [summary for summary in summaries if "problem" not in summary]
+    _write_index(store, model_name, [*known, summary_of(version.manifest)])
     return version
 
 
@@ -93,7 +117,7 @@ def read_version(
     try:
         data = store.read(key)
     except ObjectNotFoundError:
-        numbers = _numbers(store, model_name)
+        numbers = version_numbers(store, model_name)
         there = f"versions {', '.join(map(str, numbers[-10:]))}" if numbers else "no versions of it"
         raise UserError(
             f"{model_name} version {version} is not in the registry: there are {there}"
@@ -124,38 +148,69 @@ def model_names(store: Store) -> list[str]:
     return sorted(names)
 
 
-def summarize(store: Store, model_name: str, *, by_index: bool = False) -> list[dict[str, Any]]:
+def summarize(
+    store: Store,
+    model_name: str,
+    *,
+    by_index: bool = False,
+    withdrawn: Collection[int] = (),
+    tolerant: bool = False,
+) -> list[dict[str, Any]]:
     """What `list` shows of every version, oldest first: version, identity, AP, dataset_digest,
     registered_at, sha256, size.
 
     One listing and one object, however many versions: manifests are read only if the index does not
     have them yet (a writer's update was lost to a faster one; that costs a read, nothing else).
-    by_index: without the listing, which on S3 is a request for each 1,000 versions, one after the
-    other. Then a version whose manifest was removed by hand is still shown; `verify` names it.
+
+    Args:
+        by_index: without the listing, which on S3 is a request for each 1,000 versions, one after
+            the other. Then a version whose manifest was removed by hand is still shown; `verify`
+            names it.
+        withdrawn: versions whose manifest need not be readable.
+        tolerant: nor need that of any other.
+    Returns:
+        A row for each version. That of a manifest that cannot be read has `version` and `problem`,
+        and None or "" for the rest.
     """
     index = read_index(store, model_name)
-    numbers = (by_index and _numbers_of(store, model_name, index)) or _numbers(store, model_name)
+    numbers = (by_index and _numbers_of(store, model_name, index)) or version_numbers(
+        store, model_name
+    )
     missing = [number for number in numbers if number not in index]
+
+    def read(number: int) -> dict[str, Any]:
+        try:
+            return summary_of(read_version(store, model_name, number).manifest)
+        except DamagedObjectError as error:
+            if tolerant or number in withdrawn:
+                return NO_SUMMARY | {"version": number, "problem": str(error)}
+            raise type(error)(f"{error}; {WITHDRAW}") from None
+
     with ThreadPoolExecutor(READERS) as pool:
-        for version in pool.map(lambda n: read_version(store, model_name, n), missing):
-            index[version.version] = summary_of(version.manifest)
+        index |= dict(zip(missing, pool.map(read, missing), strict=True))
     summaries = [index[number] for number in numbers]
     if len(missing) >= STALE_INDEX:
-        _write_index(store, model_name, summaries)
+        _write_index(store, model_name, [row for row in summaries if "problem" not in row])
     return summaries
 
 
 def versions(store: Store, model_name: str) -> Iterator[ModelVersion]:
-    """Every version with its manifest, oldest first: a read for each."""
+    """Every version in use with its manifest, oldest first: a read for each."""
+    withdrawn = read_withdrawals(store, model_name)
+    numbers = version_numbers(store, model_name)
+    yield from read_versions(store, model_name, [n for n in numbers if n not in withdrawn])
+
+
+def read_versions(store: Store, model_name: str, numbers: list[int]) -> Iterator[ModelVersion]:
     with ThreadPoolExecutor(READERS) as pool:
-        yield from pool.map(
-            lambda n: read_version(store, model_name, n), _numbers(store, model_name)
-        )
+        yield from pool.map(lambda n: read_version(store, model_name, n), numbers)
 
 
-def _numbers(store: Store, model_name: str) -> list[int]:
-    stems = (PurePosixPath(key).stem for key in store.list(versions_folder(model_name)))
-    return sorted(int(stem) for stem in stems if stem.isdigit())
+def version_numbers(store: Store, model_name: str) -> list[int]:
+    """Of all versions that are listed, in order."""
+    names = (PurePosixPath(key).name for key in store.list(versions_folder(model_name)))
+    numbers = (number_of(name.removesuffix(".json")) for name in names if name.endswith(".json"))
+    return sorted(number for number in numbers if number is not None)
 
 
 def _numbers_of(store: Store, model_name: str, index: dict[int, Any]) -> list[int]:
@@ -175,7 +230,7 @@ def summary_of(manifest: dict[str, Any]) -> dict[str, Any]:
     return {
         "version": manifest["version"],
         "identity": manifest["identity"],
-        "AP": manifest["metrics"].get("AP"),
+        "AP": figure(manifest["metrics"]),
         "dataset_digest": manifest["dataset_digest"],
         "evaluation_settings_digest": manifest["evaluation_settings_digest"],
         "registered_at": manifest["registered_at"],
@@ -185,25 +240,34 @@ def summary_of(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_index(store: Store, model_name: str) -> dict[int, dict[str, Any]]:
+    """The rows by version; {} for an index that is missing or damaged, because it is derived from
+    the manifests."""
     try:
-        rows = json.loads(store.read(index_key(model_name)))["versions"]
-        return {int(row["version"]): dict(row) for row in rows}
-    except (ObjectNotFoundError, DamagedObjectError, ValueError, KeyError, TypeError):
-        return {}  # it is derived from the manifests, and will be again
+        return parse_index(store.read(index_key(model_name)), store.uri(index_key(model_name)))
+    except (ObjectNotFoundError, DamagedObjectError):
+        return {}
+
+
+def parse_index(data: bytes, uri: str) -> dict[int, dict[str, Any]]:
+    """Raises DamagedObjectError."""
+    rows = decode(Index, data, uri)["versions"]
+    # Earlier writers let NaN through.
+    return {row["version"]: row | {"AP": figure(row)} for row in rows}
 
 
 def _write_index(store: Store, model_name: str, summaries: list[dict[str, Any]]) -> None:
-    content = json.dumps({"versions": summaries}, sort_keys=True, separators=(",", ":"))
-    store.put(index_key(model_name), content.encode())
+    content = new_document(Index, {"versions": summaries})
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    store.put(index_key(model_name), text.encode())
 
 
 def _parse_manifest(data: bytes, uri: str, model_name: str, version: int) -> dict[str, Any]:
-    manifest = read_sealed(data, uri)
-    if manifest["format"] != MANIFEST_FORMAT:
+    written_as = read_sealed(data, uri).get("format")
+    if isinstance(written_as, str) and written_as != MANIFEST_FORMAT:
         raise UserError(
-            f"{uri} has the format {manifest['format']!r}; this version of sdpose reads "
-            f"{MANIFEST_FORMAT!r}"
+            f"{uri} has the format {written_as!r}; this version of sdpose reads {MANIFEST_FORMAT!r}"
         )
+    manifest = decode(Manifest, data, uri)
     if (manifest["model_name"], manifest["version"]) != (model_name, version):
         raise DamagedObjectError(
             f"{uri} is damaged: it is the manifest of {manifest['model_name']} version "
