@@ -15,18 +15,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sdpose.errors import UserError
+from sdpose.registry.documents import Move, Refusal, decode, document, new_document
 from sdpose.registry.layout import (
     channel_folder,
     check_channel,
     check_model_name,
-    document,
     history_key,
     pointer_key,
-    read_sealed,
-    sealed,
 )
 from sdpose.registry.versions import ModelVersion, read_version
-from sdpose.storage import Store, Tag
+from sdpose.storage import DamagedObjectError, Store, Tag
 
 Record = dict[str, Any]
 # Somebody else moves the pointer at every try: then something else is wrong.
@@ -44,7 +42,10 @@ def history(store: Store, model_name: str, channel: str) -> list[Record]:
     """Every move of the channel, the first one first."""
     pointer = current(store, model_name, channel)  # first: the moves before it are written down
     folder = f"{channel_folder(model_name, channel)}/history"
-    records = [read_sealed(store.read(key), store.uri(key)) for key in store.list(folder)]
+    records = [
+        parse_move(store.read(key), store.uri(key), model_name, channel)
+        for key in store.list(folder)
+    ]
     if pointer is not None and pointer not in records:
         records.append(pointer)  # whoever moved it was stopped before writing it down
     return records
@@ -53,7 +54,7 @@ def history(store: Store, model_name: str, channel: str) -> list[Record]:
 def refusals(store: Store, model_name: str, channel: str) -> list[Record]:
     """Every promotion that a gate refused, the first one first."""
     folder = f"{channel_folder(check_model_name(model_name), check_channel(channel))}/refused"
-    return [read_sealed(store.read(key), store.uri(key)) for key in store.list(folder)]
+    return [decode(Refusal, store.read(key), store.uri(key)) for key in store.list(folder)]
 
 
 def move(
@@ -97,12 +98,12 @@ def move(
         }
         if not record["allowed"]:
             del record["generation"]
-            record = sealed(record)
+            record = new_document(Refusal, record)
             when = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
             key = f"{channel_folder(name, channel)}/refused/{when}-{record['id'][:8]}.json"
             store.put_if_absent(key, document(record))
             return record
-        record = sealed(record)
+        record = new_document(Move, record)
         if _commit(store, name, channel, record, found):
             _write_down(store, name, channel, record)
             return record
@@ -168,4 +169,14 @@ def _read_pointer(store: Store, name: str, channel: str) -> tuple[Record, Tag] |
     if found is None:
         return None
     data, tag = found
-    return read_sealed(data, store.uri(key)), tag
+    return parse_move(data, store.uri(key), name, channel), tag
+
+
+def parse_move(data: bytes, uri: str, name: str, channel: str) -> Record:
+    """Raises DamagedObjectError, also for the record of another channel."""
+    record = decode(Move, data, uri)
+    if (record["model_name"], record["channel"]) != (name, channel):
+        raise DamagedObjectError(
+            f"{uri} is damaged: it is a record of {record['model_name']}, {record['channel']}"
+        )
+    return record

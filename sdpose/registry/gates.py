@@ -15,7 +15,8 @@ from sdpose.config import Experiment, parse_experiment
 from sdpose.config.schema import Promotion
 from sdpose.errors import UserError
 from sdpose.registry.channels import Record
-from sdpose.registry.layout import blob_key, digest_of
+from sdpose.registry.documents import digest_of
+from sdpose.registry.layout import blob_key
 from sdpose.registry.versions import ModelVersion, read_version
 from sdpose.storage import Store
 

@@ -1,4 +1,4 @@
-"""Where things lie in a registry, and what its documents look like.
+"""Where things lie in a registry. What the documents look like: `documents.py`.
 
     blobs/sha256/<hex>                                  weights (safetensors), by content
     models/<name>/versions/<n>.json                     manifest of version n = 1, 2, ...; immutable
@@ -10,28 +10,21 @@
     gc/marks/<hex>.json                                 blobs that no manifest named at a gc
 
 The truth of a version is its manifest, the truth of a channel its pointer; everything else can be
-derived or only remembered. Documents are JSON with sorted keys; manifests and records are sealed:
-they hold the SHA-256 of the rest of themselves, so that no byte of them can rot unseen.
+derived or only remembered.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
-from datetime import datetime
-from typing import Any
 
 from sdpose.errors import UserError
-from sdpose.storage import DamagedObjectError
 
 ROOT_VARIABLE = "SDPOSE_REGISTRY"
 DEFAULT_ROOT = "work_dirs/registry"
 POINTER = "pointer.json"
-SEAL = "sealed_sha256"
-MANIFEST_FORMAT = "sdpose-model-version/2"
 CHANNELS = ("candidate", "staging", "production")
+NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}")
 
 
@@ -49,36 +42,19 @@ def check_model_name(name: str) -> str:
     return name
 
 
+def number_of(text: str) -> int | None:
+    """The version that a name or an argument means; None if it is no version's number.
+
+    >>> number_of("12"), number_of("012"), number_of("²"), number_of("9" * 5000)
+    (12, None, None, None)
+    """
+    return int(text) if NUMBER.fullmatch(text) else None
+
+
 def check_channel(channel: str) -> str:
     if channel not in CHANNELS:
         raise UserError(f"there is no channel '{channel}': allowed: {', '.join(CHANNELS)}")
     return channel
-
-
-def document(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
-
-
-def sealed(content: dict[str, Any]) -> dict[str, Any]:
-    """The content with its own digest."""
-    return content | {SEAL: digest_of(content)}
-
-
-def read_sealed(data: bytes, uri: str) -> dict[str, Any]:
-    """The content of a sealed document. DamagedObjectError if it is not what was written."""
-    try:
-        content = dict(json.loads(data))
-        if content[SEAL] == digest_of({key: content[key] for key in content if key != SEAL}):
-            return content
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise DamagedObjectError(f"{uri} is damaged: it is not the document that was written there")
-
-
-def digest_of(content: Any) -> str:
-    """SHA-256 of the content's compact JSON with sorted keys, in hex."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def blob_key(sha256: str) -> str:
@@ -112,10 +88,6 @@ def pointer_key(model_name: str, channel: str) -> str:
 def history_key(model_name: str, channel: str, generation: int) -> str:
     # Padded, so that the store's order is the order of generations.
     return f"{channel_folder(model_name, channel)}/history/{generation:08d}.json"
-
-
-def mark_of(when: datetime) -> dict[str, Any]:
-    return {"marked_at": when.isoformat()}
 
 
 def mark_key(sha256: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,24 +14,15 @@ from sdpose import __version__, tracking
 from sdpose.config import Experiment, dump_experiment, experiment_digest
 from sdpose.registry import catalogue
 from sdpose.registry.description import describe
-from sdpose.registry.layout import (
-    MANIFEST_FORMAT,
-    blob_key,
-    check_model_name,
-    digest_of,
-    document,
-    mark_key,
-    mark_of,
-    registry_root,
-)
+from sdpose.registry.documents import MANIFEST_FORMAT, check_metrics, digest_of
+from sdpose.registry.layout import blob_key, check_model_name, registry_root
+from sdpose.registry.marks import take_back
 from sdpose.registry.signatures import Signer
 from sdpose.registry.versions import ModelVersion, announce, identity_of
 from sdpose.storage import Store, open_store, sha256_of_file
 
 IMAGE_VARIABLE = "SDPOSE_IMAGE"  # of the container that this runs in, best by digest
 RUN_ID_VARIABLE = "SDPOSE_RUN_ID"  # of the pipeline's run
-# gc takes seconds from here to the end of a deletion; if it died in between, we go on.
-PATIENCE_WITH_GC = 60.0
 
 
 def warn(text: str) -> None:
@@ -60,7 +50,8 @@ def register_checkpoint(
     evaluation (the metrics follow from these three). The weights are read back and compared, and
     fit the experiment's model, before the version appears.
 
-    checkpoint: any layout that `sdpose.models.load_weights` takes. metrics: AP and the like, 0..1.
+    checkpoint: any layout that `sdpose.models.load_weights` takes. metrics: AP and the like, 0..1
+    (-1: nothing to count).
     evaluation_settings: all that changes them. git_commit: of the code that trained it, "-dirty"
     behind it if files were changed; default: of this code. root: default `registry_root()`.
     signer: signs the version, also one that was there. MLflow is told if there is one; if it does
@@ -70,12 +61,13 @@ def register_checkpoint(
     given = registry_root() if root is None else root
     store = open_store(given) if isinstance(given, str | Path) else given
     check_model_name(model_name)
+    metrics = check_metrics(dict(metrics or {}), f"the metrics of {checkpoint}")
     with tempfile.TemporaryDirectory(prefix="sdpose-register-") as folder:
         weights = Path(folder) / "weights.safetensors"
         source = _write_weights(checkpoint, experiment, weights)
         sha256, size = sha256_of_file(weights), weights.stat().st_size
         store.put_file(weights, blob_key(sha256), sha256)
-        if _keep_from_gc(store, sha256):
+        if take_back(store, sha256):
             store.put_file(weights, blob_key(sha256), sha256)  # it may have been deleted meanwhile
         settings = dict(evaluation_settings or {})
         manifest: dict[str, Any] = {
@@ -85,7 +77,7 @@ def register_checkpoint(
             "dataset_digest": dataset_digest,
             "evaluation_settings": settings,
             "evaluation_settings_digest": digest_of(settings),
-            "metrics": dict(metrics or {}),
+            "metrics": metrics,
             "model": describe(experiment),
             "experiment": dump_experiment(experiment),
             "experiment_digest": experiment_digest(experiment),
@@ -136,20 +128,3 @@ def _parent(experiment: Experiment) -> dict[str, str | None]:
 
 def _git(commit: str) -> dict[str, Any]:
     return {"commit": commit.removesuffix("-dirty"), "dirty": commit.endswith("-dirty")}
-
-
-def _keep_from_gc(store: Store, sha256: str) -> bool:
-    """Takes back the mark that a gc has set on a blob which nothing named; waits for one that is
-    deleting it, see upkeep.py. True if there was a mark."""
-    found = False
-    deadline = time.monotonic() + PATIENCE_WITH_GC
-    while (marked := store.read_tagged(mark_key(sha256))) is not None:
-        found = True
-        data, tag = marked
-        deleting = b'"deleting": true' in data
-        if deleting and time.monotonic() < deadline:
-            time.sleep(0.2)
-        elif store.swap(mark_key(sha256), document(mark_of(datetime.now(UTC))), tag):
-            store.delete(mark_key(sha256))
-            break
-    return found

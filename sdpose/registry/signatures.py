@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from sdpose.errors import UserError
-from sdpose.registry.layout import document, read_sealed, sealed, signature_key
+from sdpose.registry.documents import Signature, decode, document, new_document
+from sdpose.registry.layout import signature_key
 from sdpose.registry.versions import ModelVersion, manifest_bytes
 from sdpose.storage import DamagedObjectError, ObjectNotFoundError, Store
 
@@ -50,7 +51,7 @@ class Signer:
             self._config.sign(manifest, signature)
             bundle = json.loads(signature.read_bytes())
         key = signature_key(version.model_name, version.version)
-        store.put(key, document(sealed({"bundle": bundle})))
+        store.put(key, document(new_document(Signature, {"bundle": bundle})))
 
 
 class Verifier:
@@ -95,7 +96,7 @@ def read_signature(store: Store, version: ModelVersion) -> dict[str, Any] | None
         data = store.read(key)
     except ObjectNotFoundError:
         return None
-    bundle = read_sealed(data, store.uri(key))["bundle"]
+    bundle = decode(Signature, data, store.uri(key))["bundle"]
     try:
         statement = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))
         (resource,) = statement["predicate"]["resources"]

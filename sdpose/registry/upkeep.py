@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -10,18 +9,17 @@ from pathlib import PurePosixPath
 
 from sdpose.errors import UserError
 from sdpose.registry.channels import Record, history
+from sdpose.registry.documents import document, read_sealed
 from sdpose.registry.layout import (
     CHANNELS,
     POINTER,
     blob_key,
     check_model_name,
-    document,
     index_key,
     manifest_key,
     mark_key,
-    mark_of,
-    read_sealed,
 )
+from sdpose.registry.marks import new_mark, read_mark
 from sdpose.registry.signatures import SignatureError, Verifier, read_signature
 from sdpose.registry.versions import (
     ModelVersion,
@@ -208,20 +206,20 @@ def gc(
     for sha256 in blobs:
         if sha256 in referenced or sha256 in named_elsewhere:
             continue
-        found = store.read_tagged(mark_key(sha256))
+        found = read_mark(store, sha256)
         if found is None:
             marked.append(sha256)
             if not dry_run:
-                store.put_if_absent(mark_key(sha256), document(mark_of(now)))
-        elif now - datetime.fromisoformat(json.loads(found[0])["marked_at"]) < grace:
+                store.put_if_absent(mark_key(sha256), new_mark(now))
+        elif now - found[0] < grace:
             waiting.append(sha256)
         else:
             ripe.append((sha256, found))
     if not dry_run:
         ripe = [
-            (sha256, (data, tag))
-            for sha256, (data, tag) in ripe
-            if store.swap(mark_key(sha256), document(json.loads(data) | {"deleting": True}), tag)
+            (sha256, (when, deleting, tag))
+            for sha256, (when, deleting, tag) in ripe
+            if store.swap(mark_key(sha256), new_mark(when, deleting=True), tag)
         ]
         referenced = _referenced(store)  # whoever came before the swaps is seen here
         for sha256, _ in ripe:

@@ -15,16 +15,24 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from sdpose.errors import UserError
-from sdpose.registry.layout import (
+from sdpose.registry.documents import (
     MANIFEST_FORMAT,
-    blob_key,
-    check_model_name,
+    Index,
+    Manifest,
+    NewManifest,
+    decode,
     digest_of,
     document,
+    figure,
+    new_document,
+    read_sealed,
+)
+from sdpose.registry.layout import (
+    blob_key,
+    check_model_name,
     index_key,
     manifest_key,
-    read_sealed,
-    sealed,
+    number_of,
     versions_folder,
 )
 from sdpose.storage import DamagedObjectError, ObjectNotFoundError, Store
@@ -73,7 +81,8 @@ def announce(store: Store, model_name: str, manifest: dict[str, Any]) -> ModelVe
             return read_version(store, model_name, summary["version"])
     number = summaries[-1]["version"] + 1 if summaries else 1
     while not store.put_if_absent(
-        manifest_key(model_name, number), document(sealed(manifest | {"version": number}))
+        manifest_key(model_name, number),
+        document(new_document(NewManifest, manifest | {"version": number})),
     ):
         taken = read_version(store, model_name, number)
         if taken.manifest["identity"] == identity:
@@ -154,8 +163,9 @@ def versions(store: Store, model_name: str) -> Iterator[ModelVersion]:
 
 
 def _numbers(store: Store, model_name: str) -> list[int]:
-    stems = (PurePosixPath(key).stem for key in store.list(versions_folder(model_name)))
-    return sorted(int(stem) for stem in stems if stem.isdigit())
+    names = (PurePosixPath(key).name for key in store.list(versions_folder(model_name)))
+    numbers = (number_of(name.removesuffix(".json")) for name in names if name.endswith(".json"))
+    return sorted(number for number in numbers if number is not None)
 
 
 def _numbers_of(store: Store, model_name: str, index: dict[int, Any]) -> list[int]:
@@ -175,7 +185,7 @@ def summary_of(manifest: dict[str, Any]) -> dict[str, Any]:
     return {
         "version": manifest["version"],
         "identity": manifest["identity"],
-        "AP": manifest["metrics"].get("AP"),
+        "AP": figure(manifest["metrics"]),
         "dataset_digest": manifest["dataset_digest"],
         "evaluation_settings_digest": manifest["evaluation_settings_digest"],
         "registered_at": manifest["registered_at"],
@@ -185,25 +195,34 @@ def summary_of(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_index(store: Store, model_name: str) -> dict[int, dict[str, Any]]:
+    """The rows by version; {} for an index that is missing or damaged, because it is derived from
+    the manifests."""
     try:
-        rows = json.loads(store.read(index_key(model_name)))["versions"]
-        return {int(row["version"]): dict(row) for row in rows}
-    except (ObjectNotFoundError, DamagedObjectError, ValueError, KeyError, TypeError):
-        return {}  # it is derived from the manifests, and will be again
+        return parse_index(store.read(index_key(model_name)), store.uri(index_key(model_name)))
+    except (ObjectNotFoundError, DamagedObjectError):
+        return {}
+
+
+def parse_index(data: bytes, uri: str) -> dict[int, dict[str, Any]]:
+    """Raises DamagedObjectError."""
+    rows = decode(Index, data, uri)["versions"]
+    # Earlier writers let NaN through.
+    return {row["version"]: row | {"AP": figure(row)} for row in rows}
 
 
 def _write_index(store: Store, model_name: str, summaries: list[dict[str, Any]]) -> None:
-    content = json.dumps({"versions": summaries}, sort_keys=True, separators=(",", ":"))
-    store.put(index_key(model_name), content.encode())
+    content = new_document(Index, {"versions": summaries})
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    store.put(index_key(model_name), text.encode())
 
 
 def _parse_manifest(data: bytes, uri: str, model_name: str, version: int) -> dict[str, Any]:
-    manifest = read_sealed(data, uri)
-    if manifest["format"] != MANIFEST_FORMAT:
+    written_as = read_sealed(data, uri).get("format")
+    if isinstance(written_as, str) and written_as != MANIFEST_FORMAT:
         raise UserError(
-            f"{uri} has the format {manifest['format']!r}; this version of sdpose reads "
-            f"{MANIFEST_FORMAT!r}"
+            f"{uri} has the format {written_as!r}; this version of sdpose reads {MANIFEST_FORMAT!r}"
         )
+    manifest = decode(Manifest, data, uri)
     if (manifest["model_name"], manifest["version"]) != (model_name, version):
         raise DamagedObjectError(
             f"{uri} is damaged: it is the manifest of {manifest['model_name']} version "

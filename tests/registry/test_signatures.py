@@ -15,7 +15,8 @@ from made import Register
 from sdpose.cli import main
 from sdpose.errors import UserError
 from sdpose.registry import pull, read_version
-from sdpose.registry.layout import blob_key, document, manifest_key, sealed, signature_key
+from sdpose.registry.documents import document, sealed
+from sdpose.registry.layout import blob_key, manifest_key, signature_key
 from sdpose.registry.signatures import SignatureError, Signer, Verifier
 from sdpose.registry.upkeep import gc, verify
 from sdpose.storage import DamagedObjectError, Store

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 from made import Register
 
-from sdpose.registry import pull, read_version, resolve
-from sdpose.registry import register as registering
+from sdpose.registry import marks, pull, read_version, resolve
 from sdpose.registry.channels import history, move
 from sdpose.registry.layout import blob_key, pointer_key
 from sdpose.registry.promote import promote
@@ -230,7 +229,7 @@ def test_a_gc_that_died_while_deleting_holds_up_nobody(
             gc(Interrupted(store, n, killed), dry_run=False, grace=NOW)  # type: ignore[arg-type]
         if any(b'"deleting"' in store.read(key) for key in store.list("gc/marks")):
             break
-    monkeypatch.setattr(registering, "PATIENCE_WITH_GC", 0.0)
+    monkeypatch.setattr(marks, "PATIENCE_WITH_GC", 0.0)
     assert register(1).sha256 == version.sha256
     assert verify(store) == []
     assert not list(store.list("gc/marks"))
