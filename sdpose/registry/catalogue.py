@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from sdpose import tracking
 from sdpose.errors import UserError
 from sdpose.registry.channels import current
-from sdpose.registry.layout import CHANNELS, blob_key, versions_folder
+from sdpose.registry.documents import figure
+from sdpose.registry.layout import CHANNELS, blob_key, manifest_key, versions_folder
 from sdpose.registry.versions import ModelVersion, read_version, versions
 from sdpose.storage import Store
 from sdpose.tracking import models
@@ -50,6 +51,14 @@ def show(version: ModelVersion) -> str:
         if listed[0].number != number:  # somebody else did it at the same time, and was first
             models.delete_version(name, number)
     return listed[0].number
+
+
+def hide(store: Store, model_name: str, version: int) -> None:
+    """Removes what MLflow shows of a version that was withdrawn."""
+    manifest = store.uri(manifest_key(model_name, version))
+    for listed in models.list_versions(model_name):
+        if listed.tags.get(MANIFEST_TAG) == manifest:
+            models.delete_version(model_name, listed.number)
 
 
 def follow(store: Store, model_name: str, channel: str) -> None:
@@ -149,7 +158,7 @@ def _reference(version: ModelVersion) -> str:
 
 
 def _tags(version: ModelVersion) -> dict[str, str]:
-    ap = version.manifest["metrics"].get("AP")
+    ap = figure(version.manifest["metrics"])
     return {
         VERSION_TAG: str(version.version),
         IDENTITY_TAG: version.manifest["identity"],

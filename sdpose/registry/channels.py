@@ -24,9 +24,11 @@ from sdpose.registry.layout import (
     pointer_key,
 )
 from sdpose.registry.versions import ModelVersion, read_version
+from sdpose.registry.withdrawals import explain_withdrawal, read_withdrawals
 from sdpose.storage import DamagedObjectError, Store, Tag
 
 Record = dict[str, Any]
+Gates = Callable[[Record | None], list[dict[str, Any]]]
 # Somebody else moves the pointer at every try: then something else is wrong.
 TRIES = 100
 
@@ -57,6 +59,10 @@ def refusals(store: Store, model_name: str, channel: str) -> list[Record]:
     return [decode(Refusal, store.read(key), store.uri(key)) for key in store.list(folder)]
 
 
+def no_gates(present: Record | None) -> list[dict[str, Any]]:
+    return []
+
+
 def move(
     store: Store,
     version: ModelVersion,
@@ -65,7 +71,7 @@ def move(
     action: str,
     approver: str,
     comment: str = "",
-    gates: Callable[[Record | None], list[dict[str, Any]]] = lambda present: [],
+    gates: Gates = no_gates,
 ) -> Record:
     """Points the channel at a version if its gates allow it; the record of what was decided.
 
@@ -77,9 +83,14 @@ def move(
     for _ in range(TRIES):
         found = _read_pointer(store, name, channel)
         present = found[0] if found else None
-        if present is not None and present["version"] == version.version:
+        withdrawn = read_withdrawals(store, name)
+        if version.version in withdrawn:
+            reason = explain_withdrawal(name, withdrawn[version.version])
+            verdicts = [{"gate": "withdrawn", "passed": False, "reason": reason}]
+        elif present is not None and present["version"] == version.version:
             return present
-        verdicts = gates(present)
+        else:
+            verdicts = gates(present)
         record: Record = {
             "id": uuid.uuid4().hex,
             "model_name": name,
@@ -106,6 +117,7 @@ def move(
         record = new_document(Move, record)
         if _commit(store, name, channel, record, found):
             _write_down(store, name, channel, record)
+            _check_withdrawn(store, record)
             return record
     raise UserError(f"{name}: the channel {channel} was moved by others {TRIES} times; try again")
 
@@ -114,19 +126,33 @@ def rollback(
     store: Store, model_name: str, channel: str, *, approver: str, comment: str = ""
 ) -> Record:
     """Points the channel back at the version that it had before the present one, as a new
-    generation. Going back again goes further back. UserError if there is nothing before."""
+    generation. Going back again goes further back; versions that were withdrawn are left out.
+    UserError if there is nothing before."""
     records = history(store, model_name, channel)
     if not records:
         raise UserError(f"{model_name}: the channel {channel} is empty; nothing to roll back")
     # What stands below the present version, with promotions pushed and rollbacks popped.
     stack: list[int] = []
     for record in records:
-        if record["action"] == "rollback":
-            stack.pop()
-        else:
+        if record["action"] == "promote":
             stack.append(record["version"])
-    if len(stack) < 2:
-        raise UserError(f"{model_name}: the channel {channel} had no version before {stack[-1]}")
+            continue
+        # Down to the version that it went back to: withdrawn ones in between are left out.
+        stack = stack[:-1]
+        while stack and stack[-1] != record["version"]:
+            stack.pop()
+    if not stack:
+        raise DamagedObjectError(
+            f"{model_name}: the history of {channel} is damaged: it goes back further than it went"
+        )
+    withdrawn = read_withdrawals(store, model_name)
+    before = [version for version in stack[:-1] if version not in withdrawn]
+    if not before:
+        left_out = sorted(set(stack[:-1]))
+        raise UserError(
+            f"{model_name}: the channel {channel} had no version before {stack[-1]}"
+            + (f" that is in use: {', '.join(map(str, left_out))} withdrawn" if left_out else "")
+        )
     generation = records[-1]["generation"]
 
     def nobody_was_faster(present: Record | None) -> list[dict[str, Any]]:
@@ -136,13 +162,34 @@ def rollback(
 
     return move(
         store,
-        read_version(store, model_name, stack[-2]),
+        read_version(store, model_name, before[-1]),
         channel,
         action="rollback",
         approver=approver,
         comment=comment,
         gates=nobody_was_faster,
     )
+
+
+def _check_withdrawn(store: Store, record: Record) -> None:
+    """Takes back a move to a version that was withdrawn while its gates were asked.
+
+    Whoever withdraws looks at the pointers after writing it down, and whoever promotes looks at the
+    withdrawals after moving the pointer: one of them sees the other.
+    """
+    name, channel = record["model_name"], record["channel"]
+    withdrawn = read_withdrawals(store, name).get(record["version"])
+    if withdrawn is None:
+        return
+    what = explain_withdrawal(name, withdrawn)
+    try:
+        rollback(store, name, channel, approver=record["approver"], comment=what)
+    except UserError as error:
+        raise UserError(
+            f"{what}; {channel} points at it, and gives it to nobody: promote another version "
+            f"({error})"
+        ) from None
+    raise UserError(f"{what}; {channel} is back at the version before")
 
 
 def _commit(

@@ -209,6 +209,26 @@ class Index(Document):
     versions: list[Summary]
 
 
+class Withdrawal(Document):
+    version: VersionNumber
+    reason: Annotated[str, Field(min_length=1)]
+    approver: str
+    at: Time
+
+
+class Withdrawals(Sealed):
+    """Of a model. Versions are only added: a number is never used again."""
+
+    model_name: ModelName
+    withdrawals: list[Withdrawal]
+
+
+class Seen(Document):
+    """Number of versions of each model that a gc has found."""
+
+    versions: dict[str, int]
+
+
 class Mark(Document):
     """Of a gc, at a blob that nothing named."""
 

@@ -15,10 +15,10 @@ from sdpose.config import Experiment, parse_experiment
 from sdpose.config.schema import Promotion
 from sdpose.errors import UserError
 from sdpose.registry.channels import Record
-from sdpose.registry.documents import digest_of
+from sdpose.registry.documents import digest_of, figure
 from sdpose.registry.layout import blob_key
 from sdpose.registry.versions import ModelVersion, read_version
-from sdpose.storage import Store
+from sdpose.storage import DamagedObjectError, Store
 
 if TYPE_CHECKING:
     from sdpose.models import SDPose
@@ -46,6 +46,7 @@ def gates_for(
     experiment's. data_source: where it is brought from first (`sdpose.data.fetch`).
     """
     rules = rules or experiment_of(version).promotion
+    ap = figure(version.manifest["metrics"])
     with tempfile.TemporaryDirectory(prefix="sdpose-gates-") as folder:
         weights = Path(folder) / "weights.safetensors"
         store.get_file(blob_key(version.sha256), weights, version.sha256)
@@ -57,18 +58,26 @@ def gates_for(
         verdicts.append(
             _verdict("size", size <= rules.max_size_mb, f"{size:.1f} MB of {rules.max_size_mb}")
         )
-    ap = version.manifest["metrics"].get("AP")
-    if rules.min_ap is not None:
-        reason = "no AP was registered" if ap is None else f"AP {ap:.4f}, at least {rules.min_ap}"
-        verdicts.append(_verdict("min_ap", ap is not None and ap >= rules.min_ap, reason))
+    if ap is None:
+        verdicts.append(_verdict("scored", False, "no AP was registered"))
+    elif rules.min_ap is not None:
+        reason = f"AP {ap:.4f}, at least {rules.min_ap}"
+        verdicts.append(_verdict("min_ap", ap >= rules.min_ap, reason))
 
     again = functools.partial(_evaluate_again, store, version, data_root, data_source)
 
     def gates(present: Record | None) -> list[Verdict]:
-        if present is None:
+        if present is None or ap is None:
             return verdicts
-        champion = read_version(store, version.model_name, present["version"])
-        return [*verdicts, _better(version, champion, rules.margin, again)]
+        try:
+            champion = read_version(store, version.model_name, present["version"])
+        except DamagedObjectError as error:
+            # It can be neither run nor pulled: a better one has to be able to take its place.
+            return [
+                *verdicts,
+                _verdict("better", True, f"there is nothing to compare with: {error}"),
+            ]
+        return [*verdicts, _better(version, ap, champion, rules.margin, again)]
 
     return gates
 
@@ -140,30 +149,36 @@ def _latency(model: SDPose, version: ModelVersion, limit_ms: float) -> Verdict:
 
 def _better(
     version: ModelVersion,
+    ap: float,
     champion: ModelVersion,
     margin: float,
-    evaluate_again: Callable[[ModelVersion], float],
+    evaluate_again: Callable[[ModelVersion], float | None],
 ) -> Verdict:
-    """Is its AP better than the present version's, both on the same data in the same way?"""
-    ap = version.manifest["metrics"].get("AP")
-    if ap is None:
-        return _verdict("better", False, "no AP was registered")
+    """Is its AP better than the present version's, both on the same data in the same way?
+
+    A present version without an AP stands in nobody's way.
+    """
     same = all(
         champion.manifest[key] == version.manifest[key]
         for key in ("dataset_digest", "evaluation_settings_digest")
     )
-    if same and "AP" in champion.manifest["metrics"]:
-        present, how = champion.manifest["metrics"]["AP"], "as registered"
-    else:
+    present = registered = figure(champion.manifest["metrics"])
+    how = "as registered"
+    if not same or registered is None:
         try:
             present, how = evaluate_again(champion), "evaluated again"
         except UserError as error:
+            if registered is None:
+                why = f"could not be evaluated: {' '.join(str(error).split())}"
+                return _verdict("better", True, f"version {champion.version} has no AP, and {why}")
             return _verdict(
                 "better",
                 False,
                 f"version {champion.version} was evaluated on other data or in another way, and "
                 f"could not be evaluated again: {' '.join(str(error).split())}",
             )
+    if present is None:
+        return _verdict("better", True, f"version {champion.version} has no AP ({how})")
     return _verdict(
         "better",
         ap - present >= margin,
@@ -178,9 +193,9 @@ def _evaluate_again(
     data_root: str | None,
     data_source: str,
     champion: ModelVersion,
-) -> float:
-    """The present version's AP on the data and by the settings that the new one was evaluated on.
-    UserError if that data is not here."""
+) -> float | None:
+    """The present version's AP on the data and by the settings that the new one was evaluated on;
+    None if it gives none. UserError if that data is not here."""
     import torch
 
     from sdpose.data.fetch import fetch_coco
@@ -218,4 +233,4 @@ def _evaluate_again(
             if result.settings[key] != version.manifest["evaluation_settings"].get(key)
         )
         raise UserError(f"its evaluation settings differ in {', '.join(differing)}")
-    return float(result.metrics["AP"])
+    return figure(result.metrics)

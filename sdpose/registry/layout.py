@@ -4,10 +4,13 @@
     models/<name>/versions/<n>.json                     manifest of version n = 1, 2, ...; immutable
     models/<name>/signatures/<n>.json                   of version n's manifest, if it was signed
     models/<name>/index.json                            a cache of what `list` shows; may be deleted
+    models/<name>/withdrawn.json                        versions that are out of use, and why
     models/<name>/channels/<channel>/pointer.json       the version that the channel has now
     models/<name>/channels/<channel>/history/<g>.json   every move of the pointer, g = 1, 2, ...
     models/<name>/channels/<channel>/refused/<when>.json  every promotion that a gate refused
     gc/marks/<hex>.json                                 blobs that no manifest named at a gc
+    gc/trash/<hex>/<when>-<id>                          weights that a gc took out of use
+    gc/seen.json                                        how many versions the last gc found
 
 The truth of a version is its manifest, the truth of a channel its pointer; everything else can be
 derived or only remembered.
@@ -17,13 +20,18 @@ from __future__ import annotations
 
 import os
 import re
+from datetime import datetime
 
 from sdpose.errors import UserError
 
 ROOT_VARIABLE = "SDPOSE_REGISTRY"
 DEFAULT_ROOT = "work_dirs/registry"
 POINTER = "pointer.json"
+SEEN = "gc/seen.json"
+TRASH = "gc/trash"
+TRASH_TIME = "%Y%m%dT%H%M%S.%fZ"
 CHANNELS = ("candidate", "staging", "production")
+MAX_VERSION = 999_999_999
 NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}")
 
@@ -92,3 +100,13 @@ def history_key(model_name: str, channel: str, generation: int) -> str:
 
 def mark_key(sha256: str) -> str:
     return f"gc/marks/{sha256}.json"
+
+
+def trash_key(sha256: str, when: datetime, id_: str) -> str:
+    """Of weights that a gc took out of use. Each move has a name of its own, so that whoever
+    deletes an old one cannot take a new one with it."""
+    return f"{TRASH}/{sha256}/{when.strftime(TRASH_TIME)}-{id_}"
+
+
+def withdrawals_key(model_name: str) -> str:
+    return f"models/{model_name}/withdrawn.json"

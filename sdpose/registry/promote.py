@@ -17,6 +17,7 @@ from sdpose.registry.layout import registry_root
 from sdpose.registry.register import RUN_ID_VARIABLE
 from sdpose.registry.run import read_summary, write_summary
 from sdpose.registry.versions import read_version
+from sdpose.registry.withdrawals import read_withdrawals
 from sdpose.storage import Store, open_store
 from sdpose.training.workdir import work_dir_of
 
@@ -43,7 +44,9 @@ def promote(
     MLflow does not answer, that is said, and `reconcile` mends it later.
     """
     chosen = read_version(store, model_name, version)
-    gates = gates_for(store, chosen, rules=rules, data_root=data_root, data_source=data_source)
+    gates: channels.Gates = channels.no_gates
+    if version not in read_withdrawals(store, model_name):  # its weights may be gone
+        gates = gates_for(store, chosen, rules=rules, data_root=data_root, data_source=data_source)
     record = channels.move(
         store, chosen, channel, action="promote", approver=approver, comment=comment, gates=gates
     )

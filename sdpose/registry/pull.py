@@ -8,9 +8,10 @@ from pathlib import Path
 
 from sdpose.errors import UserError
 from sdpose.registry.channels import current
-from sdpose.registry.layout import CHANNELS, blob_key, manifest_key
+from sdpose.registry.layout import CHANNELS, blob_key, manifest_key, number_of
 from sdpose.registry.signatures import Verifier, read_signature
 from sdpose.registry.versions import ModelVersion, read_version
+from sdpose.registry.withdrawals import explain_withdrawal, read_withdrawals
 from sdpose.storage import DamagedObjectError, Store, sha256_of_file
 
 
@@ -22,11 +23,12 @@ class Pulled:
     signature: Path | None
 
 
-def resolve(store: Store, reference: str) -> ModelVersion:
+def resolve(store: Store, reference: str, *, also_withdrawn: bool = False) -> ModelVersion:
     """The version that `MODEL@CHANNEL` or `MODEL@VERSION` names.
 
     Through a channel the manifest is compared with the digest that was promoted. Raises UserError
-    for an empty channel or an unknown version, DamagedObjectError for another manifest.
+    for an empty channel, an unknown version or one that was withdrawn (unless also_withdrawn),
+    DamagedObjectError for another manifest.
     """
     name, at, which = reference.partition("@")
     if not at or not which:
@@ -34,11 +36,21 @@ def resolve(store: Store, reference: str) -> ModelVersion:
             f"'{reference}' names no version: expected MODEL@CHANNEL "
             f"({', '.join(CHANNELS)}) or MODEL@VERSION, as in sdpose_s_v1@production"
         )
-    if which.isdigit():
-        return read_version(store, name, int(which))
+    number = number_of(which)
+    if number is None and which.isdigit():
+        raise UserError(f"'{which[:20]}' is no version number: expected 1, 2, 3, ...")
+    if not also_withdrawn:
+        withdrawn = read_withdrawals(store, name)
+        if number in withdrawn:
+            raise UserError(explain_withdrawal(name, withdrawn[number]))
+    if number is not None:
+        return read_version(store, name, number)
     record = current(store, name, which)
     if record is None:
         raise UserError(f"{name}: the channel {which} is empty; nothing was promoted to it yet")
+    if not also_withdrawn and record["version"] in withdrawn:
+        what = explain_withdrawal(name, withdrawn[record["version"]])
+        raise UserError(f"{what}; {which} points at it still: promote another version")
     version = read_version(store, name, record["version"])
     if version.manifest_sha256 != record["manifest_sha256"]:
         raise DamagedObjectError(

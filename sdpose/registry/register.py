@@ -14,11 +14,11 @@ from sdpose import __version__, tracking
 from sdpose.config import Experiment, dump_experiment, experiment_digest
 from sdpose.registry import catalogue
 from sdpose.registry.description import describe
-from sdpose.registry.documents import MANIFEST_FORMAT, check_metrics, digest_of
+from sdpose.registry.documents import MANIFEST_FORMAT, NewManifest, check_metrics, new_document
 from sdpose.registry.layout import blob_key, check_model_name, registry_root
 from sdpose.registry.marks import take_back
 from sdpose.registry.signatures import Signer
-from sdpose.registry.versions import ModelVersion, announce, identity_of
+from sdpose.registry.versions import ModelVersion, announce, digests_of
 from sdpose.storage import Store, open_store, sha256_of_file
 
 IMAGE_VARIABLE = "SDPOSE_IMAGE"  # of the container that this runs in, best by digest
@@ -66,17 +66,12 @@ def register_checkpoint(
         weights = Path(folder) / "weights.safetensors"
         source = _write_weights(checkpoint, experiment, weights)
         sha256, size = sha256_of_file(weights), weights.stat().st_size
-        store.put_file(weights, blob_key(sha256), sha256)
-        if take_back(store, sha256):
-            store.put_file(weights, blob_key(sha256), sha256)  # it may have been deleted meanwhile
-        settings = dict(evaluation_settings or {})
         manifest: dict[str, Any] = {
             "format": MANIFEST_FORMAT,
             "model_name": model_name,
             "weights": {"sha256": sha256, "size": size, "format": "safetensors"},
             "dataset_digest": dataset_digest,
-            "evaluation_settings": settings,
-            "evaluation_settings_digest": digest_of(settings),
+            "evaluation_settings": dict(evaluation_settings or {}),
             "metrics": metrics,
             "model": describe(experiment),
             "experiment": dump_experiment(experiment),
@@ -90,9 +85,16 @@ def register_checkpoint(
             "sdpose_version": __version__,
             "registered_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        manifest["identity"] = identity_of(manifest)
+        manifest |= digests_of(manifest)
+        new_document(NewManifest, manifest | {"version": 1})  # before anything is uploaded
+        store.put_file(weights, blob_key(sha256), sha256)
+        if take_back(store, sha256):
+            store.put_file(weights, blob_key(sha256), sha256)  # it may have been deleted meanwhile
         version = announce(store, model_name, manifest)
-        if not store.exists(blob_key(sha256)):  # a gc that had begun before the version was there
+        # Again: a gc that had read the documents before the version was there may be removing
+        # the weights now, or have removed them.
+        take_back(store, sha256)
+        if not store.exists(blob_key(sha256)):
             store.put_file(weights, blob_key(sha256), sha256)
     if signer is not None:
         signer.sign(store, version)

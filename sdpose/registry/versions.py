@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -35,6 +35,7 @@ from sdpose.registry.layout import (
     number_of,
     versions_folder,
 )
+from sdpose.registry.withdrawals import read_withdrawals
 from sdpose.storage import DamagedObjectError, ObjectNotFoundError, Store
 
 # Of the manifest, what makes it another version; everything else describes it.
@@ -42,6 +43,11 @@ IDENTITY = ("weights", "dataset_digest", "evaluation_settings_digest")
 # So many manifests may be missing in the index before `list` writes it anew.
 STALE_INDEX = 16
 READERS = 16
+WITHDRAW = "`sdpose registry withdraw` takes the version out of use"
+NO_SUMMARY: dict[str, Any] = {
+    **dict.fromkeys(("identity", "dataset_digest", "evaluation_settings_digest"), ""),
+    **{"AP": None, "registered_at": "", "sha256": "", "size": 0},
+}
 
 
 @dataclass(frozen=True)
@@ -62,24 +68,32 @@ class ModelVersion:
         return str(self.manifest["weights"]["sha256"])
 
 
-def identity_of(manifest: dict[str, Any]) -> str:
-    return digest_of({key: manifest[key] for key in IDENTITY})
+def digests_of(manifest: dict[str, Any]) -> dict[str, str]:
+    """The digests that follow from the rest of a manifest."""
+    settings = digest_of(manifest["evaluation_settings"])
+    content = manifest | {"evaluation_settings_digest": settings}
+    return {
+        "evaluation_settings_digest": settings,
+        "identity": digest_of({key: content[key] for key in IDENTITY}),
+    }
 
 
 def announce(store: Store, model_name: str, manifest: dict[str, Any]) -> ModelVersion:
     """The version with this manifest's content: a new one under the next number, or the one that
-    is there. Its weights must be in the store already.
+    is there. Its weights must be in the store already. Content that was withdrawn gets a new
+    number.
 
     Every writer tries the next free number and looks at whoever was faster: nobody can pass by a
     version with the same content, and no lock has to be trusted.
     """
     check_model_name(model_name)
     identity = manifest["identity"]
-    summaries = summarize(store, model_name)
+    withdrawn = read_withdrawals(store, model_name)
+    summaries = summarize(store, model_name, withdrawn=withdrawn)
     for summary in summaries:
-        if summary["identity"] == identity:
+        if summary["identity"] == identity and summary["version"] not in withdrawn:
             return read_version(store, model_name, summary["version"])
-    number = summaries[-1]["version"] + 1 if summaries else 1
+    number = max([*withdrawn, *(summary["version"] for summary in summaries)], default=0) + 1
     while not store.put_if_absent(
         manifest_key(model_name, number),
         document(new_document(NewManifest, manifest | {"version": number})),
@@ -89,7 +103,8 @@ def announce(store: Store, model_name: str, manifest: dict[str, Any]) -> ModelVe
             return taken
         number += 1
     version = read_version(store, model_name, number, created=True)
-    _write_index(store, model_name, [*summaries, summary_of(version.manifest)])
+    known = [summary for summary in summaries if "problem" not in summary]
+    _write_index(store, model_name, [*known, summary_of(version.manifest)])
     return version
 
 
@@ -102,7 +117,7 @@ def read_version(
     try:
         data = store.read(key)
     except ObjectNotFoundError:
-        numbers = _numbers(store, model_name)
+        numbers = version_numbers(store, model_name)
         there = f"versions {', '.join(map(str, numbers[-10:]))}" if numbers else "no versions of it"
         raise UserError(
             f"{model_name} version {version} is not in the registry: there are {there}"
@@ -133,36 +148,66 @@ def model_names(store: Store) -> list[str]:
     return sorted(names)
 
 
-def summarize(store: Store, model_name: str, *, by_index: bool = False) -> list[dict[str, Any]]:
+def summarize(
+    store: Store,
+    model_name: str,
+    *,
+    by_index: bool = False,
+    withdrawn: Collection[int] = (),
+    tolerant: bool = False,
+) -> list[dict[str, Any]]:
     """What `list` shows of every version, oldest first: version, identity, AP, dataset_digest,
     registered_at, sha256, size.
 
     One listing and one object, however many versions: manifests are read only if the index does not
     have them yet (a writer's update was lost to a faster one; that costs a read, nothing else).
-    by_index: without the listing, which on S3 is a request for each 1,000 versions, one after the
-    other. Then a version whose manifest was removed by hand is still shown; `verify` names it.
+
+    Args:
+        by_index: without the listing, which on S3 is a request for each 1,000 versions, one after
+            the other. Then a version whose manifest was removed by hand is still shown; `verify`
+            names it.
+        withdrawn: versions whose manifest need not be readable.
+        tolerant: nor need that of any other.
+    Returns:
+        A row for each version. That of a manifest that cannot be read has `version` and `problem`,
+        and None or "" for the rest.
     """
     index = read_index(store, model_name)
-    numbers = (by_index and _numbers_of(store, model_name, index)) or _numbers(store, model_name)
+    numbers = (by_index and _numbers_of(store, model_name, index)) or version_numbers(
+        store, model_name
+    )
     missing = [number for number in numbers if number not in index]
+
+    def read(number: int) -> dict[str, Any]:
+        try:
+            return summary_of(read_version(store, model_name, number).manifest)
+        except DamagedObjectError as error:
+            if tolerant or number in withdrawn:
+                return NO_SUMMARY | {"version": number, "problem": str(error)}
+            raise type(error)(f"{error}; {WITHDRAW}") from None
+
     with ThreadPoolExecutor(READERS) as pool:
-        for version in pool.map(lambda n: read_version(store, model_name, n), missing):
-            index[version.version] = summary_of(version.manifest)
+        index |= dict(zip(missing, pool.map(read, missing), strict=True))
     summaries = [index[number] for number in numbers]
     if len(missing) >= STALE_INDEX:
-        _write_index(store, model_name, summaries)
+        _write_index(store, model_name, [row for row in summaries if "problem" not in row])
     return summaries
 
 
 def versions(store: Store, model_name: str) -> Iterator[ModelVersion]:
-    """Every version with its manifest, oldest first: a read for each."""
+    """Every version in use with its manifest, oldest first: a read for each."""
+    withdrawn = read_withdrawals(store, model_name)
+    numbers = version_numbers(store, model_name)
+    yield from read_versions(store, model_name, [n for n in numbers if n not in withdrawn])
+
+
+def read_versions(store: Store, model_name: str, numbers: list[int]) -> Iterator[ModelVersion]:
     with ThreadPoolExecutor(READERS) as pool:
-        yield from pool.map(
-            lambda n: read_version(store, model_name, n), _numbers(store, model_name)
-        )
+        yield from pool.map(lambda n: read_version(store, model_name, n), numbers)
 
 
-def _numbers(store: Store, model_name: str) -> list[int]:
+def version_numbers(store: Store, model_name: str) -> list[int]:
+    """Of all versions that are listed, in order."""
     names = (PurePosixPath(key).name for key in store.list(versions_folder(model_name)))
     numbers = (number_of(name.removesuffix(".json")) for name in names if name.endswith(".json"))
     return sorted(number for number in numbers if number is not None)

@@ -148,6 +148,18 @@ class FileStore:
                 path.unlink(missing_ok=True)
                 sync_folder(path.parent)
 
+    def move(self, key: str, target: str) -> None:
+        source, destination = self._path(key), self._path(target)
+        try:
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            source.replace(destination)
+            sync_folder(destination.parent)
+            sync_folder(source.parent)
+        except FileNotFoundError:
+            raise ObjectNotFoundError(f"{self.uri(key)} does not exist") from None
+        except OSError as error:
+            raise UserError(f"cannot move {self.uri(key)}: {error.strerror}") from None
+
     def sweep(self, older_than: timedelta, *, dry_run: bool = True) -> tuple[str, ...]:
         oldest = time.time() - older_than.total_seconds()
         left = sorted(

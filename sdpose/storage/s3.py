@@ -25,6 +25,7 @@ from sdpose.storage.s3_client import (
     NotImplementedByServerError,
     attempts,
     call,
+    encryption,
     single_writer,
 )
 from sdpose.storage.s3_objects import DIGEST, NONCE, ChangedError, S3Objects
@@ -212,6 +213,25 @@ class S3Store:
             with contextlib.suppress(Exception):  # sweep() finds what stays
                 call(objects.client.abort_multipart_upload, where, **target)
             raise
+
+    def move(self, key: str, target: str) -> None:
+        """The server copies, so the bytes go nowhere."""
+        objects = self._objects
+        head = objects.head(key)
+        if head is None:
+            raise ObjectNotFoundError(f"{self.uri(key)} does not exist")
+        source = objects.at(key)
+        objects.ask(
+            "copy_object",
+            self.uri(key),
+            **objects.at(target),
+            CopySource=source,
+            **encryption(),
+        )
+        copy = objects.head(target)
+        if copy is None or copy["ContentLength"] != head["ContentLength"]:
+            raise DamagedObjectError(f"{self.uri(key)} was not copied whole to {self.uri(target)}")
+        self.delete(key)
 
     def get_file(self, key: str, target: Path, sha256: str | None = None) -> None:
         problem = ""

@@ -99,6 +99,10 @@ class Store(Protocol):
     def delete(self, key: str) -> None:
         """Removes an object; no error if there is none."""
 
+    def move(self, key: str, target: str) -> None:
+        """Gives an object another key, in place of what is there. Killed in between, it may leave
+        the object under both. Raises ObjectNotFoundError."""
+
     def sweep(self, older_than: timedelta, *, dry_run: bool = True) -> tuple[str, ...]:
         """Removes what killed writers left (never an object); returns what it is."""
 

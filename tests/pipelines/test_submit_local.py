@@ -17,7 +17,7 @@ from sdpose.config import experiment_digest, load_experiment
 from sdpose.evaluation import METRIC_NAMES
 from sdpose.registry import read_version, summarize
 from sdpose.registry.channels import current, refusals
-from sdpose.registry.upkeep import verify
+from sdpose.registry.verify import verify
 from sdpose.storage import open_store, sha256_of_file
 
 TINY = Path(__file__).with_name("tiny.yaml")

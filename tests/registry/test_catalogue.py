@@ -17,9 +17,9 @@ from sdpose.cli import cli
 from sdpose.errors import UserError
 from sdpose.registry.catalogue import RUN_TAG, follow, named_weights, reconcile
 from sdpose.registry.channels import move
+from sdpose.registry.gc import gc
 from sdpose.registry.layout import blob_key, index_key, manifest_key
 from sdpose.registry.promote import promote, rollback
-from sdpose.registry.upkeep import gc
 from sdpose.storage import Store
 
 NOBODY = "http://127.0.0.1:9"

@@ -18,7 +18,7 @@ from sdpose.registry import channels, pull, resolve
 from sdpose.registry.channels import current, history, refusals
 from sdpose.registry.layout import history_key
 from sdpose.registry.promote import promote, rollback
-from sdpose.registry.upkeep import verify
+from sdpose.registry.verify import verify
 from sdpose.storage import Store
 
 

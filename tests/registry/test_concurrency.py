@@ -22,7 +22,7 @@ from sdpose.config import Experiment
 from sdpose.registry import summarize
 from sdpose.registry.catalogue import reconcile
 from sdpose.registry.channels import current, history
-from sdpose.registry.upkeep import verify
+from sdpose.registry.verify import verify
 from sdpose.storage import open_store
 
 PROCESSES = 16

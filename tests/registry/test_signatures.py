@@ -16,9 +16,10 @@ from sdpose.cli import main
 from sdpose.errors import UserError
 from sdpose.registry import pull, read_version
 from sdpose.registry.documents import document, sealed
+from sdpose.registry.gc import gc
 from sdpose.registry.layout import blob_key, manifest_key, signature_key
 from sdpose.registry.signatures import SignatureError, Signer, Verifier
-from sdpose.registry.upkeep import gc, verify
+from sdpose.registry.verify import verify
 from sdpose.storage import DamagedObjectError, Store
 
 PASSWORD = b"not in any message"

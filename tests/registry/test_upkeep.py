@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from interrupted import Interrupted
 from made import Register
 
 from sdpose.registry import marks, pull, read_version, resolve
 from sdpose.registry.channels import history, move
-from sdpose.registry.layout import blob_key, pointer_key
+from sdpose.registry.gc import gc
+from sdpose.registry.layout import SEEN, blob_key, pointer_key
 from sdpose.registry.promote import promote
-from sdpose.registry.upkeep import gc, verify
+from sdpose.registry.references import DisagreementError
+from sdpose.registry.verify import verify
 from sdpose.storage import DamagedObjectError, FileStore, Store, sha256_of_file
 
 NOW = timedelta(0)
@@ -94,9 +96,12 @@ def test_gc_keeps_what_a_version_names(store: Store, register: Register, tmp_pat
     assert gc(store, dry_run=False).marked == (sha256,)
     assert gc(store, dry_run=False).waiting == (sha256,)
     done = gc(store, dry_run=False, grace=timedelta(0))
-    assert done.deleted == (sha256,)
+    assert (done.trashed, done.deleted) == ((sha256,), ())
     assert [key.rsplit("/")[-1] for key in store.list("blobs")] == [version.sha256]
-    assert not list(store.list("gc"))
+    assert gc(store, dry_run=False).deleted == ()
+    assert len(list(store.list("gc/trash"))) == 1
+    assert gc(store, dry_run=False, grace=timedelta(0)).deleted == (sha256,)
+    assert list(store.list("gc")) == ["gc/seen.json"]
 
 
 def test_registering_takes_a_mark_back(store: Store, register: Register, tmp_path: Path) -> None:
@@ -106,7 +111,7 @@ def test_registering_takes_a_mark_back(store: Store, register: Register, tmp_pat
     store.delete("models/tiny/index.json")
     assert gc(store, dry_run=False).marked == (version.sha256,)
     register(1)
-    assert gc(store, dry_run=False, grace=timedelta(0)).deleted == ()
+    assert gc(store, dry_run=False, grace=timedelta(0)).trashed == ()
     assert verify(store) == []
 
 
@@ -119,27 +124,10 @@ def test_gc_keeps_what_only_a_pointer_or_its_history_names(
     for key in ("versions/1.json", "versions/2.json", "index.json"):
         store.delete(f"models/tiny/{key}")  # by hand
     for _ in range(2):
-        done = gc(store, dry_run=False, grace=NOW)
-        assert (done.marked, done.deleted) == ((), ())
+        with pytest.raises(DisagreementError, match="tiny version 1: the manifest is missing, and"):
+            gc(store, dry_run=False, grace=NOW)
     assert len(list(store.list("blobs"))) == 2
-
-
-class Interrupted:
-    """A store that calls `between` before its n-th operation."""
-
-    def __init__(self, store: Store, n: int, between: Callable[[], None]) -> None:
-        self.store, self.left, self.between = store, n, between
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self.store, name)
-
-        def call(*arguments: Any, **named: Any) -> Any:
-            self.left -= 1
-            if self.left == 0:
-                self.between()
-            return method(*arguments, **named)
-
-        return call
+    assert not list(store.list("gc"))
 
 
 def test_promotions_meanwhile_are_no_damage(store: Store, register: Register) -> None:
@@ -183,6 +171,7 @@ def test_a_registration_during_gc_keeps_its_weights(
         version = register(1)
         store.delete("models/tiny/versions/1.json")
         store.delete("models/tiny/index.json")
+        store.delete(SEEN)
         assert gc(store, dry_run=False).marked == (version.sha256,)
         other = threading.Thread(target=register, args=(1,), daemon=True)
 
@@ -198,7 +187,8 @@ def test_a_registration_during_gc_keeps_its_weights(
         assert not other.is_alive()
         assert verify(store) == [], n
         assert read_version(store, "tiny", 1).sha256 == version.sha256
-        assert gc(store, dry_run=False, grace=NOW).deleted == ()
+        done = gc(store, dry_run=False, grace=NOW)
+        assert (done.trashed, done.restored) == ((), ())
     assert n > 8
     assert not store.exists(blob_key(version.sha256))  # nobody came in between
 

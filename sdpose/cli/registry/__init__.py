@@ -26,6 +26,7 @@ for command in (
     channels.promote,
     channels.rollback,
     channels.history_,
+    channels.withdraw,
     upkeep.verify,
     upkeep.gc,
     upkeep.reconcile,

@@ -1,4 +1,4 @@
-"""`sdpose registry promote | rollback | history`."""
+"""`sdpose registry promote | rollback | history | withdraw`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import click
 
 from sdpose.cli.registry.store import REFUSED, on_store, warn
 from sdpose.cli.text import format_rows
-from sdpose.registry.layout import CHANNELS
+from sdpose.registry.layout import CHANNELS, MAX_VERSION
 from sdpose.storage import Store
 
 channel_option = click.option("--channel", type=click.Choice(CHANNELS), required=True)
+version_argument = click.argument("version", type=click.IntRange(1, MAX_VERSION))
 comment_option = click.option("--comment", default="", help="Recorded with the move.")
 approver_option = click.option(
     "--approver", metavar="NAME", help="Recorded with the move [default: $SDPOSE_APPROVER, or you]."
@@ -20,7 +21,7 @@ approver_option = click.option(
 
 @click.command()
 @click.argument("model")
-@click.argument("version", type=click.IntRange(1))
+@version_argument
 @channel_option
 @approver_option
 @comment_option
@@ -78,6 +79,31 @@ def rollback(store: Store, model: str, channel: str, approver: str | None, comme
         say=warn,
     )
     return promotion.explain(record), record
+
+
+@click.command()
+@click.argument("model")
+@version_argument
+@click.option("--reason", required=True, help="Recorded, and shown to whoever asks for it.")
+@approver_option
+@on_store
+def withdraw(store: Store, model: str, version: int, reason: str, approver: str | None) -> Any:
+    """Take VERSION of MODEL out of use, for good.
+
+    Nobody pulls or promotes it any more, and `gc` removes its weights unless another version has
+    them. Its number is not used again. Refused while a channel points at it.
+    """
+    from sdpose.registry import promote as promotion
+    from sdpose.registry.withdraw import withdraw as take_out
+    from sdpose.registry.withdrawals import explain_withdrawal
+
+    withdrawal = take_out(
+        *(store, model, version),
+        reason=reason,
+        approver=approver or promotion.default_approver(),
+        say=warn,
+    )
+    return explain_withdrawal(model, withdrawal), {"model_name": model, **withdrawal}
 
 
 @click.command("history")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sdpose.printable import printable
 from sdpose.registry.layout import ROOT_VARIABLE, registry_root
 from sdpose.storage import open_store
 
@@ -36,10 +37,20 @@ def on_store(command: Command) -> Command:
     @functools.wraps(command)
     def wrapped(root: str | None, as_json: bool, **arguments: Any) -> None:
         text, value, *exit_code = command(open_store(root or registry_root()), **arguments)
-        click.echo(json.dumps(value, indent=2, ensure_ascii=False) if as_json else text)
+        click.echo(_as_json(value) if as_json else printable(text))
         sys.exit(*exit_code)
 
     return wrapped
+
+
+def _as_json(value: Any) -> str:
+    """JSON that strict readers take: manifests of earlier versions may hold NaN, shown as null."""
+    try:
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        read = json.loads(json.dumps(value), parse_constant=lambda name: None)
+        text = json.dumps(read, indent=2, ensure_ascii=False, allow_nan=False)
+    return printable(text)  # JSON allows controls that a terminal obeys
 
 
 def verifier_of(public_key: Path | None) -> Verifier | None:
@@ -49,4 +60,4 @@ def verifier_of(public_key: Path | None) -> Verifier | None:
 
 
 def warn(text: str) -> None:
-    click.echo(text, err=True)
+    click.echo(printable(text), err=True)

@@ -23,7 +23,7 @@ def verify(store: Store, model: str | None, public_key: Path | None) -> Any:
     Exit code 1: something is.
     """
     from sdpose.data.progress import ConsoleProgress
-    from sdpose.registry.upkeep import verify as check
+    from sdpose.registry.verify import verify as check
 
     verifier = verifier_of(public_key)
     with ConsoleProgress("verifying", "objects") as progress:
@@ -36,22 +36,34 @@ def verify(store: Store, model: str | None, public_key: Path | None) -> Any:
 @click.command()
 @click.option("--delete", is_flag=True, help="Do it; otherwise only say what would be done.")
 @click.option(
+    "--restore", is_flag=True, help="Put everything in the trash back, and remove nothing."
+)
+@click.option(
     "--grace-hours",
     type=click.FloatRange(0),
     default=24.0,
     show_default=True,
-    help="How long a blob stays after it was first found unreferenced; leftovers stay an hour.",
+    help="How long weights stay marked, and again in the trash; leftovers stay an hour.",
 )
 @on_store
-def gc(store: Store, delete: bool, grace_hours: float) -> Any:
+def gc(store: Store, delete: bool, restore: bool, grace_hours: float) -> Any:
     """Remove weights that no version names, and what interrupted uploads left.
 
-    Weights are marked by the first call and deleted by a later one, after the grace. What a version
-    in MLflow names stays as well; with MLFLOW_TRACKING_URI set, MLflow must answer.
+    A first call marks weights, a later one moves them to the trash (gc/trash in the registry), and
+    a later one deletes them for good, each after the grace period. What a version in MLflow names
+    stays as well; with MLFLOW_TRACKING_URI set, MLflow must answer. Nothing is removed if
+    manifests, index and channels do not agree.
     """
     from sdpose.registry.catalogue import named_weights
-    from sdpose.registry.upkeep import gc as collect
+    from sdpose.registry.gc import gc as collect
+    from sdpose.registry.gc import restore as put_back
 
+    if delete and restore:
+        raise UserError("give --delete or --restore, not both")
+    if restore:
+        restored = put_back(store)
+        text = "\n  ".join([f"restored from the trash: {len(restored)}", *restored])
+        return text, {"restored": restored}
     done = collect(
         store,
         grace=timedelta(hours=grace_hours),
@@ -62,8 +74,10 @@ def gc(store: Store, delete: bool, grace_hours: float) -> Any:
         f"{'' if delete else 'would be '}{what}: {len(items)}" + "".join(f"\n  {i}" for i in items)
         for what, items in {
             "marked": done.marked,
-            "kept for the grace": done.waiting,
-            "deleted": done.deleted,
+            "kept for the grace period": done.waiting,
+            "moved to the trash": done.trashed,
+            "deleted from the trash": done.deleted,
+            "restored from the trash": done.restored,
             "deleted leftovers": done.leftovers,
         }.items()
     )

@@ -58,13 +58,13 @@ def register(
         experiment = parse_experiment(meta["experiment"], source=str(checkpoint))
     else:
         raise UserError(f"{checkpoint} does not say which experiment it is of: give --exp NAME")
-    values = read_metrics(metrics) if metrics else {}
+    values, settings, digest = read_metrics(metrics) if metrics else ({}, {}, "")
     version = register_checkpoint(
         model,
         checkpoint,
         experiment=experiment,
-        dataset_digest=dataset_digest or values.pop("dataset_digest", ""),
-        evaluation_settings=values.pop("settings", {}),
+        dataset_digest=dataset_digest or digest,
+        evaluation_settings=settings,
         metrics=values,
         mlflow_run_id=mlflow_run or meta.get("mlflow_run_id"),
         root=store,
@@ -75,18 +75,23 @@ def register(
     return f"{model} version {version.version}{again}: {version.weights_uri}", _plain(version)
 
 
-def read_metrics(path: Path) -> dict[str, Any]:
+def read_metrics(path: Path) -> tuple[dict[str, float], dict[str, Any], str]:
+    """Figures, evaluation settings and dataset digest of a .metrics.json."""
+    from sdpose.registry.documents import check_metrics
+
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        numbers = {k: v for k, v in values.items() if k not in ("settings", "dataset_digest")}
-        if not numbers or not all(isinstance(v, int | float) for v in numbers.values()):
-            raise ValueError("its values are no numbers")
-    except (ValueError, AttributeError) as error:
+        values = dict(json.loads(path.read_text(encoding="utf-8")))
+        settings, digest = values.pop("settings", {}), values.pop("dataset_digest", "")
+        if not values:
+            raise ValueError("it holds no figure")
+        if not isinstance(settings, dict) or not isinstance(digest, str):
+            raise ValueError("`settings` has to be an object and `dataset_digest` a text")
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError(
-            f"{path}: {error}; expected an object of numbers such as the .metrics.json beside the "
+            f"{path}: {error}; expected an object of figures such as the .metrics.json beside the "
             "file that `sdpose test --out` writes"
         ) from None
-    return dict(values)
+    return check_metrics(values, str(path)), settings, digest
 
 
 def _plain(version: Any) -> dict[str, Any]:
@@ -127,6 +132,7 @@ def list_(store: Store, model: str | None) -> Any:
     """List the models, or the versions of MODEL, with the channels that point at them."""
     from sdpose.registry.channels import current
     from sdpose.registry.versions import model_names, summarize
+    from sdpose.registry.withdrawals import read_withdrawals
 
     def channels_of(name: str) -> dict[str, int]:
         records = {channel: current(store, name, channel) for channel in CHANNELS}
@@ -137,24 +143,34 @@ def list_(store: Store, model: str | None) -> Any:
         rows = [[n, " ".join(f"{c}={v}" for c, v in ch.items())] for n, ch in models.items()]
         return format_rows(["model", "channels"], rows), models
     channels = channels_of(model)
+    withdrawn = read_withdrawals(store, model)
     versions = [
-        summary | {"channels": [c for c, v in channels.items() if v == summary["version"]]}
-        for summary in summarize(store, model, by_index=True)
+        {"problem": None}
+        | summary
+        | {
+            "channels": [c for c, v in channels.items() if v == summary["version"]],
+            "withdrawn": withdrawn.get(summary["version"]),
+        }
+        for summary in summarize(store, model, by_index=True, withdrawn=withdrawn, tolerant=True)
     ]
     if not versions:
-        raise UserError(f"there is no model '{model}'; there are: {', '.join(model_names(store))}")
+        names = ", ".join(model_names(store)) or "none: the registry is empty"
+        raise UserError(f"there is no model '{model}'; there are: {names}")
     rows = [
         [
             str(v["version"]),
             "-" if v["AP"] is None else f"{v['AP']:.4f}",
             v["dataset_digest"][:12] or "-",
-            v["registered_at"],
-            f"{v['size'] / 1e6:.1f} MB",
-            " ".join(v["channels"]),
+            v["registered_at"] or "-",
+            f"{v['size'] / 1e6:.1f} MB" if v["size"] else "-",
+            " ".join(v["channels"]) or "-",
+            f"withdrawn: {v['withdrawn']['reason']}" if v["withdrawn"] else v["problem"] or "",
         ]
         for v in versions
     ]
-    header = ["version", "AP", "dataset", "registered", "weights", "channels"]
+    header = ["version", "AP", "dataset", "registered", "weights", "channels", "note"]
+    if not any(row[-1] for row in rows):  # the usual case
+        header, rows = header[:-1], [row[:-1] for row in rows]
     return format_rows(header, rows), versions
 
 
@@ -164,15 +180,18 @@ def list_(store: Store, model: str | None) -> Any:
 def show(store: Store, reference: str) -> Any:
     """Print the manifest of a version."""
     from sdpose.registry.pull import resolve
+    from sdpose.registry.withdrawals import explain_withdrawal, read_withdrawals
 
-    version = resolve(store, reference)
-    lines = []
+    version = resolve(store, reference, also_withdrawn=True)
+    withdrawn = read_withdrawals(store, version.model_name).get(version.version)
+    lines = [explain_withdrawal(version.model_name, withdrawn)] if withdrawn else []
     for key, value in version.manifest.items():
         shown = value if isinstance(value, str | int | float | None) else json.dumps(value)
         if key == "experiment":
             shown = "\n  " + str(value).replace("\n", "\n  ").rstrip()
         lines.append(f"{key}: {shown}")
-    return "\n".join(lines), version.manifest | {"manifest_sha256": version.manifest_sha256}
+    value = version.manifest | {"manifest_sha256": version.manifest_sha256}
+    return "\n".join(lines), value | {"withdrawn": withdrawn}
 
 
 @click.command()
@@ -185,7 +204,7 @@ def diff(store: Store, first: str, second: str) -> Any:
     from sdpose.registry.gates import experiment_of
     from sdpose.registry.pull import resolve
 
-    old, new = resolve(store, first), resolve(store, second)
+    old, new = (resolve(store, each, also_withdrawn=True) for each in (first, second))
     differences = experiment_differences(experiment_of(old), experiment_of(new))
     for section in ("metrics", "evaluation_settings", "weights", "git"):
         before, after = old.manifest[section], new.manifest[section]

@@ -25,7 +25,7 @@ from sdpose.config import parse_experiment
 from sdpose.registry import channels, pull, resolve, summarize
 from sdpose.registry.promote import promote
 from sdpose.registry.register import register_checkpoint
-from sdpose.registry.upkeep import verify
+from sdpose.registry.verify import verify
 from sdpose.storage import Store, open_store, patience, s3, sha256_of_file
 
 OPERATIONS = ("register", "promote", "pull")
