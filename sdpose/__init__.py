@@ -12,11 +12,17 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(model: str | Path, *, exp: str | None = None, device: str | None = None) -> PoseEstimator:
+def load(
+    model: str | Path,
+    *,
+    exp: str | None = None,
+    device: str | None = None,
+    trust: bool = False,
+) -> PoseEstimator:
     """A model, ready for images: `sdpose.load("best_AP_epoch_50.pth")("photo.jpg", boxes)`.
 
     See `sdpose.inference.load`. PyTorch is imported here, not with `sdpose`.
     """
     from sdpose.inference import load as load_model
 
-    return load_model(model, exp=exp, device=device)
+    return load_model(model, exp=exp, device=device, trust=trust)

@@ -27,6 +27,11 @@ import click
 )
 @click.option("--exp", help="The experiment, for weights that do not name theirs.")
 @click.option("--device", help="cpu, cuda, cuda:1; default: the GPU if there is one.")
+@click.option(
+    "--trust",
+    is_flag=True,
+    help="Open a .pt2 or .ts file. It is a program: it can run any code of whoever made it.",
+)
 @click.option("--no-draw", is_flag=True, help="Write the results alone.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 def predict(
@@ -38,26 +43,23 @@ def predict(
     detector_weights: Path | None,
     exp: str | None,
     device: str | None,
+    trust: bool,
     no_draw: bool,
     as_json: bool,
 ) -> None:
     """Find the joints of the persons on pictures, draw them, and write COCO results.
 
     \b
-    MODEL is a checkpoint, an exported file (.onnx, .ts, .pt2) or registry://NAME/CHANNEL.
+    MODEL is a checkpoint (.pth, .safetensors), an exported file (.onnx, .ts, .pt2) or
+    registry://NAME/CHANNEL. .ts and .pt2 files are programs: they need --trust.
     Without --boxes or --detector the whole picture is taken for one person.
     """
     from sdpose.data.images import ImageError
     from sdpose.data.progress import ConsoleProgress
     from sdpose.errors import UserError
     from sdpose.inference import load
-    from sdpose.inference.pictures import (
-        BoxFile,
-        Detector,
-        Source,
-        TorchvisionDetector,
-        whole_picture,
-    )
+    from sdpose.inference.boxes import BoxFile, Detector, TorchvisionDetector, whole_picture
+    from sdpose.inference.pictures import Source
     from sdpose.inference.predict import predict as run
 
     if boxes and detector:
@@ -66,7 +68,7 @@ def predict(
     find: Detector = whole_picture
     if boxes:
         find = BoxFile(boxes)
-    estimator = load(model, exp=exp, device=device)
+    estimator = load(model, exp=exp, device=device, trust=trust)
     if detector:
         find = TorchvisionDetector(str(estimator.device), detector_weights)
     elif not boxes:
@@ -96,7 +98,8 @@ def predict(
     type=click.Choice(["onnx", "torchscript", "exported"]),
     default="onnx",
     show_default=True,
-    help="exported: a torch.export program (.pt2).",
+    help="onnx: data alone, for any runtime. torchscript (.ts) and exported (torch.export, .pt2): "
+    "programs, which whoever opens them must trust.",
 )
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE")
 @click.option("--exp", help="The experiment, for weights that do not name theirs.")
@@ -110,7 +113,8 @@ def export(
 ) -> None:
     """Write MODEL for another runtime, checked against PyTorch, and print its latency.
 
-    The file describes itself: preprocessing, decoding, joints. `sdpose predict FILE` runs it.
+    The file describes itself: preprocessing, decoding, joints. `sdpose predict FILE` runs it
+    (.ts and .pt2 with --trust).
     """
     from sdpose.inference import load_network
     from sdpose.inference.exported import SUFFIXES

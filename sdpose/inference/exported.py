@@ -1,13 +1,20 @@
-"""Exported files: written with what is needed to use them, checked against PyTorch, and run."""
+"""Exported files: written with what is needed to use them, checked against PyTorch, and run.
+
+.pt2 and .ts files are programs: opening or running one runs whatever code its author put into it
+(pickles in a .pt2; a .ts writes files). They are opened if the caller trusts them, or if this
+process has written them. An .onnx file is data.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
+import io
 import json
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -22,12 +29,17 @@ from sdpose.errors import UserError, how_to_install
 from sdpose.inference.estimator import Runtime
 from sdpose.models import SDPose
 from sdpose.models.export import Predictor, export_onnx, export_program
+from sdpose.models.sdpose import NUM_KEYPOINTS
 from sdpose.registry.description import describe
 
 Format = Literal["onnx", "torchscript", "exported"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torchscript": ".ts", "exported": ".pt2"}
+PROGRAMS = frozenset({".ts", ".pt2"})
 TOLERANCE = 1e-4  # heatmaps are about 0..1
 METADATA = "sdpose.json"  # key or file name of the metadata inside the file
+
+# SHA-256 of the programs that this process has written.
+_written: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -83,13 +95,18 @@ def _write(
         content = onnx.load(path)
         onnx.helper.set_model_props(content, {METADATA: metadata})
         onnx.save(content, path)
-    elif format == "exported":
-        torch.export.save(export_program(model, image_size), path, extra_files={METADATA: metadata})
     else:
-        example = torch.zeros(2, 3, *image_size[::-1])
-        with torch.no_grad(), _quiet_jit():
-            traced = torch.jit.trace(Predictor(model), (example,), check_trace=False)
-            torch.jit.save(traced, str(path), _extra_files={METADATA: metadata})
+        content = io.BytesIO()
+        if format == "exported":
+            program = export_program(model, image_size)
+            torch.export.save(program, content, extra_files={METADATA: metadata})
+        else:
+            example = torch.zeros(2, 3, *image_size[::-1])
+            with torch.no_grad(), _quiet_jit():
+                traced = torch.jit.trace(Predictor(model), (example,), check_trace=False)
+                torch.jit.save(traced, content, _extra_files={METADATA: metadata})
+        _written.add(hashlib.sha256(content.getbuffer()).hexdigest())
+        path.write_bytes(content.getbuffer())
 
 
 @contextlib.contextmanager
@@ -102,24 +119,46 @@ def _quiet_jit() -> Iterator[None]:
         yield
 
 
-def open_exported(path: Path) -> tuple[Runtime, dict[str, Any]]:
+def open_exported(path: Path, *, trust: bool = False) -> tuple[Runtime, dict[str, Any]]:
     """What computes the file's heatmaps (on the CPU), and its metadata ({} if it has none).
-    UserError for a file that is none of the three formats."""
+
+    Args:
+        trust: open a .pt2 or .ts file that this process has not written.
+    Raises:
+        UserError: the file is no model of the three formats, or a program that is not trusted.
+    """
     try:
-        if path.suffix == ".onnx":
+        if path.suffix.lower() not in PROGRAMS:
             return _open_onnx(path)
-        extra = {METADATA: ""}
-        if path.suffix == ".pt2":
-            module: Any = torch.export.load(path, extra_files=extra).module()
-        else:
-            with _quiet_jit():
-                module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
+        # Read once: what is judged is what is opened, whoever replaces the file meanwhile.
+        content = path.read_bytes()
+        if not trust and hashlib.sha256(content).hexdigest() not in _written:
+            raise UserError(_untrusted(path))
+        return _open_program(path, io.BytesIO(content))
     except UserError:
         raise
     except Exception as error:  # each runtime has errors of its own
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} cannot be opened as an exported model: {reason}") from None
-    return _Module(module), json.loads(extra[METADATA] or "{}")
+        raise UserError(
+            f"{path} cannot be opened as an exported model: {_on_one_line(error)}"
+        ) from None
+
+
+def _untrusted(path: Path) -> str:
+    return (
+        f"{path} is a program: opening it can run any code of whoever made it. Use a format that "
+        "holds data alone (.onnx, .safetensors, .pth). If you made the file yourself, or trust "
+        "whoever did as you trust their code, give --trust (in Python: trust=True)"
+    )
+
+
+def _open_program(path: Path, content: io.BytesIO) -> tuple[Runtime, dict[str, Any]]:
+    extra: dict[str, Any] = {METADATA: ""}
+    if path.suffix.lower() == ".pt2":
+        module: Any = torch.export.load(content, extra_files=extra).module()
+    else:
+        with _quiet_jit():
+            module = torch.jit.load(content, map_location="cpu", _extra_files=extra)
+    return _Runtime(path, module), _metadata(extra[METADATA], path)
 
 
 def _open_onnx(path: Path) -> tuple[Runtime, dict[str, Any]]:
@@ -130,25 +169,52 @@ def _open_onnx(path: Path) -> tuple[Runtime, dict[str, Any]]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    metadata = session.get_modelmeta().custom_metadata_map.get(METADATA, "{}")
-    return _Session(session), json.loads(metadata)
 
-
-class _Module:
-    def __init__(self, module: Any) -> None:
-        self._module = module
-
-    def predict(self, images_N3HW: Tensor) -> Tensor:
-        return self._module(images_N3HW)
-
-
-class _Session:
-    def __init__(self, session: Any) -> None:
-        self._session = session
-
-    def predict(self, images_N3HW: Tensor) -> Tensor:
-        (heatmaps,) = self._session.run(["heatmaps"], {"images": images_N3HW.cpu().numpy()})
+    def run(images_N3HW: Tensor) -> Tensor:
+        (heatmaps,) = session.run(["heatmaps"], {"images": images_N3HW.cpu().numpy()})
         return torch.from_numpy(np.asarray(heatmaps))
+
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA, "")
+    return _Runtime(path, run), _metadata(text, path)
+
+
+def _metadata(text: str | bytes, path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: its description ({METADATA}) is damaged; export the model again")
+    return content
+
+
+class _Runtime:
+    """Heatmaps of an opened file; whatever it answers is checked."""
+
+    def __init__(self, path: Path, run: Callable[[Tensor], Any]) -> None:
+        self._path = path
+        self._run = run
+
+    def predict(self, images_N3HW: Tensor) -> Tensor:
+        try:
+            heatmaps = self._run(images_N3HW)
+        except Exception as error:  # each runtime has errors of its own
+            raise UserError(
+                f"{self._path} failed on images of shape {list(images_N3HW.shape)}: "
+                f"{_on_one_line(error)}"
+            ) from None
+        expected = (len(images_N3HW), NUM_KEYPOINTS)
+        if not isinstance(heatmaps, Tensor) or heatmaps.ndim != 4 or heatmaps.shape[:2] != expected:
+            found = list(heatmaps.shape) if isinstance(heatmaps, Tensor) else type(heatmaps)
+            raise UserError(
+                f"{self._path} is no model of this kind: expected heatmaps of shape "
+                f"(N, {NUM_KEYPOINTS}, h, w), got {found}"
+            )
+        return heatmaps
+
+
+def _on_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _difference(model: SDPose, runtime: Runtime, images: Tensor) -> float:

@@ -21,18 +21,30 @@ from sdpose.storage import open_store
 REGISTRY_SCHEME = "registry://"
 
 
-def load(model: str | Path, *, exp: str | None = None, device: str | None = None) -> PoseEstimator:
+def load(
+    model: str | Path,
+    *,
+    exp: str | None = None,
+    device: str | None = None,
+    trust: bool = False,
+) -> PoseEstimator:
     """A model, ready for images: `sdpose.load("best_AP_epoch_50.pth")("photo.jpg", boxes)`.
 
-    model: a checkpoint of ours, a .safetensors file that `sdpose registry pull` brought (its
-    manifest beside it), any other weights together with `exp` (an experiment's name or file), an
-    exported file (.onnx, .ts, .pt2), or `registry://MODEL/CHANNEL` (`registry://MODEL/VERSION`) of
-    the registry in $SDPOSE_REGISTRY. device: default the GPU if there is one; exported files run on
-    the CPU. Raises UserError if there is no such model or its experiment is not known.
+    Args:
+        model: a checkpoint of ours, a .safetensors file that `sdpose registry pull` brought (its
+            manifest beside it), any other weights together with `exp`, an exported file (.onnx,
+            .ts, .pt2), or `registry://MODEL/CHANNEL` (`registry://MODEL/VERSION`) of the registry
+            in $SDPOSE_REGISTRY.
+        exp: an experiment's name or file.
+        device: default the GPU if there is one; exported files run on the CPU.
+        trust: open a .pt2 or .ts file, which is a program and can run any code. All other formats
+            hold data alone, and are read as such.
+    Raises:
+        UserError: there is no such model, its experiment is not known, or it is not trusted.
     """
-    name = str(model)
-    if Path(name).suffix in SUFFIXES.values():
-        return _load_exported(Path(name), exp)
+    path = Path(model)
+    if _is_exported(path):
+        return _load_exported(path, exp, trust)
     network, experiment = load_network(model, exp=exp)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return PoseEstimator(network.to(where).eval(), experiment, where)
@@ -44,7 +56,7 @@ def load_network(model: str | Path, *, exp: str | None = None) -> tuple[SDPose, 
     if name.startswith(REGISTRY_SCHEME):
         return _from_registry(name)
     path = Path(name)
-    if path.suffix in SUFFIXES.values():
+    if _is_exported(path):
         raise UserError(f"{path} is an exported file: give a checkpoint or a registry:// model")
     _, meta = read_checkpoint(path)
     manifest = path.with_name(path.name + ".json")
@@ -53,11 +65,25 @@ def load_network(model: str | Path, *, exp: str | None = None) -> tuple[SDPose, 
     elif "experiment" in meta:
         experiment = parse_experiment(meta["experiment"], source=name)
     elif manifest.is_file():
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-        experiment = parse_experiment(content["experiment"], source=str(manifest))
+        experiment = _experiment_beside(manifest)
     else:
         raise UserError(f"{name} does not say which experiment it is of: give --exp NAME")
     return load_model(experiment.model, path), experiment
+
+
+def _experiment_beside(manifest: Path) -> Experiment:
+    """Of the manifest that `sdpose registry pull` has put beside the weights."""
+    try:
+        return parse_experiment(
+            json.loads(manifest.read_bytes())["experiment"], source=str(manifest)
+        )
+    except UserError as error:
+        reason = str(error)
+    except OSError as error:
+        reason = f"cannot read {manifest}: {error.strerror}"
+    except (ValueError, KeyError, TypeError, RecursionError):
+        reason = f"{manifest} is damaged: it is no manifest of a version"
+    raise UserError(f"{reason}\npull the version again, or give --exp NAME")
 
 
 def _from_registry(name: str) -> tuple[SDPose, Experiment]:
@@ -75,10 +101,14 @@ def _from_registry(name: str) -> tuple[SDPose, Experiment]:
         return load_model(experiment.model, weights), experiment
 
 
-def _load_exported(path: Path, exp: str | None) -> PoseEstimator:
+def _is_exported(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES.values()
+
+
+def _load_exported(path: Path, exp: str | None, trust: bool) -> PoseEstimator:
     if not path.is_file():
         raise UserError(f"model not found: {path}")
-    runtime, metadata = open_exported(path)
+    runtime, metadata = open_exported(path, trust=trust)
     if exp is not None:
         experiment = load_experiment(exp)
     elif "experiment" in metadata:

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdpose.errors import UserError
+from sdpose.inference.boxes import Detector
 from sdpose.inference.draw import draw_poses
 from sdpose.inference.estimator import PoseEstimator
-from sdpose.inference.pictures import Detector, Picture, Source
+from sdpose.inference.pictures import Picture, Source
 
 RESULTS = "results.json"
 PERSON = 1  # COCO's category
@@ -40,8 +41,9 @@ def predict(
 ) -> Prediction:
     """Writes OUT/results.json and, drawn, OUT/<name of each image> or OUT/<name>.mp4.
 
-    Results are COCO's, with `file_name` beside `image_id` (the picture's number, from 0). Memory
-    does not grow with the length of a video, but for the results.
+    Results are COCO's, with `file_name` beside `image_id`. That is the id of a file of boxes;
+    without one, the number in the file's name if that tells all pictures apart, else the position,
+    from 0. Memory does not grow with the length of a video, but for the results.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -55,12 +57,12 @@ def predict(
     count = 0
     try:
         for picture in source:
-            boxes, box_scores = detector(picture)
-            poses = estimator(picture.pixels, boxes, box_scores)
+            boxes = detector(picture)
+            poses = estimator(picture.pixels, boxes.xywh, boxes.scores)
             count += 1
             results += [
                 {
-                    "image_id": picture.index,
+                    "image_id": boxes.image_id,
                     "file_name": picture.name,
                     "category_id": PERSON,
                     "keypoints": [round(float(v), 4) for v in keypoints.ravel()],

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from sdpose.config.schema import Model
 from sdpose.models.hrnet import HRNet3Stage
 from sdpose.models.sdpose import CycleOutput, SDPose, sdpose_b, sdpose_s_v1, sdpose_s_v2, sdpose_t
 from sdpose.models.stemnet import StemNet
 from sdpose.models.weights import (
     LoadReport,
+    apply_weights,
+    check_weights,
     convert_weights,
     load_backbone_weights,
     load_weights,
+    read_checkpoint,
 )
 
 __all__ = [
@@ -65,7 +70,15 @@ def build_model(config: Model, initialise: bool = True) -> SDPose:
 
 
 def load_model(config: Model, path: str | Path) -> SDPose:
-    """The model of an experiment with all weights from a file; raises as `load_weights` does."""
+    """The model of an experiment with all weights from a file.
+
+    Raises:
+        UserError: the file holds no weights, or those of another model. That is found before
+            memory is allocated: experiment and file may both be a stranger's.
+    """
+    state, meta = read_checkpoint(path)
+    with torch.device("meta"):
+        check_weights(build_model(config, initialise=False), path, state)
     model = build_model(config, initialise=False)
-    load_weights(model, path)
+    apply_weights(model, path, state, meta)
     return model

@@ -61,18 +61,36 @@ def load_weights(model: nn.Module, path: str | Path, strict: bool = True) -> Loa
     Tensors of the file that the model does not have are reported and warned about.
     """
     state, meta = read_checkpoint(path)
+    return apply_weights(model, path, state, meta, strict=strict)
+
+
+def apply_weights(
+    model: nn.Module,
+    path: str | Path,
+    state: Mapping[str, Tensor],
+    meta: dict[str, Any],
+    *,
+    strict: bool = True,
+) -> LoadReport:
+    """`load_weights` with what `read_checkpoint` has read from `path`."""
+    if strict:
+        check_weights(model, path, state)
     report = replace(_compare(state, model.state_dict()), meta=meta)
-    lines = _describe(report)
-    if strict and (report.missing or report.misshapen):
-        raise UserError(
-            f"{path} does not fit the model: {_counts(report)}:\n"
-            + "\n".join(_shortened(lines))
-            + "\nis it a checkpoint of this experiment (backbone, depth, patch_size, dim)?"
-        )
     model.load_state_dict({name: state[name] for name in report.loaded}, strict=False)
     if report.missing or report.misshapen or report.unexpected:
-        _warn(path, report, lines)
+        _warn(path, report, _describe(report), stacklevel=4)
     return report
+
+
+def check_weights(model: nn.Module, path: str | Path, state: Mapping[str, Tensor]) -> None:
+    """Raises UserError if a tensor of the model is missing or has another shape in the file."""
+    report = _compare(state, model.state_dict())
+    if report.missing or report.misshapen:
+        raise UserError(
+            f"{path} does not fit the model: {_counts(report)}:\n"
+            + "\n".join(_shortened(_describe(report)))
+            + "\nis it a checkpoint of this experiment (backbone, depth, patch_size, dim)?"
+        )
 
 
 def load_backbone_weights(model: SDPose, path: str | Path) -> LoadReport:
@@ -159,7 +177,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors under the file's own names, less `module.`, and its `meta`."""
     if not path.is_file():
         raise UserError(f"weights not found: {path}")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path)
     state = content.get("state_dict", content)
     meta = content.get("meta", {})
     if not isinstance(state, Mapping) or not state:
@@ -183,7 +201,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
 
 
-def _read_torch(path: Path) -> dict[str, Any]:
+def read_torch_file(path: Path) -> dict[str, Any]:
+    """What `torch.save` wrote: a dict of tensors and plain values. UserError for anything else."""
     try:
         file = path.open("rb")
     except OSError as error:
@@ -253,9 +272,9 @@ def _counts(report: LoadReport) -> str:
     )
 
 
-def _warn(path: str | Path, report: LoadReport, lines: list[str]) -> None:
+def _warn(path: str | Path, report: LoadReport, lines: list[str], stacklevel: int = 3) -> None:
     warnings.warn(
         f"{path}, tensors: {_counts(report)}. Only those that fit are loaded; the others of the "
         "model keep their values:\n" + "\n".join(lines),
-        stacklevel=3,
+        stacklevel=stacklevel,
     )

@@ -7,9 +7,11 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from sdpose.config.schema.section import (
+    Channels,
+    Layers,
     NonNegativeFloat,
+    Pixels,
     PositiveFloat,
-    PositiveInt,
     Probability,
     Section,
     Size,
@@ -24,10 +26,10 @@ class Backbone(Section):
     type: Literal["StemNet", "HRNet_3stage"] = Field(
         "StemNet", description="StemNet: SDPose-T and -S; HRNet_3stage: SDPose-B"
     )
-    width: PositiveInt | None = Field(
+    width: Channels | None = Field(
         None, description="channels of the first branch; default 64 for StemNet, 32 for HRNet"
     )
-    num_blocks: PositiveInt = Field(4, description="bottlenecks of the stem")
+    num_blocks: Layers = Field(4, description="bottlenecks of the stem")
 
     @model_validator(mode="before")
     @classmethod
@@ -96,15 +98,17 @@ class TokenPose(Section):
     patch_size: Size = Field(
         (4, 3), description="feature pixels, (height, width), that make one vision token"
     )
-    dim: PositiveInt = Field(192, description="width of a token")
-    depth: PositiveInt = Field(12, description="transformer layers in one cycle")
-    heads: PositiveInt = Field(8, description="attention heads")
-    mlp_ratio: PositiveFloat = Field(3, description="hidden width of the feed-forward layer / dim")
+    dim: Channels = Field(192, description="width of a token")
+    depth: Layers = Field(12, description="transformer layers in one cycle")
+    heads: Channels = Field(8, description="attention heads")
+    mlp_ratio: PositiveFloat = Field(
+        3, le=100, description="hidden width of the feed-forward layer / dim"
+    )
     pos_embedding_type: Literal["sine-full", "sine", "learnable"] = Field(
         "sine-full",
         description="sine-full adds the position before every layer but the first as well",
     )
-    cycle_num: PositiveInt = Field(2, description="passes through the transformer in training")
+    cycle_num: Layers = Field(2, description="passes through the transformer in training")
 
     @model_validator(mode="after")
     def _divisible(self) -> TokenPose:
@@ -144,7 +148,7 @@ class TestCfg(Section):
     shift_heatmap: bool = Field(
         True, description="shift the mirrored heatmap by one pixel (flip_test)"
     )
-    modulate_kernel: PositiveInt = Field(
+    modulate_kernel: Pixels = Field(
         11, description="width of the smoothing, heatmap pixels; odd (unbiased)"
     )
 

@@ -29,7 +29,12 @@ PositiveInt = Annotated[Int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1)]
-Size = tuple[PositiveInt, PositiveInt]
+# Above every model that trains, below what takes a machine down: the experiment in a checkpoint is
+# used by whoever predicts with that checkpoint.
+Layers = Annotated[PositiveInt, Field(le=1000)]
+Channels = Annotated[PositiveInt, Field(le=65_536)]
+Pixels = Annotated[PositiveInt, Field(le=4096)]
+Size = tuple[Pixels, Pixels]
 # A folder under work_dirs, an MLflow experiment and a registered model are named after it.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}$")]
 
