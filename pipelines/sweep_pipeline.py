@@ -60,7 +60,7 @@ def make_sweep_pipeline(
         source = cluster.data_root if cluster and is_s3(cluster.data_root) else ""
         prepared = prepare_coco(experiment=experiment, data_source=source)
         dataset_digest = prepared.outputs["dataset_digest"]
-        opened = open_sweep(sweep=sweep, experiment=experiment)
+        opened = open_sweep(sweep=sweep, experiment=experiment, overwrite=overwrite)
         opened.after(prepared)
         with dsl.ParallelFor(items=trials, parallelism=parallel) as each:
             # No output of a step above: kfp.local gives a loop's steps the item in its place. And
@@ -114,9 +114,8 @@ def make_sweep_pipeline(
                 checked.set_caching_options(False)
                 prepared.after(checked)
                 place(checked, cluster)
-            for step in (prepared, opened, required):
-                place(step, cluster)
-            for step in (tried, ranked, registered):
+            place(prepared, cluster)
+            for step in (opened, tried, ranked, registered, required):
                 place(step, cluster, torch=True)
             place(evaluated, cluster, computes=True)
 

@@ -32,7 +32,7 @@ from sdpose.config import Experiment
 from sdpose.errors import USER_ERROR_EXIT_CODE, UserError
 from sdpose.training.result import TrainResult, finished_training
 from sdpose.training.trial import TrialOutcome, run_trial
-from sdpose.training.workdir import remove_results
+from sdpose.training.workdir import leased, remove_results
 
 
 def train_on_cluster(
@@ -47,7 +47,8 @@ def train_on_cluster(
 
     def prepare() -> None:
         if overwrite:
-            remove_results(experiment)
+            with leased(experiment, say):  # another's training may be going on there
+                remove_results(experiment)
 
     try:
         run_job(experiment, cluster, run_id=run_id, log=log, say=say, before_creation=prepare)

@@ -11,7 +11,8 @@ from sdpose.comparison.spread import Difference, Spread, difference
 from sdpose.config import Experiment, flatten, parse_experiment
 from sdpose.errors import UserError, did_you_mean
 from sdpose.report.history import read_history
-from sdpose.training.workdir import EXPERIMENT_FILE, PLACES
+from sdpose.training.changes import PLACES
+from sdpose.training.workdir import EXPERIMENT_FILE
 
 # What tells runs apart, and not configurations.
 NAMES = ("exp_name", "seed", *PLACES)

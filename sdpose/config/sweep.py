@@ -7,18 +7,24 @@ import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sdpose.config.document import parse_document
-from sdpose.config.load import experiments_dir, find_document, load_experiment
+from sdpose.config.load import (
+    experiment_digest,
+    experiments_dir,
+    find_document,
+    load_experiment,
+)
 from sdpose.config.schema import Experiment
 from sdpose.config.schema.sweep import Settings, Sweep
 from sdpose.documents import read_text
 from sdpose.errors import UserError
 
 SWEEPS_VARIABLE = "SDPOSE_SWEEPS"
+_UNKNOWN = "not yet known"  # the meeting place, which the trials' digest names
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,8 @@ def expand(
     """The trials: the grid's combinations, then the listed ones, each with every seed.
 
     overrides and top_level: as `load_experiment` takes them, for all trials. work_dir among them
-    is the folder that holds a work dir for each. rungs: where the trials meet for early stopping,
-    a folder or an s3:// URI.
+    is the folder that holds a work dir for each. rungs: a folder or an s3:// URI; the trials meet
+    there for early stopping, in a folder of their own: another set of trials has another one.
     Raises UserError naming the trial for whatever is wrong with one.
     """
     overrides = list(overrides)
@@ -83,14 +89,35 @@ def expand(
             changes.append(f"seed={seed}")
         changes += [f"exp_name={name}", f"work_dir={json.dumps(f'{folder}/{name}')}"]
         if sweep.early_stopping is not None:
-            stopping = {"folder": rungs, **sweep.early_stopping.model_dump()}
+            stopping = {"folder": _UNKNOWN, **sweep.early_stopping.model_dump()}
             changes.append(f"early_stopping={json.dumps(stopping)}")
         try:
             experiment = load_experiment(sweep.base, changes, **top_level)
         except UserError as error:
             raise UserError(f"sweep {sweep.name}, trial {name}: {error}") from None
         trials.append(Trial(settings, experiment))
-    return trials
+    if sweep.early_stopping is None:
+        return trials
+    assert rungs is not None
+    return _meeting_in(f"{rungs}/{_digest(trials)}", trials)
+
+
+def _digest(trials: list[Trial]) -> str:
+    """Names these trials: the AP of any others, those of an earlier sweep of the same name among
+    them, say nothing about which of these is weak."""
+    anywhere = {"work_dir": None, "data_root": ""}
+    digests = sorted(experiment_digest(t.experiment.model_copy(update=anywhere)) for t in trials)
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:16]
+
+
+def _meeting_in(folder: str, trials: list[Trial]) -> list[Trial]:
+    meeting = []
+    for trial in trials:
+        stopping = trial.experiment.early_stopping
+        assert stopping is not None
+        changed = {"early_stopping": stopping.model_copy(update={"folder": folder})}
+        meeting.append(replace(trial, experiment=trial.experiment.model_copy(update=changed)))
+    return meeting
 
 
 def _points(sweep: Sweep) -> Iterator[Settings]:

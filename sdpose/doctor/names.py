@@ -9,7 +9,7 @@ from sdpose.config import Experiment, flatten
 from sdpose.doctor.report import Report
 from sdpose.registry import read_version, summarize
 from sdpose.storage import Store
-from sdpose.training.workdir import PLACES, differences
+from sdpose.training.changes import PLACES, differences
 
 SHOWN = 3  # differing settings
 RENAME = "choose another name: --set exp_name=NAME, or exp_name in the experiment's file"

@@ -6,13 +6,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, get_args
 
-from sdpose.errors import without_secrets
+from sdpose.errors import UserError, without_secrets
 from sdpose.tracking import RunStatus, TrackedRun
 from sdpose.tracking.server import connect, is_refusal
 
@@ -37,9 +38,12 @@ class Delivery:
 
     def __init__(self, path: Path, say: Say) -> None:
         self._path, self._say = path, say
+        self.kept_in: Path | None = path
+        """Where what waits can be found by another process; None: nowhere."""
         self._temporary = path.with_name(path.name + ".tmp")
-        self._temporary.unlink(missing_ok=True)
-        self._waiting = _entries(path)
+        with contextlib.suppress(OSError):
+            self._temporary.unlink(missing_ok=True)
+        self._waiting = _entries(path, say)
         self._last_steps: dict[tuple[str, str], int] = {}
         self._failing: set[str] = set()  # metrics, files
         self._said: set[str] = set()
@@ -58,8 +62,12 @@ class Delivery:
         self._add(run_id, status=status)
 
     def close(self, seconds: float) -> int:
-        """Waits for what is under way, at most so long; returns how many entries are left in the
-        file. A server that fails is given FAILING_SECONDS, a silent one SILENT_SECONDS."""
+        """Waits for what is under way, at most so long; returns how many entries are left.
+
+        They are in `kept_in` then: the file, or one in the folder for temporary files if the file
+        cannot be written. A server that fails is given FAILING_SECONDS, a silent one
+        SILENT_SECONDS.
+        """
         progress = time.monotonic()
         give_up = progress + seconds
         with self._changed:
@@ -74,8 +82,11 @@ class Delivery:
                 if now > min(give_up, progress + patience):
                     break
                 self._changed.wait(0.1)
+            left = len(self._waiting)
+            if left and not self._keep():
+                self._keep_elsewhere()
             self._waiting = []  # ends the thread; the file keeps them
-        return left if self._path.exists() else 0
+        return left
 
     def _add(self, run_id: str, **content: Any) -> None:
         with self._changed:
@@ -83,21 +94,36 @@ class Delivery:
             self._keep()
             self._changed.notify_all()
 
-    def _keep(self) -> None:
-        """Makes the file hold what waits; few lines, unless MLflow has been away for long."""
+    def _keep(self) -> bool:
+        """Makes the file hold what waits, if it can be written; few lines, unless MLflow has been
+        away for long."""
         try:
             if not self._waiting:
                 self._path.unlink(missing_ok=True)
-                return
+                return True
             with self._temporary.open("w", encoding="utf-8") as file:
-                file.writelines(json.dumps(entry) + "\n" for entry in self._waiting)
-                file.flush()
-                os.fsync(file.fileno())
+                self._write(file)
             os.replace(self._temporary, self._path)
+            return True
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._temporary.unlink(missing_ok=True)
             self._say_once(f"{self._path}: {error.strerror}; what MLflow misses waits in memory")
+            return False
+
+    def _keep_elsewhere(self) -> None:
+        """At the end, when memory is no place to wait any more."""
+        self.kept_in = None
+        with contextlib.suppress(OSError):
+            descriptor, name = tempfile.mkstemp(prefix="sdpose-", suffix=f"-{self._path.name}")
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                self._write(file)
+            self.kept_in = Path(name)
+
+    def _write(self, file: TextIO) -> None:
+        file.writelines(json.dumps(entry) + "\n" for entry in self._waiting)
+        file.flush()
+        os.fsync(file.fileno())
 
     # ------------------------------------------------------------------------------- its thread
 
@@ -177,11 +203,44 @@ def _reason(error: Exception) -> str:
     return without_secrets((str(error) or type(error).__name__).splitlines()[0])
 
 
-def _entries(path: Path) -> list[Entry]:
-    """The file's; a line that is damaged is left out."""
+def _entries(path: Path, say: Say) -> list[Entry]:
+    """The file's; a line that is damaged is left out.
+
+    Raises UserError if the file is there and cannot be read: it would be replaced.
+    """
+    if not path.is_file():
+        return []
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise UserError(
+            f"{path}: {error.strerror}; it holds what MLflow has not got yet. Make it readable, or "
+            "remove it to do without"
+        ) from None
     found = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            with contextlib.suppress(ValueError):
-                found.append(json.loads(line))
+    for line in lines:
+        entry: Any = None
+        with contextlib.suppress(ValueError, RecursionError):
+            entry = json.loads(line)
+        if _is_entry(entry):
+            found.append(entry)
+    if damaged := len(lines) - len(found):
+        say(f"warning: {path}: {damaged} damaged line{'s' * (damaged > 1)} left out")
     return found
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether it can be delivered."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("run_id"), str):
+        return False
+    if not isinstance(entry.get("time"), int):
+        return False
+    if "metrics" in entry:
+        values = entry["metrics"]
+        numbers = isinstance(values, dict) and all(
+            isinstance(value, int | float) for value in values.values()
+        )
+        return numbers and bool(values) and isinstance(entry.get("step"), int)
+    if "file" in entry:
+        return isinstance(entry["file"], str) and isinstance(entry.get("folder"), str | None)
+    return entry.get("status") in get_args(RunStatus)

@@ -11,18 +11,20 @@ from sdpose.models import SDPose, build_model, load_weights
 from sdpose.models.weights import load_backbone_weights
 from sdpose.training.checkpoint import training_weights
 from sdpose.training.distributed import PREPARE_TIMEOUT, World, is_restart, on_main
+from sdpose.training.lease import Lease
 from sdpose.training.meters import Progress
 from sdpose.training.records import Say
 from sdpose.training.workdir import Start, claim, find_start, open_mirror, start_anew
 
 
 def begin(
-    experiment: Experiment, world: World, *, overwrite: bool, say: Say
+    experiment: Experiment, world: World, *, overwrite: bool, lease: Lease | None, say: Say
 ) -> tuple[Start, PreparedDataset | None]:
     """Makes the work dir this experiment's and returns where training begins, and on which data.
 
     No dataset: there is nothing to train, the work dir holds the finished run.
     overwrite: what trainings left there goes first; not at a restart, which finds its own results.
+    lease: of the mirror, on rank 0.
     Raises UserError with the work dir as it was, but for what was fetched from a mirror, if the run
     cannot begin: see `find_start`, `check_fits`, `check_same_data`, `prepare_coco`.
     """
@@ -39,7 +41,7 @@ def begin(
     def take(start: Start) -> Start:
         if dataset is not None:
             check_same_data(experiment, start, dataset.digest, say)
-        return claim(experiment, start, overwrite=overwrite, say=say)
+        return claim(experiment, start, overwrite=overwrite, lease=lease, say=say)
 
     dataset = None
     start = on_main(world, choose, timeout=PREPARE_TIMEOUT)  # a mirror may be slow

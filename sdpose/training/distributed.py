@@ -17,7 +17,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
 
@@ -59,10 +59,21 @@ class World:
     rank: int
     size: int
     device: torch.device
+    _groups: dict[timedelta, Any] = field(default_factory=dict, compare=False)
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
+
+    def group(self, timeout: timedelta) -> Any:
+        """The gloo group whose collectives wait so long; collective when it is first asked for.
+
+        One for the whole run: each costs a connection to every other rank and threads of its own,
+        which torch keeps until the process group ends.
+        """
+        if timeout not in self._groups:
+            self._groups[timeout] = dist.new_group(backend="gloo", timeout=timeout)
+        return self._groups[timeout]
 
 
 def is_main_process() -> bool:
@@ -190,7 +201,7 @@ def on_main(world: World, function: Callable[[], T], timeout: timedelta | None =
     """
     if world.size == 1:
         return function()
-    group: Any = None if timeout is None else dist.new_group(backend="gloo", timeout=timeout)
+    group = None if timeout is None else world.group(timeout)
     box: list[Any] = [None, 0, False]  # the result, else an exit code and whether it is an error
     try:
         if world.is_main:

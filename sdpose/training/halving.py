@@ -8,13 +8,24 @@ far. None waits for another, so the first ones to come go on whatever they have 
 
 from __future__ import annotations
 
-import json
 import math
+import re
+
+from pydantic import BaseModel, Field, ValidationError
 
 from sdpose.config import Experiment
 from sdpose.errors import UserError
-from sdpose.storage import Store, open_store
+from sdpose.storage import DamagedObjectError, ObjectNotFoundError, Store, open_store
 from sdpose.training.records import Say
+
+
+class Record(BaseModel):
+    """What a trial leaves at a rung."""
+
+    ap: float = Field(alias="AP", ge=-1, le=1)
+    place: int = 0
+    of: int = 0
+    stopped: str = ""  # why it ended there
 
 
 def rungs(experiment: Experiment) -> list[int]:
@@ -33,7 +44,7 @@ def reason_to_stop(experiment: Experiment, epoch: int, ap: float, say: Say) -> s
     """Why the trial ends with this evaluation; "" if it goes on.
 
     A decision is written down, and stands when a resumed trial comes to the same epoch again. A
-    folder that cannot be reached stops nobody.
+    folder that cannot be reached, or a record that is damaged, stops nobody.
     """
     settings = experiment.early_stopping
     if settings is None or epoch not in rungs(experiment):
@@ -41,10 +52,11 @@ def reason_to_stop(experiment: Experiment, epoch: int, ap: float, say: Say) -> s
     try:
         store = open_store(settings.folder)
         rung, key = f"epoch_{epoch}", f"epoch_{epoch}/{experiment.exp_name}.json"
-        known = json.loads(store.read(key)) if store.exists(key) else None
-        if known is not None and known["AP"] == ap:
-            return str(known["stopped"])
-        others = [_ap(store, other) for other in store.list(rung) if other != key]
+        known = _record(store, key, say) if store.exists(key) else None
+        if known is not None and known.ap == ap:
+            return known.stopped
+        records = [_record(store, other, say) for other in store.list(rung) if other != key]
+        others = [record.ap for record in records if record is not None]
         place = 1 + sum(other > ap for other in others)
         arrived = len(others) + 1
         reason = ""
@@ -55,13 +67,25 @@ def reason_to_stop(experiment: Experiment, epoch: int, ap: float, say: Say) -> s
                 f"AP {ap:.4f} after {epoch} epochs is place {place} of {arrived} trials that have "
                 f"come so far; one of {settings.reduction_factor} goes on"
             )
-        record = {"AP": ap, "place": place, "of": arrived, "stopped": reason}
-        store.put(key, (json.dumps(record) + "\n").encode())
+        record = Record(AP=ap, place=place, of=arrived, stopped=reason)
+        store.put(key, (record.model_dump_json(by_alias=True) + "\n").encode())
     except UserError as error:
         say(f"warning: early_stopping: {error}; this trial goes on")
         return ""
     return reason
 
 
-def _ap(store: Store, key: str) -> float:
-    return float(json.loads(store.read(key))["AP"])
+def remove_records(experiment: Experiment) -> None:
+    """Of all trials that meet where this one does: they are trained again."""
+    if experiment.early_stopping is not None:
+        store = open_store(experiment.early_stopping.folder)
+        for key in [key for key in store.list("") if re.fullmatch(r"epoch_\d+/[^/]+\.json", key)]:
+            store.delete(key)
+
+
+def _record(store: Store, key: str, say: Say) -> Record | None:
+    try:
+        return Record.model_validate_json(store.read(key))
+    except (ValidationError, ObjectNotFoundError, DamagedObjectError):
+        say(f"warning: early_stopping: {store.uri(key)} is damaged, and does not count")
+        return None

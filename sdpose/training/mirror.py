@@ -31,6 +31,7 @@ from sdpose.training.checkpoint import (
     newest_first,
     outdated,
 )
+from sdpose.training.lease import Lease, LeaseLostError
 from sdpose.training.records import Say
 from sdpose.training.reminder import Reminder
 
@@ -46,6 +47,7 @@ class Mirror:
     def __init__(
         self,
         store: Store,
+        lease: Lease,
         *,
         work_dir: Path,
         folder: Path,
@@ -54,9 +56,10 @@ class Mirror:
         keep: int,
         say: Say,
     ) -> None:
-        """folder: of the checkpoints. own_files: patterns of the work dir's other files.
-        live_files: names of those that somebody waits for. keep: the newest epoch_N.pth that stay;
-        -1: all."""
+        """lease: nothing is uploaded without it. folder: of the checkpoints. own_files: patterns of
+        the work dir's other files. live_files: names of those that somebody waits for. keep: the
+        newest epoch_N.pth that stay; -1: all."""
+        self.lease = lease
         self._store, self._work_dir, self._folder = store, work_dir, folder
         self._own_files, self._live_files, self._keep = own_files, live_files, keep
         self._say, self._reminder = say, Reminder(say)
@@ -89,9 +92,12 @@ class Mirror:
             self.upload_latest(meta)
 
     def wait(self, seconds: float) -> list[str]:
-        """Until all is uploaded, `seconds` at most; what is not, for people."""
+        """Until all is uploaded, or cannot be because the lease is lost, `seconds` at most; what is
+        not, for people."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._wanted, max(seconds, 0.0))
+            self._changed.wait_for(
+                lambda: not self._wanted or self.lease.lost is not None, max(seconds, 0.0)
+            )
             return [self._store.uri(key) for key in self._wanted]
 
     def close(self, seconds: float) -> None:
@@ -139,7 +145,13 @@ class Mirror:
                 continue
             key, request = first
             try:
+                self.lease.check()
                 self._put(key, request[0])
+            except LeaseLostError as error:
+                self._say(f"warning: no upload to {self._store.uri(key)} any more: {error}")
+                with self._changed:
+                    self._changed.notify_all()
+                return
             except Exception as error:
                 self._reminder.trouble(
                     f"warning: no upload to {self._store.uri(key)}: {error}\n  Training goes on; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from pathlib import Path
 
 from sdpose import tracking
@@ -95,9 +96,21 @@ def deliver_what_waits(work_dir: Path, say: Say) -> int:
 
 def _end(delivery: Delivery, work_dir: Path, say: Say, seconds: float) -> int:
     left = delivery.close(seconds)
-    if left:
-        say(
-            f"warning: MLflow did not get everything: {left} record{'s' * (left > 1)} wait in "
-            f"{work_dir / MLFLOW_QUEUE}; `sdpose sync {work_dir}` delivers them"
+    if not left:
+        return 0
+    records, wait = f"{left} record{'s' * (left > 1)}", "wait" if left > 1 else "waits"
+    queue, deliver = work_dir / MLFLOW_QUEUE, f"`sdpose sync {work_dir}` delivers them"
+    if delivery.kept_in == queue:
+        where = f"{records} {wait} in {queue}; {deliver}"
+    elif delivery.kept_in is not None:
+        where = (
+            f"{records} {wait} in {delivery.kept_in}, because {queue} cannot be written. Move the "
+            f"file there when it can, and {deliver}"
         )
+    else:
+        where = (
+            f"{records} are lost, because neither {queue} nor {tempfile.gettempdir()} can be "
+            f"written; their values are in the newest .log.json of {work_dir}"
+        )
+    say(f"warning: MLflow did not get everything: {where}")
     return left

@@ -8,7 +8,9 @@ from pathlib import Path
 from sdpose.config import Experiment
 from sdpose.errors import UserError
 from sdpose.training.begin import is_finished
+from sdpose.training.changes import differences
 from sdpose.training.checkpoint import LATEST, Checkpoint
+from sdpose.training.lease import Lease
 from sdpose.training.meters import Progress
 from sdpose.training.mlflow_sink import deliver_what_waits
 from sdpose.training.records import Say, duration
@@ -17,7 +19,6 @@ from sdpose.training.trainjob_status import report_finished
 from sdpose.training.workdir import (
     Start,
     checkpoint_folder,
-    differences,
     mirror_uri,
     newest,
     work_dir_of,
@@ -68,12 +69,12 @@ def finished_training(experiment: Experiment) -> TrainResult:
     return result_in(experiment, start.checkpoint)
 
 
-def complete(experiment: Experiment, start: Start, say: Say) -> None:
+def complete(experiment: Experiment, start: Start, lease: Lease | None, say: Say) -> None:
     """Keeps what a finished run promised and could not keep; UserError if that fails again."""
     assert start.checkpoint is not None
     deliver_what_waits(work_dir_of(experiment), say)
     report_finished(work_dir_of(experiment))
-    saver = build_saver(experiment, say, start)
+    saver = build_saver(experiment, say, start, lease)
     try:
         saver.name(checkpoint_names(experiment, Progress.of(start.checkpoint["meta"])))
         saver.finish()

@@ -20,6 +20,7 @@ from sdpose.training.distributed import World, on_main
 from sdpose.training.ema import AveragedModel
 from sdpose.training.events import Events
 from sdpose.training.interrupt import StopSignals
+from sdpose.training.lease import Lease
 from sdpose.training.meters import Progress, Stopwatch
 from sdpose.training.mirror import Mirror
 from sdpose.training.optim import (
@@ -85,8 +86,9 @@ def build_run(
     events: Events,
     start: Start,
     dataset: PreparedDataset,
+    lease: Lease | None,
 ) -> Run:
-    """All that a run works with, as the checkpoint left it."""
+    """All that a run works with, as the checkpoint left it. lease: of the mirror, on rank 0."""
     torch.manual_seed(experiment.seed)
     torch.backends.cudnn.benchmark = True  # all batches have one shape
     model = build_model(experiment.model)
@@ -136,16 +138,20 @@ def build_run(
         schedule=build_schedule(experiment, len(loader)),
         progress=progress,
         watch=watch,
-        saver=build_saver(experiment, events.say, start) if world.is_main else NoSaver(),
+        saver=build_saver(experiment, events.say, start, lease) if world.is_main else NoSaver(),
     )
 
 
-def build_saver(experiment: Experiment, say: Say, start: Start) -> CheckpointSaver:
+def build_saver(
+    experiment: Experiment, say: Say, start: Start, lease: Lease | None
+) -> CheckpointSaver:
     settings, folder = experiment.checkpoint_config, checkpoint_folder(experiment)
     uri, mirror = mirror_uri(experiment), None
     if uri is not None:
+        assert lease is not None
         mirror = Mirror(
             open_store(uri),
+            lease,
             work_dir=work_dir_of(experiment),
             folder=folder,
             own_files=OWN_FILES,

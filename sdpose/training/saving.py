@@ -75,13 +75,19 @@ class CheckpointSaver:
 
     @property
     def is_due(self) -> bool:
-        """Whether the last save is older than the interval."""
+        """Whether the last save is older than the interval, or the next one ends the run."""
+        if self.mirror is not None and self.mirror.lease.lost is not None:
+            return True
         age = time.monotonic() - self._saved_at
         return self._interval is not None and age >= self._interval
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Writes latest.pth: returns when a copy is taken. Later steps do not change it."""
+        """Writes latest.pth: returns when a copy is taken. Later steps do not change it.
+
+        Raises UserError if another training has taken the mirror over.
+        """
         self.flush()
+        self._require_mirror()
         self._saved_at = time.monotonic()
         job = _Job(_copy(checkpoint))
         self._writing = self._writer.submit(self._replace_last, job)
@@ -105,9 +111,11 @@ class CheckpointSaver:
                 self._lost += [LATEST] * (not self._last.written) + self._last.names
                 break
             time.sleep(RETRY_SECONDS)
+        self._require_mirror()
         missing = [f"{self._folder / name}" for name in self._kept(self._lost)]
         if self.mirror is not None:
             missing += self.mirror.wait(give_up - time.monotonic())
+            self._require_mirror()
         if missing:
             self._gave_up = True
             raise UserError(
@@ -123,6 +131,15 @@ class CheckpointSaver:
         self._writer.shutdown()
         if self.mirror is not None:
             self.mirror.close(0.0 if self._gave_up else seconds)
+
+    def _require_mirror(self) -> None:
+        if self.mirror is not None and (lost := self.mirror.lease.lost) is not None:
+            self._gave_up = True
+            raise UserError(
+                f"{lost}. It took over while this one did not reach the store; nothing is uploaded "
+                f"any more, and what this one has trained since is in {self._folder} only. End one "
+                "of them; give a new run another --work-dir"
+            )
 
     # ------------------------------------------------------------------------ the writer's thread
 

@@ -10,17 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from sdpose.cache import scratch_dir
-from sdpose.config import Experiment, dump_experiment, flatten, parse_experiment
-from sdpose.config.schema import Promotion
+from sdpose.config import Experiment, dump_experiment
 from sdpose.errors import UserError
 from sdpose.files import atomic_file, matching
 from sdpose.locking import lock
 from sdpose.storage import Store, StoreUnavailableError, open_store
+from sdpose.training.changes import differences, stored_experiment
 from sdpose.training.checkpoint import (
     LATEST,
     Checkpoint,
@@ -30,6 +27,7 @@ from sdpose.training.checkpoint import (
     newest_first,
     same_file,
 )
+from sdpose.training.lease import Lease
 from sdpose.training.mirror import newer_checkpoint, remove, restore_files
 from sdpose.training.records import Say
 
@@ -53,18 +51,8 @@ OWN_FILES = (
 )
 OWN_CHECKPOINTS = (LATEST, "epoch_*.pth", "best_AP_epoch_*.pth", ".*.pth.tmp*")
 
-# Keys that may differ between two starts of one run: where things lie, how often they are saved and
-# what is asked of the result, not what is computed.
-PLACES = (
-    "work_dir",
-    "data_root",
-    "data.workers_per_gpu",
-    "resume_from",
-    "checkpoint_config.mirror",
-    "checkpoint_config.interval_minutes",
-    *(f"promotion.{key}" for key in Promotion.model_fields),
-    "early_stopping.folder",
-)
+# No upload of a checkpoint goes on for longer.
+UPLOADS_TAKE = timedelta(days=1)
 
 # How long a run waits for one in the same work dir: a killed run's loader processes hold on to the
 # folder until they notice, within 5 s (on Linux at once).
@@ -110,14 +98,28 @@ def checkpoint_folder(experiment: Experiment) -> Path:
 
 
 @contextlib.contextmanager
-def locked_results(experiment: Experiment) -> Iterator[None]:
-    """`locked` for all folders that a run writes to; UserError if it could not write there."""
+def locked_results(experiment: Experiment, say: Say) -> Iterator[Lease | None]:
+    """`locked` for all folders that a run writes to, and the lease of their mirror, if any.
+
+    Raises UserError if another training has one of them, or a folder cannot be written.
+    """
     with contextlib.ExitStack() as stack:
         for folder in sorted({work_dir_of(experiment), checkpoint_folder(experiment)}):
             stack.enter_context(locked(folder))
             with _usable(folder), tempfile.TemporaryFile(dir=folder):
                 pass
-        yield
+        yield stack.enter_context(leased(experiment, say))
+
+
+@contextlib.contextmanager
+def leased(experiment: Experiment, say: Say) -> Iterator[Lease | None]:
+    """Nobody else's training writes to the mirror of this one; None if it has no mirror."""
+    uri = mirror_uri(experiment)
+    if uri is None:
+        yield None
+        return
+    with Lease(open_store(uri), say).held() as lease:
+        yield lease
 
 
 @contextlib.contextmanager
@@ -162,15 +164,17 @@ def _usable(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def claim(experiment: Experiment, start: Start, *, overwrite: bool, say: Say) -> Start:
+def claim(
+    experiment: Experiment, start: Start, *, overwrite: bool, lease: Lease | None, say: Say
+) -> Start:
     """Makes the work dir this experiment's, and the checkpoint that it begins with its newest.
 
-    overwrite: removes first what trainings left there.
+    overwrite: removes first what trainings left there. lease: of the mirror.
     """
     work_dir, folder = work_dir_of(experiment), checkpoint_folder(experiment)
     if overwrite:
         remove_results(experiment)
-    _remove_leftovers(experiment, say)
+    _remove_leftovers(experiment, lease, say)
     if start.path is not None:
         # From here on the newest: what is there already may be damaged, or of a later epoch.
         folder.mkdir(parents=True, exist_ok=True)
@@ -228,7 +232,7 @@ def find_start(
     documents = [path.read_text("utf-8") for path in [work_dir / EXPERIMENT_FILE] if path.is_file()]
     if store is not None and EXPERIMENT_FILE in keys:
         documents.append(store.read(EXPERIMENT_FILE).decode())
-    known = [_stored_experiment(document) for document in documents]
+    known = [stored_experiment(document) for document in documents]
     differing = list(dict.fromkeys(d for text in documents for d in differences(text, experiment)))
     has_results = bool(matching(folder, "*.pth") or newest_first(keys))
     if has_results and not experiment.resume_from and (differing or not known):
@@ -252,13 +256,17 @@ def find_start(
     return Start(checkpoint=found[1], path=found[0], same_run=same_run)
 
 
-def _remove_leftovers(experiment: Experiment, say: Say) -> None:
-    """Of a run that was killed while it saved or uploaded."""
+def _remove_leftovers(experiment: Experiment, lease: Lease | None, say: Say) -> None:
+    """Of a run that was killed while it saved or uploaded.
+
+    Without the lease, the young uploads in the mirror may be another training's.
+    """
     for leftover in matching(checkpoint_folder(experiment), ".*.pth.tmp"):
         leftover.unlink()
     try:
         if (uri := mirror_uri(experiment)) is not None:
-            open_store(uri).sweep(timedelta(), dry_run=False)
+            age = timedelta() if lease is not None and lease.is_held else UPLOADS_TAKE
+            open_store(uri).sweep(age, dry_run=False)
     except UserError as error:  # it may be a right that training does not need
         say(f"warning: uploads that were cut off are not removed: {error}")
 
@@ -320,30 +328,6 @@ def _load_named(path: str) -> Checkpoint:
         ) from None
 
 
-def _stored_experiment(document: str) -> dict[str, Any]:
-    """A work dir's experiment, with today's defaults where it can be read."""
-    try:
-        return parse_experiment(document).model_dump(mode="json")
-    except UserError:  # written under another schema, or edited
-        with contextlib.suppress(yaml.YAMLError):
-            values = yaml.safe_load(document)
-            if isinstance(values, dict):
-                return values
-        return {}
-
-
-def differences(document: str, experiment: Experiment) -> list[str]:
-    """`key: stored -> ours` for every value that differs from a stored experiment's, places
-    aside."""
-    theirs = flatten(_stored_experiment(document))
-    ours = flatten(experiment.model_dump(mode="json"))
-    return [
-        f"{key}: {theirs.get(key, 'absent')} -> {ours.get(key, 'absent')}"
-        for key in dict.fromkeys([*theirs, *ours])
-        if key not in PLACES and theirs.get(key, ...) != ours.get(key, ...)
-    ]
-
-
 def _refusal(work_dir: Path, differing: list[str]) -> str:
     what = "another experiment's results" if differing else "checkpoints of unknown origin"
     shown = differing[:12] + [f"... and {len(differing) - 12} more"] * (len(differing) > 12)
@@ -358,7 +342,10 @@ def _refusal(work_dir: Path, differing: list[str]) -> str:
 
 
 def remove_results(experiment: Experiment) -> None:
-    """Removes what trainings left in the work dir and its mirror, and nothing else."""
+    """Removes what trainings left in the work dir and its mirror, and nothing else.
+
+    The caller has made sure that none of them is going on: `locked_results`, or `leased`.
+    """
     if (uri := mirror_uri(experiment)) is not None:
         remove(open_store(uri), OWN_FILES)
     for path in _results(experiment):

@@ -108,7 +108,8 @@ early_stopping: {{min_epochs: 1}}
     assert head.loss_vis_token_dist.loss_weight == head.loss_kpt_token_dist.loss_weight == 1e-4
     assert (third.seed, third.total_epochs, third.work_dir) == (3, 7, f"w/{trials[2].name}")
     assert third.early_stopping is not None
-    assert third.early_stopping.folder == "r"
+    (folder,) = {t.experiment.early_stopping.folder for t in trials if t.experiment.early_stopping}
+    assert folder.startswith("r/")
     for trial in trials:  # what travels leaves the defaults out, and is the same
         short = dump_experiment(trial.experiment, whole=False)
         assert parse_experiment(short) == trial.experiment

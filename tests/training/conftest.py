@@ -91,11 +91,14 @@ class Launched:
         environment: Mapping[str, str],
         pause: float,
         resume_from: str,
+        work_dir: str,
     ) -> None:
         assert experiment.work_dir is not None
         self.work_dir = Path(experiment.work_dir)
         folder = self.work_dir.parent
         document = folder / f"{self.work_dir.name}.yaml"
+        if work_dir:
+            experiment = experiment.model_copy(update={"work_dir": work_dir})
         document.write_text(dump_experiment(experiment))
         self.output = folder / f"{self.work_dir.name}.out"
         command = ["train", str(document), *["--resume-from", resume_from] * bool(resume_from)]
@@ -166,7 +169,8 @@ def launch() -> Iterator[Callable[..., Launched]]:
     """launch(experiment): `sdpose train`; with ranks=N as any launcher starts it (RANK, ... in the
     environment), with launcher="launch OPTIONS" by `sdpose launch`, with "torchrun OPTIONS" by
     torch's. Without a launcher it sleeps after every step, so that it is not over before a test has
-    seen where it is. resume_from: as --resume-from."""
+    seen where it is. resume_from: as --resume-from. work_dir: instead of the experiment's, in a
+    store."""
     started: list[Launched] = []
 
     def start(
@@ -176,8 +180,11 @@ def launch() -> Iterator[Callable[..., Launched]]:
         environment: Mapping[str, str] = MappingProxyType({}),
         pause: float = 0.03,
         resume_from: str = "",
+        work_dir: str = "",
     ) -> Launched:
-        started.append(Launched(experiment, ranks, launcher, environment, pause, resume_from))
+        started.append(
+            Launched(experiment, ranks, launcher, environment, pause, resume_from, work_dir)
+        )
         return started[-1]
 
     yield start

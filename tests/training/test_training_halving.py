@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
+from components.open_sweep import open_sweep
+from sdpose.config import Trial, dump_experiment, expand, load_sweep
 from sdpose.training import train
-from sdpose.training.halving import reason_to_stop, rungs
+from sdpose.training.halving import reason_to_stop, remove_records, rungs
 from sdpose.training.result import finished_training
 
 
@@ -54,6 +57,57 @@ def test_one_of_three_goes_on(make, tmp_path: Path) -> None:
     there = make(settings(tmp_path / "file"), "total_epochs=60", "evaluation.interval=1")
     assert reason_to_stop(there, 2, 0.0, said.append) == ""
     assert "this trial goes on" in said[0]
+
+
+SWEEP = """
+name: rates
+base: {base}
+grid: {{optimizer.lr: {rates}}}
+early_stopping: {{min_epochs: 2, reduction_factor: 3}}
+"""
+
+
+def arrives(trial: Trial, ap: float) -> str:
+    return reason_to_stop(trial.experiment, 2, ap, print)
+
+
+def trials_of(folder: Path, rates: list[float], *overrides: str) -> list[Trial]:
+    (folder / "rates.yaml").write_text(SWEEP.format(base=folder / "tiny.yaml", rates=rates))
+    overrides = ("total_epochs=60", "evaluation.interval=1", *overrides)
+    sweep = load_sweep(str(folder / "rates.yaml"))
+    return expand(sweep, overrides, rungs=str(folder / "rungs"), work_dir=str(folder / "w"))
+
+
+@pytest.mark.parametrize("change", ["a trial less", "other settings", "trained again"])
+def test_records_of_an_earlier_sweep_stop_nobody(change: str, make, tmp_path: Path) -> None:
+    make()  # writes tiny.yaml
+    before = trials_of(tmp_path, [1e-3, 2e-3, 3e-3])
+    assert [arrives(trial, 0.9 + n / 100) for n, trial in enumerate(before)] == ["", "", ""]
+    if change == "a trial less":
+        now = trials_of(tmp_path, [1e-3, 2e-3])
+    elif change == "other settings":
+        now = trials_of(tmp_path, [1e-3, 2e-3, 3e-3], "seed=5")
+    else:
+        now = trials_of(tmp_path, [1e-3, 2e-3, 3e-3])
+        assert now == before, "resubmitted, it goes on"
+        assert "place 3 of 3" in arrives(now[0], 0.6)
+        open_sweep.python_func("rates", dump_experiment(now[0].experiment), overwrite=True)
+    assert arrives(now[0], 0.6) == ""
+
+
+def test_what_is_no_record_stays_and_counts_for_nothing(make, tmp_path: Path) -> None:
+    folder = tmp_path / "rungs/epoch_2"
+    folder.mkdir(parents=True)
+    for number, content in enumerate(['{"AP": NaN}', "{bad", "[]", '{"AP": "x"}', "", '{"AP": 2}']):
+        (folder / f"{number}.json").write_text(content)
+    said: list[str] = []
+    experiment = make(settings(tmp_path / "rungs"), "total_epochs=60", "evaluation.interval=1")
+    (tmp_path / "rungs/notes.txt").write_text("mine")
+    assert reason_to_stop(experiment, 2, 0.5, said.append) == ""
+    assert sum("is damaged, and does not count" in line for line in said) == 6
+    remove_records(experiment)
+    assert list((tmp_path / "rungs").rglob("*.json")) == []
+    assert (tmp_path / "rungs/notes.txt").is_file()
 
 
 def test_a_stopped_training_is_complete(make, tmp_path: Path, capsys) -> None:

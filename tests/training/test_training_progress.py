@@ -15,8 +15,9 @@ from servers.trainer_status import StatusServer
 
 from sdpose.config import Experiment
 from sdpose.errors import UserError
-from sdpose.storage import open_store
+from sdpose.storage import Store, open_store
 from sdpose.training import mirror, progress, train, trainjob_status
+from sdpose.training.lease import Lease
 from sdpose.training.mirror import Mirror
 from sdpose.training.progress import RunProgress, read_progress
 from sdpose.training.trainjob_status import TrainJobStatus
@@ -159,8 +160,14 @@ def test_the_mirror_has_it_between_checkpoints(
     work_dir = tmp_path / "run"
     work_dir.mkdir()
     store = open_store(tmp_path / "mirror")
+    with Lease(store, print).held() as lease:
+        _uploads_between_checkpoints(work_dir, store, lease)
+
+
+def _uploads_between_checkpoints(work_dir: Path, store: Store, lease: Lease) -> None:
     uploads = Mirror(
         store,
+        lease,
         work_dir=work_dir,
         folder=work_dir,
         own_files=("*.log", "progress.json"),
@@ -176,9 +183,9 @@ def test_the_mirror_has_it_between_checkpoints(
                 store.exists("progress.json") and store.read("progress.json") == text.encode()
             )
         )
-    assert list(store.list("")) == ["progress.json"], "logs go with the checkpoints"
+    assert list(store.list("")) == ["lease.json", "progress.json"], "logs go with the checkpoints"
     uploads.close(10)
-    assert list(store.list("")) == ["a.log", "progress.json"]
+    assert list(store.list("")) == ["a.log", "lease.json", "progress.json"]
 
 
 # --------------------------------------------------------------------------- the TrainJob's status

@@ -1,0 +1,49 @@
+"""What may differ between two starts of one run, and what differs."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import yaml
+
+from sdpose.config import Experiment, flatten, parse_experiment
+from sdpose.config.schema import Promotion
+from sdpose.errors import UserError
+
+# Keys that may differ between two starts of one run: where things lie, how often they are saved and
+# what is asked of the result, not what is computed.
+PLACES = (
+    "work_dir",
+    "data_root",
+    "data.workers_per_gpu",
+    "resume_from",
+    "checkpoint_config.mirror",
+    "checkpoint_config.interval_minutes",
+    *(f"promotion.{key}" for key in Promotion.model_fields),
+    "early_stopping.folder",
+)
+
+
+def stored_experiment(document: str) -> dict[str, Any]:
+    """A work dir's experiment, with today's defaults where it can be read."""
+    try:
+        return parse_experiment(document).model_dump(mode="json")
+    except UserError:  # written under another schema, or edited
+        with contextlib.suppress(yaml.YAMLError):
+            values = yaml.safe_load(document)
+            if isinstance(values, dict):
+                return values
+        return {}
+
+
+def differences(document: str, experiment: Experiment) -> list[str]:
+    """`key: stored -> ours` for every value that differs from a stored experiment's, places
+    aside."""
+    theirs = flatten(stored_experiment(document))
+    ours = flatten(experiment.model_dump(mode="json"))
+    return [
+        f"{key}: {theirs.get(key, 'absent')} -> {ours.get(key, 'absent')}"
+        for key in dict.fromkeys([*theirs, *ours])
+        if key not in PLACES and theirs.get(key, ...) != ours.get(key, ...)
+    ]
