@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sdpose.errors import without_secrets
+from sdpose.credentials import without_secrets
 from sdpose.tracking import RunStatus, TrackedRun
 from sdpose.tracking.server import connect, is_refusal
 
@@ -174,7 +174,7 @@ class Delivery:
 
 
 def _reason(error: Exception) -> str:
-    return without_secrets((str(error) or type(error).__name__).splitlines()[0])
+    return without_secrets(str(error) or type(error).__name__).splitlines()[0]
 
 
 def _entries(path: Path) -> list[Entry]:
