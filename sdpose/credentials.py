@@ -34,8 +34,9 @@ SHORTEST_SECRET = 6  # a shorter value is a word that means something else
 _KIND_OF_KEY = "ACCESS|ACCOUNT|API|AUTH|ENCRYPTION|MASTER|PRIVATE|SAS|SECRET|SERVICE|SHARED|STORAGE"
 _SECRET_NAME = re.compile(
     rf"(PASSWORD|PASSWD|PASSPHRASE|TOKEN|COOKIE|CREDENTIAL|_PWD|({_KIND_OF_KEY})_?KEY(_ID)?"
-    r"|CONNECTION_STRING)$|(^|_)SECRETS?(_|$)|CLIENTSECRET$"
+    r"|CONNECTION_STRING|SECRET)$"
 )
+_SECRET_INSIDE = re.compile(r"(^|_)SECRETS?(_|$)")
 _NAMES_A_PLACE = re.compile(r"_(FILE|PATH|DIR|NAME|ARN|URI|URL|VERSION|NAMESPACE|STORE)$")
 
 # Variables whose values never have white space at an end that means something.
@@ -64,8 +65,13 @@ _PATTERNS = (
 _BASIC = re.compile(r"\b(Basic\s+)([A-Za-z0-9+/]{4,}={0,2})", re.IGNORECASE)
 
 
-def is_secret_name(name: str) -> bool:
+def is_secret_name(name: str, *, inside: bool = True) -> bool:
     """Whether a variable of this name holds a credential; one that names its file does not.
+
+    Args:
+        name: of a variable, or of a key that is written as one (db-password).
+        inside: SECRET counts anywhere in the name. False for annotations, where it often begins
+            the name of a setting (vault.hashicorp.com/agent-inject-secret-config).
 
     >>> [is_secret_name(n) for n in ("PGPASSWORD", "HF_TOKEN", "WANDB_API_KEY", "CLIENT_SECRET_ID")]
     [True, True, True, True]
@@ -75,7 +81,8 @@ def is_secret_name(name: str) -> bool:
     name = re.sub(r"[^A-Z0-9]+", "_", name.upper())
     if name in SECRET_VARIABLES:
         return True
-    return bool(_SECRET_NAME.search(name)) and not _NAMES_A_PLACE.search(name)
+    found = _SECRET_NAME.search(name) or (inside and _SECRET_INSIDE.search(name))
+    return bool(found) and not _NAMES_A_PLACE.search(name)
 
 
 def has_credentials(address: str) -> bool:
@@ -87,15 +94,37 @@ def has_credentials(address: str) -> bool:
     return bool(_USER_INFO.search(address) or _SIGNED_QUERY.search(address))
 
 
+def variable_has_credentials(name: str, value: str) -> bool:
+    """Whether a variable holds a credential, by its name or by its value.
+
+    >>> variable_has_credentials("HTTPS_PROXY", "me:hunter2@proxy:3128")
+    True
+    """
+    return is_secret_name(name) or has_credentials(_as_url(name, value))
+
+
+def _as_url(name: str, value: str) -> str:
+    """A proxy may be given without a scheme."""
+    return f"proxy://{value}" if name.upper().endswith("_PROXY") and "://" not in value else value
+
+
 def clean_environment() -> None:
     """Strips credentials, addresses and settings in `os.environ`, where libraries read them.
 
-    Every entry point calls it before anything is read (through `sdpose.errors.user_errors`).
+    The user and password of MLflow's address get their own variables: MLflow prints the address.
+    Every entry point calls this before anything is read (through `sdpose.errors.user_errors`).
     """
     for name, value in os.environ.items():
         stripped = value.strip(_WHITE)
         if stripped != value and (_CLEANED.fullmatch(name) or is_secret_name(name)):
             os.environ[name] = stripped
+    address = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if found := re.fullmatch(r"(https?://)([^/?#]*)@([^@]*)", address, re.IGNORECASE):
+        user, _, password = found[2].partition(":")
+        os.environ["MLFLOW_TRACKING_URI"] = found[1] + found[3]
+        # As requests has it: what the address says wins.
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(user)
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(password)
 
 
 def invalid_header(error: BaseException | None) -> str | None:
@@ -150,7 +179,7 @@ def _secrets() -> Iterator[str]:
             # A platform's *_TOKEN may name the file of one, which messages should name.
             if name in SECRET_VARIABLES or not (value.startswith("/") and os.path.isfile(value)):
                 yield value
-        elif "://" in value and (found := _USER_INFO.search(value)):
+        elif found := _USER_INFO.search(_as_url(name, value)):
             password = found.group().removeprefix("://").removesuffix("@").partition(":")[2]
             yield password
             yield unquote(password)

@@ -31,7 +31,13 @@ FAILURE_FILE_VARIABLE = "SDPOSE_FAILURE_FILE"
 
 
 class UserError(ValueError):
-    """An error in the user's input; the message is complete and is shown as it is."""
+    """An error in the user's input; the message is complete and is shown as it is.
+
+    It holds no secrets: it goes to terminals, logs, pages and records, not only to `user_errors`.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(without_secrets(str(message)))
 
 
 @contextlib.contextmanager
@@ -48,7 +54,7 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        message = without_secrets(str(error))
+        message = str(error)
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
@@ -87,7 +93,7 @@ def refuse_credentials(address: str) -> str:
     """
     if has_credentials(address):
         raise UserError(
-            f"{without_secrets(address)}: an address with credentials would be kept where others "
+            f"{address}: an address with credentials would be kept where others "
             "read it; leave them out and give them as environment variables (AWS_ACCESS_KEY_ID, "
             "AWS_SECRET_ACCESS_KEY, AWS_PROFILE, MLFLOW_TRACKING_USERNAME and _PASSWORD; on a "
             "cluster from a Secret, under `secrets:` in the cluster profile)"

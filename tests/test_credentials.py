@@ -141,6 +141,19 @@ def test_entry_points_strip_what_libraries_read(monkeypatch: pytest.MonkeyPatch)
     assert os.environ["PS1"] == "sdpose $ "
 
 
+def test_mlflows_address_loses_its_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:hunter%2F2@host:5000/mlflow\n")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "another")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "another")
+    clean_environment()
+    assert os.environ["MLFLOW_TRACKING_URI"] == "https://host:5000/mlflow"
+    assert os.environ["MLFLOW_TRACKING_USERNAME"] == "me"
+    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "hunter/2"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@host/db")  # one address
+    clean_environment()
+    assert os.environ["MLFLOW_TRACKING_URI"] == "postgresql://me:secret@host/db"
+
+
 def test_cleaning_twice_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KFP_TOKEN", " a\n")
     clean_environment()
