@@ -10,11 +10,12 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from sdpose.cache import SCRATCH_VARIABLE
 from sdpose.config.document import parse_document, parse_yaml
 from sdpose.config.schema.section import Int, PositiveInt, Section
+from sdpose.credentials import SHORTEST_SECRET, is_secret_name, variable_has_credentials
 from sdpose.errors import UserError
 
 DAY = 24 * 3600
@@ -218,6 +219,32 @@ class Cluster(Section):
         60, description="for the last checkpoint, between SIGTERM and SIGKILL"
     )
 
+    # Before the rule of every section, whose message does not name the variable.
+    @field_validator("env", mode="before")
+    @classmethod
+    def _no_secret_variables(cls, value: Any) -> Any:
+        found = [
+            str(name)
+            for name, content in (value.items() if isinstance(value, dict) else ())
+            if variable_has_credentials(str(name), str(content))
+        ]
+        if found:
+            raise ValueError(_belongs_to_secrets(found))
+        return value
+
+    @field_validator("labels", "annotations", "node_selector")
+    @classmethod
+    def _no_secret_names(cls, value: dict[str, str]) -> dict[str, str]:
+        # A short value is a switch: vault.hashicorp.com/agent-inject-token: "true".
+        found = [
+            name
+            for name, content in value.items()
+            if len(content) >= SHORTEST_SECRET and is_secret_name(name, inside=False)
+        ]
+        if found:
+            raise ValueError(_belongs_to_secrets(found))
+        return value
+
     @property
     def processes_per_node(self) -> int:
         return max(1, self.gpus_per_node)
@@ -272,6 +299,14 @@ class Cluster(Section):
 
     def _volume_of(self, location: str) -> Volume | None:
         return next((v for v in self.volumes if Path(location).is_relative_to(v.path)), None)
+
+
+def _belongs_to_secrets(names: list[str]) -> str:
+    return (
+        f"{', '.join(names)}: a credential in the profile would be kept and shown with every run "
+        "(pods, KFP's parameters, logs). Put it into a Secret of the namespace and name that under "
+        f"`secrets:`, as {names[0]}: {{name: SECRET, key: KEY}}"
+    )
 
 
 def is_s3(location: str) -> bool:

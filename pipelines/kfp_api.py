@@ -21,6 +21,7 @@ from pipelines.connection import Connection
 from pipelines.endpoint import Endpoint
 from pipelines.kfp_errors import KfpError, explain_refusal, not_kfp, refused_by_kubernetes
 from pipelines.tls_errors import ssl_error, tls_failure
+from sdpose.credentials import invalid_header
 from sdpose.errors import UserError
 
 CONNECT_TIMEOUT_S = 5.0
@@ -234,7 +235,10 @@ class Kfp:
             raise self._unreachable(error) from None
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise self._unreachable(error) from None
-        except ValueError as error:  # of the generated client: an answer that is not KFP's
+        except ValueError as error:
+            if refused := invalid_header(error):  # before anything was sent
+                raise KfpError(f"{what}: {refused}", 0, transient=False) from None
+            # of the generated client: an answer that is not KFP's
             raise KfpError(
                 not_kfp(self.endpoint, f"the answer is not KFP's: {error}"), 200
             ) from None

@@ -18,6 +18,7 @@ from pipelines.console import say
 from pipelines.endpoint import Endpoint
 from pipelines.kfp_api import Kfp
 from pipelines.kfp_version import remarks
+from pipelines.parameters import check_parameter
 from pipelines.preflight import check_from_here
 from pipelines.preflight.images import (
     NoSuchImageError,
@@ -64,7 +65,9 @@ def read_cluster(path: str, volumes: tuple[str, ...], **options: Any) -> Cluster
     if volumes:
         there = parse_yaml(text, path).get("volumes") or []
         options["volumes"] = [*there, *(_volume(volume) for volume in volumes)]
-    return parse_cluster(text, source=path, **options)
+    cluster = parse_cluster(text, source=path, **options)
+    check_parameter(f"--cluster {path}", dump_cluster(cluster), in_pods=True)
+    return cluster
 
 
 def submit_to_cluster(

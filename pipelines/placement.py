@@ -10,6 +10,7 @@ from typing import Any
 from kfp import kubernetes
 
 from components.cluster import Cluster
+from components.pytorchjob.pod import literal
 from sdpose.registry.register import IMAGE_VARIABLE, RUN_ID_VARIABLE
 
 # KFP labels every pod of a run with the run's id.
@@ -42,7 +43,7 @@ def place(step: Any, cluster: Cluster, *, torch: bool = False, computes: bool = 
     kubernetes.use_field_path_as_env(step, RUN_ID_VARIABLE, f"metadata.labels['{RUN_ID_LABEL}']")
     own = {IMAGE_VARIABLE: image} | cluster.places_to_write
     for name, value in (own | cluster.env).items():
-        step.set_env_variable(name, value)
+        step.set_env_variable(name, literal(value))
     for name, secret in cluster.secrets.items():
         kubernetes.use_secret_as_env(step, secret.name, {secret.key: name})
     for volume in cluster.volumes:

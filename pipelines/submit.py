@@ -22,6 +22,7 @@ if missing := [name for name in REQUIRED if find_spec(name) is None]:
 import click  # noqa: E402
 
 from pipelines.console import confirm, say  # noqa: E402
+from pipelines.parameters import check_parameter  # noqa: E402
 from sdpose.config import (  # noqa: E402
     Experiment,
     dump_experiment,
@@ -220,7 +221,7 @@ def submit(
         named = load_experiment(exp, overrides)  # for its name alone
         where = {**cluster.places(named.exp_name), **{k: v for k, v in where.items() if v}}
     experiment = load_experiment(exp, overrides, **where, **files)
-    _check_values(exp, experiment)
+    check_parameter(exp, dump_experiment(experiment), in_pods=cluster is not None)
     say(f"{comment}experiment: {experiment.exp_name}, digest {experiment_digest(experiment)}")
     if cluster is None:
         # kfp takes a second to import: not before the input is known to be good.
@@ -286,11 +287,6 @@ def cancel(run: str, profile: str | None, endpoint: str | None) -> None:
     end(Kfp(endpoint_of_run(run, endpoint, profile)), run, say)
 
 
-def _check_values(name: str, experiment: Experiment) -> None:
-    if "{{$" in dump_experiment(experiment):
-        raise UserError(f"{name}: '{{{{$' cannot be part of a value: it is Kubeflow's own syntax")
-
-
 def _refuse_options_of_clusters() -> None:
     for name in OF_CLUSTERS:
         if _given(name):
@@ -327,7 +323,7 @@ def _sweep(
     sweep = load_sweep(name)
     trials = expand(sweep, overrides, rungs=f"{root}/sweeps/{sweep.name}/rungs", **given)
     for trial in trials:
-        _check_values(trial.name, trial.experiment)
+        check_parameter(trial.name, dump_experiment(trial.experiment), in_pods=cluster is not None)
     if cluster is None:
         from pipelines.run_sweep import run_sweep_here
 

@@ -1,6 +1,6 @@
 """What the user is told when the input, not the code, is wrong.
 
-Raise `UserError` for anything a person can mend (a key, a file, a flag); its text says what is
+Raise `UserError` for anything the user can fix (a key, a file, a flag); its text says what is
 wrong, where, what is allowed and what to do. Every entry point (the command line, each pipeline
 step) runs under `user_errors`, which prints that text without a traceback and exits with code 2.
 """
@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from types import TracebackType
 
+from sdpose.credentials import clean_environment, has_credentials, without_secrets
 from sdpose.printable import printable
 
 USER_ERROR_EXIT_CODE = 2
@@ -30,36 +32,32 @@ PEER_ERROR = "process 0 has met an error"
 FAILURE_FILE_VARIABLE = "SDPOSE_FAILURE_FILE"
 
 
-# Whose values no message, log or record may have.
-SECRET_VARIABLES = (
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "MLFLOW_TRACKING_PASSWORD",
-    "MLFLOW_TRACKING_TOKEN",
-    "KFP_TOKEN",
-    "KFP_COOKIE",
-)
-SHORTEST_SECRET = 6  # a shorter value is a word that means something else
-_USER_INFO = re.compile(r"(\w+://)[^/\s@\"']+@")
-_SIGNED_QUERY = re.compile(r"\w+://\S*[?&](x-amz-\w+|signature|sig|[\w-]*token)=", re.IGNORECASE)
-
-
 class UserError(ValueError):
-    """An error in the user's input; the message is complete and is shown as it is."""
+    """An error in the user's input; the message is complete and is shown as it is.
+
+    It holds no secrets: it goes to terminals, logs, pages and records, not only to `user_errors`.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(without_secrets(str(message)))
 
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
     """Turns a `UserError` into a clean message on stderr and exit code 2.
 
-    Of several processes that torchrun started on a machine, the first one tells it.
+    Of several processes that torchrun started on a machine, the first one prints it. What entry
+    points need beside it comes with it: a clean environment (`clean_environment`), and tracebacks
+    of bugs without secrets.
     """
+    clean_environment()
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _print_traceback
     try:
         yield
         _flush_output()
     except UserError as error:
-        message = without_secrets(str(error))
+        message = str(error)
     except OSError as error:
         if not _is_of_output(error):
             raise
@@ -105,35 +103,31 @@ def _is_of_output(error: OSError) -> bool:
     return False
 
 
-def without_secrets(text: str) -> str:
-    """The text without credentials: those in URLs (user info, presigned queries) and those that the
-    environment holds.
-
-    >>> without_secrets("cannot reach https://me:hunter2@host/b/k?X-Amz-Signature=aa&x=1 now")
-    'cannot reach https://***@host/b/k?*** now'
-    """
-    text = _USER_INFO.sub(r"\1***@", text)
-    text = re.sub(r"(\w+://[^\s?\"']+\?)[^\s\"']+", r"\1***", text)
-    text = re.sub(r"(X-Amz-\w+=)[^\s&\"']+", r"\1***", text, flags=re.IGNORECASE)
-    for name in SECRET_VARIABLES:
-        value = os.environ.get(name, "")
-        if len(value) >= SHORTEST_SECRET:
-            text = text.replace(value, "***")
-    return text
+def _print_traceback(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    lines = traceback.format_exception(kind, error, trace)
+    print(without_secrets("".join(lines)), end="", file=sys.stderr, flush=True)
 
 
 def refuse_credentials(address: str) -> str:
-    """The address, if it holds no credentials: what names it (an experiment, a manifest, a
-    pipeline's parameters, a log) is kept and shown to others. Raises UserError, without them.
+    """The address, if it holds no credentials.
+
+    What names an address (an experiment, a manifest, a pipeline's parameters, a log) is kept and
+    shown to others.
 
     >>> refuse_credentials("s3://bucket/key")
     's3://bucket/key'
+
+    Raises:
+        UserError: it holds some; the message does not.
     """
-    if _USER_INFO.search(address) or _SIGNED_QUERY.search(address):
+    if has_credentials(address):
         raise UserError(
-            f"{without_secrets(address)}: an address with credentials would be kept where others "
+            f"{address}: an address with credentials would be kept where others "
             "read it; leave them out and give them as environment variables (AWS_ACCESS_KEY_ID, "
-            "AWS_SECRET_ACCESS_KEY, AWS_PROFILE; on a cluster from a Secret)"
+            "AWS_SECRET_ACCESS_KEY, AWS_PROFILE, MLFLOW_TRACKING_USERNAME and _PASSWORD; on a "
+            "cluster from a Secret, under `secrets:` in the cluster profile)"
         )
     return address
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from typing import Any
 
@@ -37,13 +38,24 @@ def command(experiment: Experiment, cluster: Cluster) -> list[str]:
     if not is_s3(cluster.data_root):
         return train
     fetch = ["python", "-m", "sdpose", "prepare", EXPERIMENT_FILE, "--fetch", cluster.data_root]
-    return ["sh", "-c", f"{shlex.join(fetch)} && exec {shlex.join(train)}"]
+    return ["sh", "-c", literal(f"{shlex.join(fetch)} && exec {shlex.join(train)}")]
+
+
+def literal(text: str) -> str:
+    """The text as a command, an argument or a variable's value that Kubernetes does not change.
+
+    It would replace `$(AWS_SECRET_ACCESS_KEY)` by the secret, which then is in logs and errors.
+
+    >>> literal("s3://b/$(AWS_SECRET_ACCESS_KEY)/$x")
+    's3://b/$$(AWS_SECRET_ACCESS_KEY)/$x'
+    """
+    return re.sub(r"\$(?=[$(])", "$$", text)
 
 
 def environment(cluster: Cluster) -> list[Object]:
     """Variables of the container: ours, the profile's, and those from Secrets."""
     variables: list[Object] = [
-        {"name": name, "value": value}
+        {"name": name, "value": literal(value)}
         for name, value in ({"TMPDIR": "/tmp"} | cluster.places_to_write | cluster.env).items()
     ]
     variables += [

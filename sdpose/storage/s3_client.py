@@ -20,7 +20,8 @@ import ssl
 from typing import Any
 from urllib.parse import urlsplit
 
-from sdpose.errors import UserError, without_secrets
+from sdpose.credentials import invalid_header, without_secrets
+from sdpose.errors import UserError
 from sdpose.storage.patience import ATTEMPTS, InterruptionError
 from sdpose.storage.store import ObjectNotFoundError
 
@@ -151,6 +152,8 @@ def broken(error: Exception, where: str) -> Exception:
     from botocore.parsers import ResponseParserError
     from urllib3.exceptions import HTTPError
 
+    if refused := invalid_header(error):
+        return UserError(f"{where}: {refused}")
     text = f"{where}: {without_secrets(str(error))}"
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return UserError(f"{text}\n  Name the authority's certificate in AWS_CA_BUNDLE.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from typing import Any, Literal
 from sdpose.tracking.server import (
     UnreachableError,
     connect,
+    deleted_experiment,
     impatient,
     is_configured,
     is_refusal,
@@ -32,6 +34,7 @@ __all__ = [
     "UnreachableError",
     "check_writable",
     "close_sweep_run",
+    "experiment_name",
     "git_commit",
     "impatient",
     "is_configured",
@@ -45,7 +48,8 @@ __all__ = [
     "tracking_uri",
 ]
 
-EXPERIMENT_NAME = "sdpose"
+EXPERIMENT_VARIABLE = "MLFLOW_EXPERIMENT_NAME"  # MLflow's own
+DEFAULT_EXPERIMENT = "sdpose"
 PARENT_RUN_VARIABLE = "SDPOSE_MLFLOW_PARENT_RUN"  # of a sweep; its trials' runs are nested in it
 SWEEP_TAG = "sdpose.sweep"
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
@@ -103,7 +107,7 @@ def start_run(
     tags: Mapping[str, str],
     run_id: str | None = None,
 ) -> TrackedRun:
-    """A new run in the MLflow experiment "sdpose", or the run `run_id` continued.
+    """A new run in our MLflow experiment, or the run `run_id` continued.
 
     If that run is not there (another server, a deleted run or database), a new one is made.
     Raises UserError if MLflow is not installed, UnreachableError if it cannot be reached.
@@ -196,7 +200,7 @@ def runs_named(name: str) -> list[PastRun]:
     """The newest 100 runs of this name in our MLflow experiment, the newest first."""
     client = connect()
     with mlflow_errors():
-        experiment = client.get_experiment_by_name(EXPERIMENT_NAME)
+        experiment = client.get_experiment_by_name(experiment_name())
         if experiment is None:
             return []
         found = client.search_runs(
@@ -205,19 +209,29 @@ def runs_named(name: str) -> list[PastRun]:
     return [PastRun(run.info.run_id, run.info.status, dict(run.data.params)) for run in found]
 
 
+def experiment_name() -> str:
+    """The MLflow experiment that holds our runs: $MLFLOW_EXPERIMENT_NAME, else "sdpose"."""
+    return os.environ.get(EXPERIMENT_VARIABLE) or DEFAULT_EXPERIMENT
+
+
 def _experiment_id(client: Any) -> str:
     from mlflow.exceptions import MlflowException
 
-    experiment = client.get_experiment_by_name(EXPERIMENT_NAME)
+    name = experiment_name()
+    experiment = client.get_experiment_by_name(name)
     if experiment is not None:
+        if experiment.lifecycle_stage != "active":
+            raise deleted_experiment(name, str(experiment.experiment_id))
         return str(experiment.experiment_id)
     database = sqlite_file(tracking_uri())
     location = None  # a server chooses
     if database is not None:
-        # MLflow's own default is relative to whatever folder it is next called in.
-        location = (database.parent / "mlartifacts" / EXPERIMENT_NAME).absolute().as_uri()
+        # MLflow's own default is relative to whatever folder it is next called in. Two names may
+        # share a folder: runs have folders of their own in it.
+        folder = re.sub(r"[^\w.-]|^\.+", "_", name)
+        location = (database.parent / "mlartifacts" / folder).absolute().as_uri()
     try:
-        return str(client.create_experiment(EXPERIMENT_NAME, artifact_location=location))
+        return str(client.create_experiment(name, artifact_location=location))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

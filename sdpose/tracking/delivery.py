@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO, get_args
 
-from sdpose.errors import UserError, without_secrets
+from sdpose.credentials import without_secrets
+from sdpose.errors import UserError
 from sdpose.tracking import RunStatus, TrackedRun
 from sdpose.tracking.server import connect, is_refusal
 
@@ -200,7 +201,7 @@ class Delivery:
 
 
 def _reason(error: Exception) -> str:
-    return without_secrets((str(error) or type(error).__name__).splitlines()[0])
+    return without_secrets(str(error) or type(error).__name__).splitlines()[0]
 
 
 def _entries(path: Path, say: Say) -> list[Entry]:

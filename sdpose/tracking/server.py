@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sdpose.errors import UserError, without_secrets
+from sdpose.credentials import without_secrets
+from sdpose.errors import UserError
+from sdpose.tracking.advice import advice, refuse_address
 
 
 class UnreachableError(UserError):
@@ -41,7 +43,13 @@ def is_configured() -> bool:
 
 
 def connect() -> Any:
-    """MLflow's client. Raises UserError if MLflow is not installed or its database is of no use."""
+    """MLflow's client.
+
+    Raises:
+        UserError: MLflow is not installed, its address is none, or its database cannot be used.
+    """
+    uri = tracking_uri()
+    refuse_address(uri)
     # MLflow and alembic tell the console of every table that they create.
     os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its 7 take minutes
@@ -54,7 +62,6 @@ def connect() -> Any:
             f"MLflow cannot be imported ({error}): install it (pip install mlflow), or remove "
             "MlflowLoggerHook from log_config.hooks"
         ) from None
-    uri = tracking_uri()
     database = sqlite_file(uri)
     try:
         if database is not None:
@@ -111,9 +118,19 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def unreachable(error: Exception) -> UnreachableError:
-    reason = (str(error) or type(error).__name__).splitlines()[0]
+    """The error that the user gets: where, what MLflow said, and what helps against it."""
+    if isinstance(error, UnreachableError):
+        return error
+    said = without_secrets(str(error) or type(error).__name__).splitlines()[0]
+    what, remedy = advice(error, tracking_uri())
+    return UnreachableError(f"MLflow at {shown_uri()}: {what or said}\n  {remedy}")
+
+
+def deleted_experiment(name: str, experiment_id: str) -> UnreachableError:
+    """MLflow keeps the name of a deleted experiment: no run can be made under it."""
     return UnreachableError(
-        f"MLflow at {shown_uri()}: {without_secrets(reason)}\n"
-        "  Set MLFLOW_TRACKING_URI to a server that answers, unset it for a local file, or train "
-        "without: remove MlflowLoggerHook from log_config.hooks."
+        f"MLflow at {shown_uri()}: the experiment '{name}' was deleted there\n"
+        f"  Restore it: MLFLOW_TRACKING_URI={shown_uri()} mlflow experiments restore "
+        f"--experiment-id {experiment_id}\n"
+        "  or choose another one: MLFLOW_EXPERIMENT_NAME=NAME"
     )

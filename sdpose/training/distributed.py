@@ -28,13 +28,8 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from sdpose.cpus import cpu_count
-from sdpose.errors import (
-    PEER_ERROR,
-    PEER_LOST,
-    USER_ERROR_EXIT_CODE,
-    UserError,
-    without_secrets,
-)
+from sdpose.credentials import without_secrets
+from sdpose.errors import PEER_ERROR, PEER_LOST, USER_ERROR_EXIT_CODE, UserError
 from sdpose.parent import signal_at_parents_end
 
 # Longer than what rank 0 does alone between two collectives: writing a checkpoint, the AP of a

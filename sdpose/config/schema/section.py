@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -55,7 +56,18 @@ class Section(BaseModel):
     @classmethod
     def _no_credentials(cls, value: Any) -> Any:
         """A run's record, a version's manifest and MLflow hold the whole experiment."""
-        for text in value if isinstance(value, list | tuple) else (value,):
-            if isinstance(text, str):
-                refuse_credentials(text)
+        for text in _texts(value):
+            refuse_credentials(text)
         return value
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a value as YAML gives it, keys too, however deep."""
+    waiting, seen = [value], set()
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, dict | list | tuple) and id(one) not in seen:
+            seen.add(id(one))  # YAML's aliases: the same object, many times
+            waiting += [*one.keys(), *one.values()] if isinstance(one, dict) else one

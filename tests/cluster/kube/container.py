@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from tests.cluster.kube.expansion import expand
 from tests.cluster.kube.store import Key, Object, now
 
 if TYPE_CHECKING:
@@ -214,16 +215,19 @@ class Container(threading.Thread):
         return False
 
     def _start(self) -> subprocess.Popen[bytes]:
+        declared: dict[str, str] = {}
+        for entry in self._spec.get("env", []):
+            value = self._cluster.value(entry, self._pod)
+            # As the kubelet does it: with the variables before this one.
+            declared[entry["name"]] = expand(value, declared) if "value" in entry else value
         env = {
             "PATH": f"/image:{os.environ['PATH']}",
             "HOSTNAME": self.pod_name,
-            **{
-                entry["name"]: self._cluster.value(entry, self._pod)
-                for entry in self._spec.get("env", [])
-            },
+            **declared,
             **self._cluster.container_env,
         }
-        arguments = [*self._spec.get("command", []), *self._spec.get("args", [])]
+        words = [*self._spec.get("command", []), *self._spec.get("args", [])]
+        arguments = [expand(word, declared) for word in words]
         process = subprocess.Popen(
             [
                 *("setpriv", "--pdeathsig", "KILL"),  # with this thread
