@@ -10,10 +10,13 @@ from typing import Any
 
 import click
 
+from sdpose.printable import printable
+
 
 def say(text: str, **style: Any) -> None:
     """A line for people. (While kfp runs, sys.stdout is its log.)"""
     assert sys.__stdout__ is not None
+    text = printable(text)
     colours = sys.__stdout__.isatty() and not os.environ.get("NO_COLOR")
     click.echo(click.style(text, **style) if style and colours else text, file=sys.__stdout__)
 

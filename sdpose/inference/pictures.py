@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdpose.data.images import read_image
+from sdpose.documents import DocumentError, read_json
 from sdpose.errors import UserError, how_to_install
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 VIDEOS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
+
+MAX_BOX_FILE_BYTES = 2**30  # annotations of COCO train2017: 450 MB
 
 Boxes = tuple[NDArray[np.float64], NDArray[np.float64]]  # [N,4] x, y, width, height; [N] scores
 
@@ -106,7 +108,7 @@ class BoxFile:
 
     def __init__(self, path: Path) -> None:
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path, MAX_BOX_FILE_BYTES)
             names = {}
             rows = content
             if isinstance(content, dict):
@@ -118,9 +120,9 @@ class BoxFile:
                     key = Path(names[row["image_id"]]).name if names else str(int(row["image_id"]))
                     box = [float(value) for value in row["bbox"]]
                     self._boxes.setdefault(key, []).append((box, float(row.get("score", 1.0))))
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except DocumentError:
+            raise
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
             raise UserError(
                 f"{path} holds no boxes ({type(error).__name__}: {error}); expected COCO "
                 "annotations, or a list of {image_id, bbox: [x, y, width, height], score}"

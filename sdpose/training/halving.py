@@ -12,6 +12,7 @@ import json
 import math
 
 from sdpose.config import Experiment
+from sdpose.documents import parse_json
 from sdpose.errors import UserError
 from sdpose.storage import Store, open_store
 from sdpose.training.records import Say
@@ -41,7 +42,7 @@ def reason_to_stop(experiment: Experiment, epoch: int, ap: float, say: Say) -> s
     try:
         store = open_store(settings.folder)
         rung, key = f"epoch_{epoch}", f"epoch_{epoch}/{experiment.exp_name}.json"
-        known = json.loads(store.read(key)) if store.exists(key) else None
+        known = parse_json(store.read(key), store.uri(key)) if store.exists(key) else None
         if known is not None and known["AP"] == ap:
             return str(known["stopped"])
         others = [_ap(store, other) for other in store.list(rung) if other != key]
@@ -64,4 +65,4 @@ def reason_to_stop(experiment: Experiment, epoch: int, ap: float, say: Say) -> s
 
 
 def _ap(store: Store, key: str) -> float:
-    return float(json.loads(store.read(key))["AP"])
+    return float(parse_json(store.read(key), store.uri(key))["AP"])

@@ -14,10 +14,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sdpose.cache import scratch_dir
 from sdpose.config import Experiment, dump_experiment, flatten, parse_experiment
+from sdpose.config.document import parse_yaml
 from sdpose.config.schema import Promotion
 from sdpose.errors import UserError
 from sdpose.storage import Store, StoreUnavailableError, open_store
@@ -226,9 +225,9 @@ def find_start(
     scratch: what is fetched goes there, and nothing else is changed; default: to its place.
     """
     work_dir, folder = work_dir_of(experiment), checkpoint_folder(experiment)
-    documents = [path.read_text("utf-8") for path in [work_dir / EXPERIMENT_FILE] if path.is_file()]
+    documents = [path.read_bytes() for path in [work_dir / EXPERIMENT_FILE] if path.is_file()]
     if store is not None and EXPERIMENT_FILE in keys:
-        documents.append(store.read(EXPERIMENT_FILE).decode())
+        documents.append(store.read(EXPERIMENT_FILE))
     known = [_stored_experiment(document) for document in documents]
     differing = list(dict.fromkeys(d for text in documents for d in differences(text, experiment)))
     has_results = any(folder.glob("*.pth")) or bool(newest_first(keys))
@@ -321,19 +320,17 @@ def _load_named(path: str) -> Checkpoint:
         ) from None
 
 
-def _stored_experiment(document: str) -> dict[str, Any]:
+def _stored_experiment(document: str | bytes) -> dict[str, Any]:
     """A work dir's experiment, with today's defaults where it can be read."""
     try:
         return parse_experiment(document).model_dump(mode="json")
     except UserError:  # written under another schema, or edited
-        with contextlib.suppress(yaml.YAMLError):
-            values = yaml.safe_load(document)
-            if isinstance(values, dict):
-                return values
+        with contextlib.suppress(UserError):
+            return parse_yaml(document, EXPERIMENT_FILE)
         return {}
 
 
-def differences(document: str, experiment: Experiment) -> list[str]:
+def differences(document: str | bytes, experiment: Experiment) -> list[str]:
     """`key: stored -> ours` for every value that differs from a stored experiment's, places
     aside."""
     theirs = flatten(_stored_experiment(document))
