@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import unicodedata
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import sdpose.cli
 from sdpose.cli.text import answer, echo, format_rows, printable, printable_line
 
 
@@ -61,3 +63,15 @@ def test_a_stream_takes_all_that_is_printable() -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     stream.write(printable(os.fsdecode(bytes(range(1, 256)))))
     stream.flush()
+
+
+def test_every_command_prints_through_echo() -> None:
+    folder = Path(sdpose.cli.__file__).parent
+    direct = [
+        f"{path.name}: {line.strip()}"
+        for path in sorted(folder.rglob("*.py"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(r"\bclick\.echo\b|^\s+print\(", line) and "printable(" not in line
+    ]
+    # the shell's completion script is ours; registry's own lines escape where they are printed
+    assert [line for line in direct if not line.startswith(("completion.py", "store.py"))] == []
