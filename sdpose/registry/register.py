@@ -13,6 +13,7 @@ from typing import Any
 
 from sdpose import __version__, tracking
 from sdpose.config import Experiment, dump_experiment, experiment_digest
+from sdpose.printable import printable
 from sdpose.registry import catalogue
 from sdpose.registry.description import describe
 from sdpose.registry.layout import (
@@ -36,7 +37,7 @@ PATIENCE_WITH_GC = 60.0
 
 
 def warn(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def register_checkpoint(
