@@ -23,7 +23,7 @@ def say(text: str, **style: Any) -> None:
 
 def confirm(question: str, yes: bool) -> None:
     """Asks where somebody can answer; elsewhere the flags are the answer."""
-    if not yes and sys.stdin.isatty() and not click.confirm(question):
+    if not yes and sys.stdin.isatty() and not click.confirm(printable(question)):
         raise click.Abort
 
 

@@ -9,12 +9,15 @@ import re
 import subprocess
 import sys
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import sdpose.cli
+from pipelines.console import say as submit_say
 from sdpose.cli.text import answer, echo, format_rows, printable, printable_line
+from sdpose.training.events import ConsoleSink
 
 
 def test_no_character_that_a_terminal_obeys_is_left() -> None:
@@ -57,6 +60,15 @@ def test_file_names_in_errors_are_escaped(tmp_path: Path) -> None:
     assert result.returncode == 2, result.stderr
     assert not set(result.stderr) & {0x1B, 0x07, 0xFF}
     assert rb"evil\u001b]0;title\u0007\udcff.yaml" in result.stderr
+
+
+@pytest.mark.parametrize("say", [ConsoleSink().say, submit_say])
+def test_lines_of_a_run_are_escaped(
+    say: Callable[[str], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    say("image \x1b]0;owned\x07\udcff.jpg is left out\nnext")
+    sys.stdout.flush()
+    assert capfd.readouterr().out == "image \\u001b]0;owned\\u0007\\udcff.jpg is left out\nnext\n"
 
 
 def test_a_stream_takes_all_that_is_printable() -> None:
