@@ -16,6 +16,7 @@ from sdpose.cache import SCRATCH_VARIABLE
 from sdpose.config.document import parse_document, parse_yaml
 from sdpose.config.schema.section import Int, PositiveInt, Section
 from sdpose.credentials import SHORTEST_SECRET, is_secret_name, variable_has_credentials
+from sdpose.documents import decode
 from sdpose.errors import UserError
 
 DAY = 24 * 3600
@@ -319,7 +320,7 @@ def load_cluster(path: str | Path, **options: Any) -> Cluster:
     Raises UserError naming every problem.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = decode(Path(path).read_bytes(), f"--cluster {path}")
     except OSError as error:
         raise UserError(f"--cluster {path}: {error.strerror}") from None
     return parse_cluster(text, source=str(path), **options)

@@ -32,12 +32,13 @@ def prepare_coco(
     from sdpose.data import prepare
     from sdpose.data.fetch import fetch_coco
     from sdpose.errors import user_errors
+    from sdpose.printable import printable
 
     with user_errors():
         resolved = parse_experiment(experiment)
         if data_source:
             fetch_coco(data_source, Path(resolved.data_root))
         prepared = prepare.prepare_coco(resolved)
-        print(prepared.summary())
+        print(printable(prepared.summary()))
         weights_digest = prepare.weights_digest(resolved)
     return (prepared.digest, prepared.bbox_source, weights_digest)

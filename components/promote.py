@@ -34,6 +34,7 @@ def promote(
 
     from sdpose.config import parse_experiment
     from sdpose.errors import user_errors
+    from sdpose.printable import printable
     from sdpose.registry.promote import explain, promote_run
 
     with user_errors():
@@ -45,5 +46,5 @@ def promote(
             data_source=data_source,
         )
     Path(decision.path).write_text(f"```\n{explain(record)}\n```\n", encoding="utf-8")
-    print(explain(record))
+    print(printable(explain(record)))
     return (record["allowed"],)

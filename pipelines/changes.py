@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
+from sdpose.documents import DocumentError, parse_json, parse_yaml_value
 
 SHOWN = 6
 Key = Mapping[str, Any]
@@ -49,8 +48,9 @@ def _document(value: Any) -> dict[str, Any] | None:
     if not isinstance(value, str) or ":" not in value:
         return None
     try:
-        document = json.loads(value) if value.startswith("{") else yaml.safe_load(value)
-    except (ValueError, yaml.YAMLError):
+        parse = parse_json if value.startswith("{") else parse_yaml_value
+        document = parse(value, "")
+    except DocumentError:
         return None
     return document if isinstance(document, dict) else None
 

@@ -10,17 +10,20 @@ from typing import Any
 
 import click
 
+from sdpose.printable import printable
+
 
 def say(text: str, **style: Any) -> None:
     """A line for people. (While kfp runs, sys.stdout is its log.)"""
     assert sys.__stdout__ is not None
+    text = printable(text)
     colours = sys.__stdout__.isatty() and not os.environ.get("NO_COLOR")
     click.echo(click.style(text, **style) if style and colours else text, file=sys.__stdout__)
 
 
 def confirm(question: str, yes: bool) -> None:
     """Asks where somebody can answer; elsewhere the flags are the answer."""
-    if not yes and sys.stdin.isatty() and not click.confirm(question):
+    if not yes and sys.stdin.isatty() and not click.confirm(printable(question)):
         raise click.Abort
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import kfp_server_api  # type: ignore[import-untyped]
 
 from pipelines.connection import COOKIE_VARIABLE, TOKEN_VARIABLE, Connection
 from pipelines.endpoint import Endpoint
+from sdpose.documents import parse_json
 from sdpose.errors import UserError
 
 TRANSIENT = {429, 500, 502, 503, 504}
@@ -126,7 +126,7 @@ def message_of(error: kfp_server_api.ApiException) -> str:
 
 def _json(error: kfp_server_api.ApiException) -> dict[str, Any]:
     try:
-        body = json.loads(error.body)
+        body = parse_json(error.body, "the answer")
     except (TypeError, ValueError):
         return {}
     return body if isinstance(body, dict) else {}

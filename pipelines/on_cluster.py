@@ -34,6 +34,7 @@ from pipelines.sweep_pipeline import make_sweep_pipeline
 from sdpose.code_version import source_version
 from sdpose.config import Experiment, dump_experiment
 from sdpose.config.document import parse_yaml
+from sdpose.documents import decode
 from sdpose.errors import UserError
 
 # Where the pipeline is compiled to, below the current folder: the work dir is the cluster's.
@@ -59,7 +60,7 @@ class Wishes:
 def read_cluster(path: str, volumes: tuple[str, ...], **options: Any) -> Cluster:
     """The profile, with what the command line changes: options replace, volumes are added."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = decode(Path(path).read_bytes(), f"--cluster {path}")
     except OSError as error:
         raise UserError(f"--cluster {path}: {error.strerror}") from None
     if volumes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from pipelines.run_local import RUN_FILE, StepError, run_local
 from pipelines.sdpose_pipeline import compile_pipeline, make_pipeline
 from sdpose.code_version import code_version
 from sdpose.config import Experiment, dump_experiment, parse_experiment
+from sdpose.documents import read_json
 from sdpose.errors import UserError
 from sdpose.registry.promote import objections
 from sdpose.registry.run import read_summary, write_summary
@@ -127,10 +127,19 @@ def resume_here(work_dir: str) -> None:
     """Runs again, from its work dir, what has not succeeded: with the experiment that it had then,
     whatever has become of its file."""
     path = Path(work_dir) / PIPELINE_FOLDER / RUN_FILE
-    last = json.loads(path.read_text(encoding="utf-8"))
-    arguments = last["arguments"] | {"code_version": code_version()}
-    experiment = parse_experiment(arguments["experiment"], source=str(path))
-    os.chdir(last["cwd"])  # its relative paths begin there
+    last = read_json(path)
+    try:
+        arguments = last["arguments"] | {"code_version": code_version()}
+        document, folder = str(arguments["experiment"]), str(last["cwd"])
+    except (LookupError, TypeError):
+        raise UserError(
+            f"{path}: not what submit.py writes there: submit the experiment again"
+        ) from None
+    experiment = parse_experiment(document, source=str(path))
+    try:
+        os.chdir(folder)  # its relative paths begin there
+    except OSError as error:
+        raise UserError(f"{path}: the run was started in {folder}: {error.strerror}") from None
     say(f"resuming {experiment.exp_name} in {work_dir_of(experiment)}")
     pipeline = make_pipeline(promotes=bool(arguments.get("promote_to")))
     run_here(pipeline, arguments, work_dir_of(experiment), cache=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +29,7 @@ from pipelines.watch_run import (
     wait_for_run,
 )
 from sdpose.config import parse_experiment
+from sdpose.documents import parse_json
 from sdpose.errors import UserError
 
 Say = Callable[..., None]
@@ -131,7 +132,11 @@ def follow(kfp: Kfp, run_id: str, say: Say) -> int:
         profile = ((run.runtime_config and run.runtime_config.parameters) or {}).get(
             "cluster_profile"
         )
-        namespace = json.loads(profile)["namespace"] if profile else "NAMESPACE"
+        namespace = "NAMESPACE"
+        with contextlib.suppress(
+            ValueError, LookupError, TypeError
+        ):  # another pipeline's parameter
+            namespace = parse_json(profile or "", "cluster_profile")["namespace"]
         say(
             f"  its output: kubectl -n {namespace} logs -l {RUN_ID_LABEL}={run_id} -c main "
             "--prefix --tail 50"

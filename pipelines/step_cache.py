@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.changes import changes, shortened
+from sdpose.documents import read_json
 from sdpose.files import walk, write_atomically
 from sdpose.storage import sha256_of_file
 
@@ -67,7 +68,13 @@ class StepCache:
         folder = self._folder / call.name
         if not (folder / RECORD).is_file():
             return ""
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        try:
+            record = read_json(folder / RECORD)
+            return self._reason(folder, record, call)
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return "the record of its earlier run is damaged, or of another version"
+
+    def _reason(self, folder: Path, record: dict[str, Any], call: StepCall) -> str | None:
         if different := changes(record["key"], call.key):
             return shortened(different)
         for name, digest in record["digests"].items():
@@ -80,12 +87,12 @@ class StepCache:
                 kept = folder / artifact["name"] / metadata["file"]
                 if not Path(named).is_file() or sha256_of_file(Path(named)) != sha256_of_file(kept):
                     return f"{named} has been changed or removed"
-        return None
+        return None if record["at"] else ""
 
     def restore(self, call: StepCall) -> str:
         """Hands on what the step has left before; returns when that was."""
         folder = self._folder / call.name
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = read_json(folder / RECORD)
         for name in record["digests"]:
             _link_tree(folder / name, call.outputs[name])
         for name, value in record["output"].get("artifacts", {}).items():

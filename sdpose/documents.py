@@ -27,6 +27,8 @@ MAX_DEPTH = 64
 MAX_DIGITS = 100  # any such integer fits into a float
 
 _CHARACTERS_PER_NODE = 64  # a long text counts as several nodes: an alias may repeat it
+# Larger integers can share one hash value, and a dictionary of those takes quadratic time.
+_LONGEST_NUMBER_AS_KEY = 18
 _TAG = "tag:yaml.org,2002:"
 _UNUSABLE = re.compile("[\0\ud800-\udfff]")  # by escapes; no file name or stream takes them
 _NUMBERS = (f"{_TAG}int", f"{_TAG}float")
@@ -230,6 +232,8 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise _refused("a key must be one word or number, not a list or mapping", key)
+            if key.tag in _NUMBERS and len(key.value) > _LONGEST_NUMBER_AS_KEY:
+                raise _refused(f"the key {key.value:.40} is a number with too many digits", key)
             if (key.tag, key.value) in seen:
                 line = key.start_mark.line + 1
                 raise _refused(f"key '{key.value:.60}' is given twice (line {line})", key)

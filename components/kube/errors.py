@@ -6,7 +6,6 @@ None of it is a reason to remove a job.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.config import ConfigException
 
 from components.kube.kubeconfig import CredentialError
+from sdpose.documents import parse_json
 from sdpose.errors import UserError
 
 # The server, or what stands before it, cannot answer now.
@@ -140,7 +140,7 @@ def _retry_after(error: ApiException) -> float | None:
 
 def _status(error: ApiException) -> dict[str, Any]:
     try:
-        body = json.loads(error.body or b"{}")
+        body = parse_json(error.body or b"{}", "the answer")
     except ValueError:
         return {}
     return body if isinstance(body, dict) else {}

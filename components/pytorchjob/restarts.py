@@ -15,6 +15,7 @@ from components.kube.api import Object
 from components.pytorchjob import ends
 from components.pytorchjob.ends import End
 from components.pytorchjob.kinds import Kind
+from sdpose.documents import parse_json
 
 ANNOTATION = "sdpose/restarts"
 
@@ -25,7 +26,7 @@ class Restarted:
     def __init__(self, kind: Kind, job: Object) -> None:
         self._kind = kind
         stored = job["metadata"].get("annotations", {}).get(ANNOTATION, "{}")
-        self.counts: dict[str, dict[str, int]] = json.loads(stored)
+        self.counts = _counts(stored)
         self._pods: dict[str, Object] = {}  # by replica: the latest
         self._replaced: set[str] = set()  # uids of those that have had their place taken
         self._containers: dict[str, int] = {}  # by uid: restarts of the container
@@ -93,3 +94,15 @@ def age(pod: Object) -> tuple[str, int]:
     phases = {"Failed": 0, "Succeeded": 1}
     phase = pod.get("status", {}).get("phase")
     return str(pod["metadata"]["creationTimestamp"]), phases.get(phase, 2)
+
+
+def _counts(stored: str) -> dict[str, dict[str, int]]:
+    """What the annotation holds; nothing, if somebody else has written it."""
+    try:
+        counts = parse_json(stored, ANNOTATION)
+        return {
+            str(replica): {str(cause): int(count) for cause, count in causes.items()}
+            for replica, causes in counts.items()
+        }
+    except (ValueError, TypeError, AttributeError):
+        return {}

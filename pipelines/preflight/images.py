@@ -12,6 +12,8 @@ from urllib.parse import urlencode
 
 import urllib3
 
+from sdpose.documents import parse_json
+
 TIMEOUT_S = 10.0
 MANIFESTS = ", ".join(
     f"application/vnd.{kind}+json"
@@ -94,10 +96,10 @@ def docker_credentials(config: Path | None = None) -> dict[str, str]:
     """Of `docker login`, as far as they lie in the file itself (no credential helpers)."""
     try:
         text = (config or Path.home() / ".docker/config.json").read_text(encoding="utf-8")
-        auths = json.loads(text).get("auths", {})
-    except (OSError, ValueError):
+        auths = parse_json(text, "config.json").get("auths", {})
+        return {host: str(entry["auth"]) for host, entry in auths.items() if entry.get("auth")}
+    except (OSError, ValueError, AttributeError):
         return {}
-    return {host: entry["auth"] for host, entry in auths.items() if entry.get("auth")}
 
 
 def _credentials_for(host: str, credentials: Mapping[str, str]) -> str | None:

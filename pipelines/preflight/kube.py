@@ -11,6 +11,7 @@ from kubernetes.client.exceptions import ApiException
 from components.kube.api import Object
 from components.kube.connection import connect
 from components.kube.kubeconfig import load_kubeconfig
+from sdpose.documents import parse_json
 from sdpose.errors import UserError
 
 TIMEOUT_S = (5.0, 20.0)  # to connect, to answer
@@ -78,6 +79,6 @@ class Kube:
 
 def _message(error: ApiException) -> str:
     try:
-        return str(json.loads(error.body)["message"])
+        return str(parse_json(error.body, "the answer")["message"])
     except (TypeError, ValueError, KeyError):
         return str(error.reason)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +13,7 @@ from components.pytorchjob.choose import no_kind
 from components.pytorchjob.kinds import Kind, kinds_of
 from pipelines.preflight.kube import Kube, RefusedError
 from sdpose.doctor.report import Report
+from sdpose.documents import parse_json
 
 # What the launcher asks of Kubernetes (components/pytorchjob); k8s/base/rbac.yaml grants it.
 Right = tuple[str, str, str]  # API group, resource (with its subresource), verb
@@ -265,10 +265,10 @@ def pull_credentials(kube: Kube, cluster: Cluster) -> dict[str, str]:
         try:
             secret = kube.get(f"/api/v1/namespaces/{cluster.namespace}/secrets/{name}")
             text = base64.b64decode((secret or {}).get("data", {})[".dockerconfigjson"])
-            for host, entry in json.loads(text)["auths"].items():
+            for host, entry in parse_json(text, name)["auths"].items():
                 pair = f"{entry.get('username')}:{entry.get('password')}".encode()
                 found[host] = entry.get("auth") or base64.b64encode(pair).decode()
-        except (RefusedError, KeyError, ValueError):
+        except (RefusedError, LookupError, TypeError, AttributeError, ValueError):
             continue
     return found
 

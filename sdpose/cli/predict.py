@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import click
 
+from sdpose.cli.text import echo
+
 
 @click.command()
 @click.argument("model")
@@ -72,7 +74,7 @@ def predict(
     if detector:
         find = TorchvisionDetector(str(estimator.device), detector_weights)
     elif not boxes:
-        click.echo("no boxes: each picture is taken for one person (--boxes, --detector)", err=True)
+        echo("no boxes: each picture is taken for one person (--boxes, --detector)", err=True)
     try:
         with ConsoleProgress("predicting", "pictures") as progress:
             done = run(estimator, pictures, find, out, draw=not no_draw, progress=progress)
@@ -85,9 +87,9 @@ def predict(
             "persons": done.persons,
             "drawn": [str(path) for path in done.drawn],
         }
-        click.echo(json.dumps(value, indent=2))
+        echo(json.dumps(value, indent=2))
         return
-    click.echo(f"{done.persons} persons on {done.pictures} pictures: {done.out}")
+    echo(f"{done.persons} persons on {done.pictures} pictures: {done.out}")
 
 
 @click.command()
@@ -129,10 +131,10 @@ def export(
             for batch, (ours, theirs) in done.latency_ms.items()
         }
         value = {"path": str(done.path), "max_error": done.max_error, "latency": latency}
-        click.echo(json.dumps(value | {"threads": done.threads}, indent=2))
+        echo(json.dumps(value | {"threads": done.threads}, indent=2))
         return
-    click.echo(f"{done.path}: heatmaps within {done.max_error:.1e} of PyTorch's")
-    click.echo(f"CPU, {done.threads} threads, milliseconds a batch (median of 5):")
-    click.echo(f"{'batch':>6}  {'PyTorch':>9}  {format_:>11}")
+    echo(f"{done.path}: heatmaps within {done.max_error:.1e} of PyTorch's")
+    echo(f"CPU, {done.threads} threads, milliseconds a batch (median of 5):")
+    echo(f"{'batch':>6}  {'PyTorch':>9}  {format_:>11}")
     for batch, (ours, theirs) in done.latency_ms.items():
-        click.echo(f"{batch:>6}  {ours:>9.1f}  {theirs:>11.1f}")
+        echo(f"{batch:>6}  {ours:>9.1f}  {theirs:>11.1f}")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from sdpose.cli.text import echo
+
 
 @click.command()
 @click.argument("work_dir", type=click.Path(path_type=Path, file_okay=False, exists=True))
@@ -40,5 +42,5 @@ def report(work_dir: Path, out: Path | None, results: Path | None, checkpoint: P
     path = out or work_dir / REPORT
     files = write_report(work_dir, path, results=results, checkpoint=checkpoint)
     for why in files.missing.values():
-        click.echo(f"missing: {why}")
-    click.echo(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
+        echo(f"missing: {why}")
+    echo(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from sdpose.cli.options import experiment_options, start_options
-from sdpose.cli.text import answer, json_option
+from sdpose.cli.text import answer, echo, json_option
 from sdpose.config import load_experiment
 from sdpose.errors import UserError
 
@@ -33,7 +33,7 @@ def synth(out: Path, num_train: int, num_val: int, seed: int) -> None:
         write_synthetic_coco(
             out, num_train=num_train, num_val=num_val, seed=seed, progress=progress
         )
-    click.echo(f"{out}: {num_train} training and {num_val} validation images")
+    echo(f"{out}: {num_train} training and {num_val} validation images")
 
 
 @click.command()
@@ -139,9 +139,9 @@ def sync(work_dir: Path) -> None:
     from sdpose.training.mlflow_sink import deliver_what_waits
 
     with locked(work_dir):
-        if deliver_what_waits(work_dir, click.echo):
+        if deliver_what_waits(work_dir, echo):
             sys.exit(1)
-    click.echo("MLflow has everything")
+    echo("MLflow has everything")
 
 
 @click.command()

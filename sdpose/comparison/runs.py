@@ -9,6 +9,7 @@ from typing import Any
 
 from sdpose.comparison.spread import Difference, Spread, difference
 from sdpose.config import Experiment, flatten, parse_experiment
+from sdpose.documents import MAX_YAML_BYTES, read_bytes
 from sdpose.errors import UserError, did_you_mean
 from sdpose.report.history import read_history
 from sdpose.training.changes import PLACES
@@ -97,7 +98,7 @@ def _work_dir(name: str) -> Path:
 
 def _read(folder: Path) -> Run:
     path = folder / EXPERIMENT_FILE
-    experiment = parse_experiment(path.read_text(encoding="utf-8"), source=str(path))
+    experiment = parse_experiment(read_bytes(path, MAX_YAML_BYTES), source=str(path))
     rows = read_history(folder).evaluations
     if not rows:
         raise UserError(

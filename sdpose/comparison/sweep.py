@@ -10,6 +10,7 @@ from typing import Any
 from sdpose.comparison.page import write_page
 from sdpose.comparison.ranking import markdown, rank, winner
 from sdpose.config import dump_experiment, parse_experiment
+from sdpose.printable import printable
 from sdpose.storage import sha256_of_file
 from sdpose.tracking import close_sweep_run, git_commit
 from sdpose.training.checkpoint import same_file
@@ -42,7 +43,7 @@ def close_sweep(
     """
     entries = rank(trials, outcomes)
     text = markdown(sweep, entries)
-    print(text)
+    print(printable(text))
     table.write_text(text, encoding="utf-8")
     experiments = {trial["trial"]: trial["experiment"] for trial in trials}
     write_page(report, sweep, entries)

@@ -18,7 +18,7 @@ _LONGEST_LINE = 500
 
 def parse_document(
     model: type[M],
-    document: str | dict[str, Any],
+    document: str | bytes | dict[str, Any],
     source: str,
     given_by: dict[str, str] | None = None,
 ) -> M:
@@ -27,9 +27,11 @@ def parse_document(
     source: where it comes from, for the message. given_by: option that set a key, by key path.
     Raises UserError naming every problem: unknown key, wrong type or range.
     """
-    values = parse_yaml(document, source) if isinstance(document, str) else document
+    values = parse_yaml(document, source) if isinstance(document, str | bytes) else document
     try:
         return model.model_validate(values)
+    except RecursionError:  # a mapping of a checkpoint, which no reader of text has bounded
+        raise UserError(f"{source}: nested too deeply") from None
     except ValidationError as error:
         problems = error.errors(include_url=False)
         explained = [_explain(p, model, given_by or {})[:_LONGEST_LINE] for p in problems[:_SHOWN]]
@@ -40,7 +42,7 @@ def parse_document(
         raise UserError("\n  ".join([heading, *lines])) from None
 
 
-def parse_yaml(text: str, source: str) -> dict[str, Any]:
+def parse_yaml(text: str | bytes, source: str) -> dict[str, Any]:
     """The mapping of a YAML text. Raises DocumentError, a UserError."""
     values = parse_yaml_value(text, source)
     if not isinstance(values, dict):

@@ -53,7 +53,7 @@ def load_experiment(
 
 
 def parse_experiment(
-    document: str | dict[str, Any],
+    document: str | bytes | dict[str, Any],
     source: str = "experiment",
     given_by: dict[str, str] | None = None,
 ) -> Experiment:

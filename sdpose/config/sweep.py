@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -70,12 +71,13 @@ def expand(
     """
     overrides = list(overrides)
     seeds: tuple[int | None, ...] = sweep.seeds or (None,)
-    points = list(_points(sweep))
-    if len(points) * len(seeds) > sweep.limits.trials:
+    count = _number_of_points(sweep) * len(seeds)
+    if count > sweep.limits.trials:
         raise UserError(
-            f"sweep {sweep.name}: {len(points) * len(seeds)} trials are more than limits.trials "
+            f"sweep {sweep.name}: {count} trials are more than limits.trials "
             f"({sweep.limits.trials}); raise that if it is what you want"
         )
+    points = list(_points(sweep))
     top_level = dict(top_level)
     folder = top_level.pop("work_dir", None) or "work_dirs"
     trials, names = [], set()
@@ -118,6 +120,12 @@ def _meeting_in(folder: str, trials: list[Trial]) -> list[Trial]:
         changed = {"early_stopping": stopping.model_copy(update={"folder": folder})}
         meeting.append(replace(trial, experiment=trial.experiment.model_copy(update=changed)))
     return meeting
+
+
+def _number_of_points(sweep: Sweep) -> int:
+    """How many `_points` gives, without making them: ten short lists are 10^10 combinations."""
+    combinations = math.prod(map(len, sweep.grid.values()))
+    return combinations * bool(sweep.grid or not sweep.trials) + len(sweep.trials)
 
 
 def _points(sweep: Sweep) -> Iterator[Settings]:

@@ -27,6 +27,7 @@ from sdpose.data.tables import (
     read_json,
     report_duplicates,
 )
+from sdpose.documents import describe
 from sdpose.errors import UserError
 from sdpose.skeleton import JOINT_NAMES, NUM_JOINTS
 
@@ -254,7 +255,7 @@ def _person_category(categories: list[Any], problems: Problems) -> dict[str, Any
     if not named:
         named = [c for c in entries if len(_list(c.get("keypoints"))) == NUM_JOINTS]
     if len(named) != 1:
-        found = ", ".join(f"{c['id']}: {c.get('name')!r}" for c in entries) or "none"
+        found = ", ".join(f"{c['id']}: {describe(c.get('name'))}" for c in entries[:20]) or "none"
         problems.add(
             f"'categories' must have exactly one category 'person' (integer id), found {found}"
         )
@@ -346,7 +347,7 @@ def _annotations(annotations: list[Any], category_id: int, problems: Problems) -
 
 def _name(what: str, value: Any, position: int) -> str:
     known = isinstance(value, dict) and "id" in value
-    return f"{what} {value['id']!r:.40}" if known else f"{what} at index {position}"
+    return f"{what} {describe(value['id']):.40}" if known else f"{what} at index {position}"
 
 
 def _normal(name: Any) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sdpose.documents import describe, read_bytes
 from sdpose.errors import UserError
 
 Ints = NDArray[np.int64]
@@ -41,12 +42,7 @@ class Problems:
 
 
 def read_json(path: Path) -> Any:
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"file not found: {path}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    text = read_bytes(path, limit=None)
     collecting = gc.isenabled()
     gc.disable()  # it would look through millions of new lists again and again: a fifth of the time
     try:
@@ -71,7 +67,9 @@ def _drop_segmentation(value: dict[str, Any]) -> dict[str, Any]:
 def integers(values: Sequence[Any], key: str, names: Sequence[str], problems: Problems) -> Ints:
     """int64[len(values)]; offenders are reported and become 0."""
     good = [type(v) in (int, bool) and -(2**63) <= v < 2**63 for v in values]
-    offenders = [f"{n} ({v!r:.40})" for n, v, ok in zip(names, values, good, strict=True) if not ok]
+    offenders = [
+        f"{n} ({describe(v):.40})" for n, v, ok in zip(names, values, good, strict=True) if not ok
+    ]
     problems.add(f"rows whose '{key}' is missing or no integer", offenders)
     return np.array([v if ok else 0 for v, ok in zip(values, good, strict=True)], dtype=np.int64)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sdpose.documents import DocumentError, read_json
 from sdpose.errors import UserError, how_to_install
 from sdpose.inference.pictures import Picture
 from sdpose.models.weights import read_torch_file
+
+MAX_BOX_FILE_BYTES = 2**30  # annotations of COCO train2017: 450 MB
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class BoxFile:
         self._boxes: dict[int, list[tuple[list[float], float]]] = {}
         self._pictures: dict[int, str] = {}  # that have been asked for
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path, MAX_BOX_FILE_BYTES)
             rows = content
             if isinstance(content, dict):
                 self._has_names = True
@@ -66,12 +68,9 @@ class BoxFile:
                 if row.get("category_id", 1) == 1 and not row.get("iscrowd"):
                     found = _box(row["bbox"]), _finite(row.get("score", 1.0))
                     self._boxes.setdefault(int(row["image_id"]), []).append(found)
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from None
-        except (
-            *(ValueError, KeyError, TypeError, AttributeError),
-            *(OverflowError, RecursionError),
-        ) as error:
+        except DocumentError:
+            raise
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
             raise UserError(
                 f"{path} holds no boxes ({type(error).__name__}: {error}); expected COCO "
                 "annotations, or a list of {image_id, bbox: [x, y, width, height], score}"

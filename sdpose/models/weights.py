@@ -23,6 +23,7 @@ from sdpose.errors import UserError
 from sdpose.files import atomic_file
 from sdpose.models.names import official_name, our_name
 from sdpose.models.sdpose import SDPose
+from sdpose.printable import printable_line
 
 CHECKPOINT_FORMAT = "sdpose/1"
 
@@ -253,7 +254,9 @@ def _describe(report: LoadReport) -> list[str]:
         f"  of another shape: {name} (file {list(found)}, model {list(wanted)})"
         for name, (found, wanted) in report.misshapen.items()
     ]
-    return lines + [f"  unknown to the model: {name}" for name in report.unexpected]
+    return lines + [
+        f"  unknown to the model: {printable_line(name):.200}" for name in report.unexpected
+    ]
 
 
 def _shortened(lines: list[str]) -> list[str]:
@@ -262,7 +265,8 @@ def _shortened(lines: list[str]) -> list[str]:
 
 
 def _first(names: list[str] | tuple[str, ...]) -> str:
-    return ", ".join(map(str, names[:3])) + (" ..." if len(names) > 3 else "")
+    shown = [f"{printable_line(name):.200}" for name in names[:3]]
+    return ", ".join(shown) + (" ..." if len(names) > 3 else "")
 
 
 def _counts(report: LoadReport) -> str:

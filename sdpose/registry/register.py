@@ -13,6 +13,7 @@ from typing import Any
 from sdpose import __version__, tracking
 from sdpose.config import Experiment, dump_experiment, experiment_digest
 from sdpose.errors import UserError
+from sdpose.printable import printable
 from sdpose.registry import catalogue
 from sdpose.registry.description import describe
 from sdpose.registry.documents import MANIFEST_FORMAT, NewManifest, check_metrics, new_document
@@ -27,7 +28,7 @@ RUN_ID_VARIABLE = "SDPOSE_RUN_ID"  # of the pipeline's run
 
 
 def warn(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def register_checkpoint(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,12 @@ from typing import Any
 from sdpose.config import Experiment, parse_experiment
 from sdpose.data.coco import CocoAnnotations, load_annotations
 from sdpose.data.prepare import unusable_images
+from sdpose.documents import MAX_YAML_BYTES, DocumentError, read_bytes, read_json
 from sdpose.errors import UserError
 from sdpose.report.history import History, read_history
 from sdpose.training.workdir import EXPERIMENT_FILE, checkpoint_folder
+
+_MAX_RESULTS_BYTES = 2**30  # COCO val2017 with a detector's boxes: 100 MB
 
 
 @dataclass
@@ -51,7 +53,7 @@ def gather(
                 f"{work_dir} is no work dir of a run: it has no {EXPERIMENT_FILE}; give the folder "
                 "that `sdpose train` or submit.py named (work_dirs/EXP_NAME)"
             )
-        experiment = parse_experiment(stored.read_text(encoding="utf-8"), source=str(stored))
+        experiment = parse_experiment(read_bytes(stored, MAX_YAML_BYTES), source=str(stored))
     files = RunFiles(
         work_dir=work_dir,
         experiment=experiment,
@@ -80,13 +82,13 @@ def _read_results(files: RunFiles, path: Path | None) -> None:
         )
         return
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = read_json(path, _MAX_RESULTS_BYTES)
         files.results = [dict(row) for row in rows]
-        metrics = json.loads(path.with_suffix(".metrics.json").read_text(encoding="utf-8"))
+        metrics = read_json(path.with_suffix(".metrics.json"))
         files.settings = dict(metrics.pop("settings", {}))
         files.metrics = dict(metrics)
-    except OSError as error:
-        raise UserError(f"cannot read {error.filename or path}: {error.strerror}") from None
+    except DocumentError:
+        raise
     except (ValueError, TypeError, AttributeError):
         raise UserError(
             f"{path} and its .metrics.json are not what `sdpose test --out {path}` writes"
@@ -122,6 +124,6 @@ def _best_checkpoint(experiment: Experiment, work_dir: Path) -> Path | None:
 
 def _json_of(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+        return dict(read_json(path))
+    except (TypeError, ValueError):
         return {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sdpose.documents import parse_json
 
 Array = NDArray[np.float64]
 
@@ -61,10 +62,13 @@ def read_history(work_dir: Path) -> History:
     evaluations: dict[int, dict[str, Any]] = {}
     for path in sorted(work_dir.glob("????????_??????.log.json")):
         for row in _rows(path):
-            if row.get("mode") == "train":
-                train[row["epoch"], row["iter"]] = row
-            elif row.get("mode") == "val":
-                evaluations[row["epoch"]] = row
+            mode, epoch, iteration = row.get("mode"), row.get("epoch"), row.get("iter")
+            if mode == "train" and isinstance(epoch, int) and isinstance(iteration, int):
+                train[epoch, iteration] = row
+            elif (
+                mode == "val" and isinstance(epoch, int) and isinstance(row.get("AP"), int | float)
+            ):
+                evaluations[epoch] = row
             elif "exp_name" in row:
                 history.header = row
                 history.starts += 1
@@ -75,11 +79,11 @@ def read_history(work_dir: Path) -> History:
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for line in lines:
             try:
-                row = json.loads(line)
-            except ValueError:  # the last line of a run that was killed
+                row = parse_json(line, path.name)
+            except ValueError:  # the last line of a run that was killed, or a damaged one
                 continue
             if isinstance(row, dict):
                 yield row

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-import yaml
-
 from sdpose.config import Experiment, flatten, parse_experiment
+from sdpose.config.document import parse_yaml
 from sdpose.config.schema import Promotion
 from sdpose.errors import UserError
 
@@ -25,19 +24,17 @@ PLACES = (
 )
 
 
-def stored_experiment(document: str) -> dict[str, Any]:
+def stored_experiment(document: str | bytes) -> dict[str, Any]:
     """A work dir's experiment, with today's defaults where it can be read."""
     try:
         return parse_experiment(document).model_dump(mode="json")
     except UserError:  # written under another schema, or edited
-        with contextlib.suppress(yaml.YAMLError):
-            values = yaml.safe_load(document)
-            if isinstance(values, dict):
-                return values
+        with contextlib.suppress(UserError):
+            return parse_yaml(document, "experiment.yaml")
         return {}
 
 
-def differences(document: str, experiment: Experiment) -> list[str]:
+def differences(document: str | bytes, experiment: Experiment) -> list[str]:
     """`key: stored -> ours` for every value that differs from a stored experiment's, places
     aside."""
     theirs = flatten(stored_experiment(document))

@@ -31,6 +31,7 @@ from sdpose.cpus import cpu_count
 from sdpose.credentials import without_secrets
 from sdpose.errors import PEER_ERROR, PEER_LOST, USER_ERROR_EXIT_CODE, UserError
 from sdpose.parent import signal_at_parents_end
+from sdpose.printable import printable
 
 # Longer than what rank 0 does alone between two collectives: writing a checkpoint, the AP of a
 # large detection file.
@@ -152,7 +153,7 @@ def _report_user_error(store: PrefixStore, message: str) -> None:
         store.set("user_error", message)
         first = store.add(f"user_errors_on_{os.environ.get('GROUP_RANK')}", 1) == 1
     if first and not _is_on_main_node():
-        print(f"error: {without_secrets(message)}", file=sys.stderr, flush=True)
+        print(f"error: {printable(without_secrets(message))}", file=sys.stderr, flush=True)
 
 
 def is_peer_lost(error: Exception) -> bool:

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from sdpose import __version__
 from sdpose.config import Experiment, dump_experiment, experiment_digest
 from sdpose.errors import UserError
+from sdpose.printable import printable
 from sdpose.training.environment import environment
 from sdpose.training.log_file import NO_ROOM, LogFile
 from sdpose.training.mlflow_sink import MlflowSink
@@ -132,6 +133,7 @@ class ConsoleSink(Sink):
         self._bar: Progress | None = None
 
     def say(self, text: str) -> None:
+        text = printable(text)  # it may name files and tensors of others
         try:
             if self._console.is_terminal:
                 self._console.print(text)

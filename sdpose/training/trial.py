@@ -11,6 +11,7 @@ from typing import Literal
 
 from sdpose.config import Experiment
 from sdpose.errors import USER_ERROR_EXIT_CODE, UserError
+from sdpose.printable import printable
 from sdpose.tracking import PARENT_RUN_VARIABLE, sweep_run
 from sdpose.training.launch import STOPPED, train_on_this_machine
 from sdpose.training.result import TrainResult
@@ -55,7 +56,7 @@ def run_trial(
     try:
         result = train({PARENT_RUN_VARIABLE: parent_run(sweep, experiment)})
     except UserError as error:
-        print(f"error: {error}", flush=True)
+        print(f"error: {printable(error)}", flush=True)
         return TrialOutcome(name, "failed", message=_first_line(str(error)))
     except SystemExit as end:
         if end.code in STOPPED:

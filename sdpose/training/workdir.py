@@ -229,9 +229,9 @@ def find_start(
     scratch: what is fetched goes there, and nothing else is changed; default: to its place.
     """
     work_dir, folder = work_dir_of(experiment), checkpoint_folder(experiment)
-    documents = [path.read_text("utf-8") for path in [work_dir / EXPERIMENT_FILE] if path.is_file()]
+    documents = [path.read_bytes() for path in [work_dir / EXPERIMENT_FILE] if path.is_file()]
     if store is not None and EXPERIMENT_FILE in keys:
-        documents.append(store.read(EXPERIMENT_FILE).decode())
+        documents.append(store.read(EXPERIMENT_FILE))
     known = [stored_experiment(document) for document in documents]
     differing = list(dict.fromkeys(d for text in documents for d in differences(text, experiment)))
     has_results = bool(matching(folder, "*.pth") or newest_first(keys))

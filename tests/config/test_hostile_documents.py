@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from sdpose.config import dump_experiment, experiment_digest, load_experiment, parse_experiment
+from sdpose.config import (
+    dump_experiment,
+    expand,
+    experiment_digest,
+    load_experiment,
+    load_sweep,
+    parse_experiment,
+)
 from sdpose.config.document import parse_yaml
 from sdpose.documents import (
     MAX_DEPTH,
@@ -56,6 +63,10 @@ YAML = {
     "a boolean that is none": ("seed: !!bool x", "cannot be read as bool"),
     "a list as key": ("? [a]\n: 1", "key must be one word"),
     "a mapping as key": ("? {a: 1}\n: 1", "key must be one word"),
+    "keys of one hash value": (
+        "".join(f"{n * (2**61 - 1)}: 1\n" for n in range(2, 20_000)),
+        "too many digits",
+    ),
     "a key twice": ("a: 1\na: 2", "given twice"),
     "a merge of no mapping": ("<<: 5", "expected a mapping"),
     "an object of Python": ("!!python/object/apply:os.system [id]", "could not determine"),
@@ -96,6 +107,17 @@ def test_every_reader_of_experiments_has_the_bounds(name: str, tmp_path: Path) -
             load_experiment("quickstart", [f"seed={text}"])
         with pytest.raises(UserError, match=reason):
             parse_experiment(text)
+
+
+def test_a_sweep_is_counted_before_it_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    grid = "".join(f"  key{n}: [{', '.join(map(str, range(100)))}]\n" for n in range(30))
+    path.write_text(f"name: s\nbase: quickstart\ngrid:\n{grid}seeds: [1, 2]\n")
+    with pytest.raises(UserError, match=f"{2 * 100**30} trials are more than limits"):
+        expand(load_sweep(str(path)))
+    path.write_text(path.read_text() + "limits: {trials: 1000000000}\n")
+    with pytest.raises(UserError, match=r"limits\.trials"):
+        load_sweep(str(path))
 
 
 def test_what_people_write_is_read() -> None:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import sdpose.cli
+from pipelines.console import say as submit_say
 from sdpose.cli.text import answer, echo, format_rows, printable, printable_line
+from sdpose.training.events import ConsoleSink
 
 
 def test_no_character_that_a_terminal_obeys_is_left() -> None:
@@ -57,7 +62,28 @@ def test_file_names_in_errors_are_escaped(tmp_path: Path) -> None:
     assert rb"evil\u001b]0;title\u0007\udcff.yaml" in result.stderr
 
 
+@pytest.mark.parametrize("say", [ConsoleSink().say, submit_say])
+def test_lines_of_a_run_are_escaped(
+    say: Callable[[str], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    say("image \x1b]0;owned\x07\udcff.jpg is left out\nnext")
+    sys.stdout.flush()
+    assert capfd.readouterr().out == "image \\u001b]0;owned\\u0007\\udcff.jpg is left out\nnext\n"
+
+
 def test_a_stream_takes_all_that_is_printable() -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     stream.write(printable(os.fsdecode(bytes(range(1, 256)))))
     stream.flush()
+
+
+def test_every_command_prints_through_echo() -> None:
+    folder = Path(sdpose.cli.__file__).parent
+    direct = [
+        f"{path.name}: {line.strip()}"
+        for path in sorted(folder.rglob("*.py"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(r"\bclick\.echo\b|^\s+print\(", line) and "printable(" not in line
+    ]
+    # the shell's completion script is ours; registry's own lines escape where they are printed
+    assert [line for line in direct if not line.startswith(("completion.py", "store.py"))] == []

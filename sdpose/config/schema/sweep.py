@@ -14,7 +14,9 @@ Settings = dict[str, Value]
 
 class Limits(Section):
     parallel: PositiveInt = Field(1, description="trials that train at the same time")
-    trials: PositiveInt = Field(64, description="more of them are taken for a slip and refused")
+    trials: Annotated[PositiveInt, Field(le=10_000)] = Field(
+        64, description="more of them are taken for a slip and refused"
+    )
 
 
 class Halving(Section):

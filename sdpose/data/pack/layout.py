@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from sdpose.documents import parse_json
 from sdpose.errors import UserError
 from sdpose.skeleton import NUM_JOINTS
 
@@ -42,7 +43,7 @@ class Manifest:
     @staticmethod
     def parse(data: bytes, where: str) -> Manifest:
         try:
-            values = json.loads(data)
+            values = parse_json(data, where, len(data))
             if values["format"] == FORMAT:
                 return Manifest(**values)
         except (ValueError, TypeError, KeyError):
