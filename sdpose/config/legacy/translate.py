@@ -47,8 +47,10 @@ def translate(config: dict[str, Any], name: str) -> Translation:
     rest = {key: value for key, value in config.items() if key in READ_BY_MMPOSE}
     node = _Node(rest, "", result)
     result.experiment["exp_name"] = str(config.get("exp_name", name))
-    for key in ("work_dir", "load_from", "resume_from", "seed"):
+    for key in ("work_dir", "seed"):
         node.keep(key, key, skip=(None,))
+    for key in ("load_from", "resume_from"):
+        node.keep_file(key, key)
     data_root = str(config.get("data_root", ""))
     if data_root:
         result.experiment["data_root"] = posixpath.normpath(data_root)
@@ -96,6 +98,13 @@ class _Node:
         if value is not _MISSING and value not in skip:
             _put(self._result.experiment, target, value)
 
+    def keep_file(self, key: str, target: str) -> None:
+        """Writes the path of a weights file; mmcv downloads addresses, which we do not."""
+        if "://" in str(self._values.get(key)):
+            self.unsupported(key, f"download it, then set {target} to the file")
+        else:
+            self.keep(key, target, skip=(None,))
+
     def built_in(self, key: str, values: tuple[Any, ...]) -> None:
         """A setting that has one of these values here without being said."""
         if key in self._values and self._values[key] in values:
@@ -132,7 +141,7 @@ def _line(path: str, value: Any) -> str:
 def _model(model: _Node, result: Translation) -> None:
     model.built_in("type", ("TopDown",))
     model.built_in("train_cfg", ({}, None))
-    model.keep("pretrained", "model.pretrained", skip=(None,))
+    model.keep_file("pretrained", "model.pretrained")
     backbone = model.section("backbone")
     kind = backbone.take("type")
     _put(result.experiment, "model.backbone.type", kind)
