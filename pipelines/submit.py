@@ -428,7 +428,9 @@ def _given(option: str) -> bool:
 
 def _absolute(paths: dict[str, str | None]) -> dict[str, str | None]:
     return {
-        key: path if path in {None, "auto"} else os.path.abspath(os.path.expanduser(str(path)))
+        key: path
+        if path is None or path == "auto" or "://" in path
+        else os.path.abspath(os.path.expanduser(path))
         for key, path in paths.items()
     }
 

@@ -12,6 +12,7 @@ import json
 import os
 import stat
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,37 @@ def read_record(path: Path) -> Any:
             return json.load(file)
         except (OSError, ValueError, RecursionError):
             return None
+
+
+def own_folder(folder: Path) -> Path:
+    """A folder of the cache, made if it is not there; refused if another user can choose what is
+    in it.
+
+    Members of its group are trusted (a team's cache, a pod's fsGroup), and so is root. A share may
+    give all files one owner: what counts is whom a file belongs to that is made there now.
+
+    Raises:
+        UserError: it belongs to another user, everybody can write to it, or it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        status = folder.stat()
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from None
+    owner = os.geteuid()
+    if status.st_uid not in (owner, 0):
+        with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder) as file:
+            owner = os.fstat(file.fileno()).st_uid
+    if status.st_uid not in (owner, 0):
+        reason = f"it belongs to another user (uid {status.st_uid})"
+    elif status.st_mode & stat.S_IWOTH:
+        reason = "everybody can write to it"
+    else:
+        return folder
+    raise UserError(
+        f"{folder} is not used: {reason}, who could change what is read from there; set "
+        f"{CACHE_VARIABLE} to a folder of your own, or remove it"
+    )
 
 
 def write_record(path: Path, document: Any) -> bool:

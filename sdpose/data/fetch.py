@@ -16,7 +16,14 @@ from pathlib import Path
 from sdpose.data.coco import load_annotations
 from sdpose.data.download import Checksum, Checksums, download
 from sdpose.data.progress import ConsoleProgress
-from sdpose.data.sources import FolderSource, RemoteFile, Source, is_official, open_source
+from sdpose.data.sources import (
+    FolderSource,
+    HttpSource,
+    RemoteFile,
+    Source,
+    is_official,
+    open_source,
+)
 from sdpose.data.unzip import NAME_BYTES, UnusableArchiveError, unpack
 from sdpose.errors import UserError
 from sdpose.files import matching
@@ -73,7 +80,7 @@ def fetch_coco(source: str, data_root: Path, *, vouched: bool = False) -> None:
     From COCO's own server only its zips are taken, and they must have the official size and MD5.
     Elsewhere a zip of the official size must have the official MD5, too; else what the source
     publishes is compared (SHA256SUMS, MD5SUMS beside a file or at the top), and every zip's own
-    CRCs. Whoever controls the source controls these, so stderr says that nothing vouches for the
+    CRCs. Whoever controls a mirror controls these, so stderr says that nothing vouches for its
     content, unless `vouched`: the caller compares the dataset's digest afterwards.
     Raises UserError if something is missing or damaged or the source fails for good; what has
     arrived stays, and the next call goes on.
@@ -103,7 +110,8 @@ class _Fetcher:
         self.staging = data_root / STAGING
         self.checksums = Checksums(source)
         self.official = is_official(source)
-        self._warned = vouched or isinstance(source, FolderSource)
+        # Whoever can write to the user's own bucket or folder is trusted with its content.
+        self._warned = vouched or not isinstance(source, HttpSource)
 
     def find(self, name: str) -> RemoteFile | None:
         return patiently(lambda: self.source.find(name))

@@ -143,7 +143,7 @@ def _pack(
 def weights_digest(experiment: Experiment) -> str:
     """SHA-256 over the weight files that training starts from, in hex; empty if it names none.
 
-    `resume_from: auto` names no file. A file in an object store counts by its URI.
+    `resume_from: auto` names no file.
     Raises UserError if a file cannot be read.
     """
     named = {
@@ -156,7 +156,7 @@ def weights_digest(experiment: Experiment) -> str:
         if not path or path == "auto":
             continue
         try:
-            content = path if "://" in path else sha256_of_file(Path(path))
+            content = sha256_of_file(Path(path))
         except OSError as error:
             raise UserError(f"{key}: cannot read {path}: {error.strerror}") from None
         lines.append(f"{key} {content}\n")

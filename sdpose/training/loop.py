@@ -249,7 +249,8 @@ def _seconds_left(run: Run) -> float:
 def _peak_memory_mb(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) // 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10  # kilobytes on Linux
+    unit = 1 if sys.platform == "darwin" else 2**10  # of ru_maxrss: bytes on macOS, else kilobytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 2**20
 
 
 # -------------------------------------------------------------------------- the end of an epoch

@@ -8,8 +8,13 @@ import json
 import os
 
 import pytest
+from packed import fast_experiment
 
+from sdpose.data.pack import open_pack
+from sdpose.data.pack.remote import local_copy
+from sdpose.data.prepare import prepare_coco
 from sdpose.data.verify import CheckedFiles
+from sdpose.errors import UserError
 
 CONTENT = b"content"
 RIGHT = hashlib.sha256(CONTENT).hexdigest()
@@ -118,3 +123,20 @@ def test_a_damaged_record_is_made_again(dataset, damage):
 def test_a_record_of_any_bytes(dataset, text):
     dataset.record_path.write_bytes(text)
     assert seen(dataset) == RIGHT
+
+
+@pytest.mark.parametrize("kind", ["other user", "everybody"])
+def test_a_pack_that_others_can_change_is_not_used(coco_mini, tmp_path, monkeypatch, kind):
+    if kind == "other user" and os.geteuid() != 0:
+        pytest.skip("only root can give a folder away")
+    monkeypatch.setenv("SDPOSE_CACHE", str(tmp_path / "cache"))
+    packs = (tmp_path / "packs").as_uri()
+    location = prepare_coco(fast_experiment(coco_mini, packs)).pack
+    assert len(open_pack(location)) > 0
+    folder = local_copy(location.rsplit("/", 1)[-1])
+    if kind == "everybody":
+        folder.chmod(0o777)
+    else:
+        os.chown(folder, 12345, 12345)
+    with pytest.raises(UserError, match=r"is not used: .*; set SDPOSE_CACHE to a folder"):
+        open_pack(location)

@@ -43,8 +43,10 @@ def translate(config: dict[str, Any], name: str) -> Translation:
     rest = {key: value for key, value in config.items() if key in READ_BY_MMPOSE}
     node = Node(rest, "", result)
     result.experiment["exp_name"] = str(config.get("exp_name", name))
-    for key in ("work_dir", "load_from", "resume_from", "seed"):
+    for key in ("work_dir", "seed"):
         node.keep(key, key, skip=(None,))
+    for key in ("load_from", "resume_from"):
+        node.keep_file(key, key)
     data_root = str(config.get("data_root", ""))
     if data_root:
         result.experiment["data_root"] = posixpath.normpath(data_root)
@@ -69,7 +71,7 @@ def translate(config: dict[str, Any], name: str) -> Translation:
 def _model(model: Node, result: Translation) -> None:
     model.built_in("type", ("TopDown",))
     model.built_in("train_cfg", ({}, None))
-    model.keep("pretrained", "model.pretrained", skip=(None,))
+    model.keep_file("pretrained", "model.pretrained")
     backbone = model.section("backbone")
     kind = backbone.take("type")
     put(result.experiment, "model.backbone.type", kind)

@@ -46,6 +46,13 @@ class Node:
         if value is not MISSING and value not in skip:
             put(self._result.experiment, target, value)
 
+    def keep_file(self, key: str, target: str) -> None:
+        """Writes the path of a weights file; mmcv downloads addresses, which we do not."""
+        if "://" in str(self._values.get(key)):
+            self.unsupported(key, f"download it, then set {target} to the file")
+        else:
+            self.keep(key, target, skip=(None,))
+
     def built_in(self, key: str, values: tuple[Any, ...]) -> None:
         """A setting that has one of these values here without being said."""
         if key in self._values and self._values[key] in values:

@@ -10,7 +10,7 @@ from sdpose.config.schema.data import Data, DataCfg, TrainPipeline
 from sdpose.config.schema.model import Model
 from sdpose.config.schema.outputs import CheckpointConfig, Evaluation, LogConfig
 from sdpose.config.schema.promotion import Promotion
-from sdpose.config.schema.section import Int, Name, PositiveInt, Section, Switch
+from sdpose.config.schema.section import Int, Name, PositiveInt, Section, Switch, WeightsFile
 from sdpose.config.schema.sweep import EarlyStopping
 from sdpose.config.schema.training import Amp, Ema, LrConfig, Optimizer, OptimizerConfig
 
@@ -35,8 +35,8 @@ class Experiment(Section):
     seed: Annotated[Int, Field(ge=0, lt=2**31)] = Field(
         0, description="of the weights, the order of the samples, augmentation and masks"
     )
-    load_from: str | None = Field(None, description="start from the weights of this file")
-    resume_from: str | None = Field(
+    load_from: WeightsFile | None = Field(None, description="start from the weights of this file")
+    resume_from: WeightsFile | None = Field(
         None,
         description="continue this checkpoint; auto: the newest intact one of the work dir or its "
         "mirror, if any",

@@ -15,6 +15,7 @@ from sdpose.config.schema.section import (
     Probability,
     Section,
     Size,
+    WeightsFile,
 )
 
 
@@ -160,7 +161,7 @@ class TestCfg(Section):
 
 
 class Model(Section):
-    pretrained: str | None = Field(
+    pretrained: WeightsFile | None = Field(
         None, description="file with weights for the backbone (ImageNet HRNet, say)"
     )
     backbone: Backbone = Backbone()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -38,6 +39,19 @@ Pixels = Annotated[PositiveInt, Field(le=4096)]
 Size = tuple[Pixels, Pixels]
 # A folder under work_dirs, an MLflow experiment and a registered model are named after it.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}$")]
+
+
+def _no_address(path: str) -> str:
+    if "://" in path:
+        raise ValueError(
+            f"'{path}' is an address; weights are read from a file of this machine or of a volume: "
+            "copy it there first (a registered version: sdpose registry pull), and give its path"
+        )
+    return path
+
+
+# Of a file that training reads.
+WeightsFile = Annotated[str, AfterValidator(_no_address)]
 
 
 def _yaml_switch(value: Any) -> Any:

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sdpose.cache import own_folder
 from sdpose.cpus import cpu_count
 from sdpose.data.coco import CocoAnnotations
 from sdpose.data.images import decode_image
@@ -80,7 +81,7 @@ def prepare_pack(source: Source, packs: str) -> str:
     with contextlib.suppress(ObjectNotFoundError):
         Manifest.parse(store.read(MANIFEST), location)
         return location
-    folder = local_copy(key)
+    folder = own_folder(local_copy(key))
     manifest = _Builder(source, folder).complete()
     _say(f"storing {manifest.num_bytes / 1e9:.2f} GB in {location}")
     with (

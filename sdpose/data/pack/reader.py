@@ -18,6 +18,7 @@ from sdpose.errors import UserError
 
 # At a time, far below the usual limit of 1024.
 _OPEN_FILES = 64
+_CAN_ADVISE = hasattr(os, "posix_fadvise")  # not on macOS
 
 
 class Pack:
@@ -95,7 +96,7 @@ class Pack:
         for first in range(0, len(requests), _OPEN_FILES):
             group = requests[first : first + _OPEN_FILES]
             with self._open({shard for shard, *_ in group}) as files:
-                for shard, start, length, *_ in group:
+                for shard, start, length, *_ in group if _CAN_ADVISE else ():
                     os.posix_fadvise(files[shard], start, length, os.POSIX_FADV_WILLNEED)
                 for shard, start, length, offset, (left, _, width, height) in group:
                     data = os.pread(files[shard], length, start)

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
-from sdpose.cache import cache_dir
+from sdpose.cache import cache_dir, own_folder
 from sdpose.data.pack.layout import IMAGES, MANIFEST, PERSONS, Manifest
 from sdpose.errors import UserError
 from sdpose.locking import file_lock
@@ -53,6 +53,7 @@ class RemotePack:
         return Manifest.parse(path.read_bytes(), str(path))
 
     def fetch_index(self) -> None:
+        own_folder(self.folder)  # what is there is not verified again
         for name in (IMAGES, PERSONS):
             self.fetch(name)
 
