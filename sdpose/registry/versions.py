@@ -28,6 +28,7 @@ from sdpose.registry.documents import (
     read_sealed,
 )
 from sdpose.registry.layout import (
+    NAME,
     blob_key,
     check_model_name,
     index_key,
@@ -145,7 +146,7 @@ def manifest_bytes(store: Store, version: ModelVersion) -> bytes:
 def model_names(store: Store) -> list[str]:
     """All models that have a version."""
     names = {PurePosixPath(key).parts[1] for key in store.list("models") if "/versions/" in key}
-    return sorted(names)
+    return sorted(filter(NAME.fullmatch, names))  # what else lies there, `verify` names
 
 
 def summarize(

@@ -141,6 +141,7 @@ def test_the_trash_gives_back(store: Store, register: Register, root: str, tmp_p
     assert isinstance(both.exception, UserError)
 
 
+@pytest.mark.timeout(1200)
 def test_whole_gcs_during_a_registration(
     store: Store, register: Register, tmp_path: Path, experiment: Any
 ) -> None:
@@ -162,6 +163,7 @@ def test_whole_gcs_during_a_registration(
     assert n > 8
 
 
+@pytest.mark.timeout(1200)
 def test_a_gc_that_is_stopped_for_long(
     store: Store, register: Register, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,6 +201,7 @@ def _die() -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.timeout(1200)
 def test_two_gcs_at_once(store: Store, register: Register) -> None:
     register(2)
     n = 1 - step_of(store)

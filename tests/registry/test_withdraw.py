@@ -155,6 +155,7 @@ def test_a_damaged_list_of_withdrawals_lets_nothing_through(
             use()
 
 
+@pytest.mark.timeout(1200)
 def test_withdrawn_and_promoted_at_once(store: Store, register: Register) -> None:
     """At every operation of the one, the other as a whole: never both."""
     for seed in (1, 2):
