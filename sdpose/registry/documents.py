@@ -338,18 +338,18 @@ def _parse(data: bytes, uri: str) -> dict[str, Any]:
 def _explain(error: _ValidationError) -> str:
     """One line: where, what is there, what is allowed."""
     problems = error.errors(include_url=False, include_context=False)
-    told = []
+    lines = []
     for problem in problems[:SHOWN_FLAWS]:
         where = ".".join(str(part) for part in problem["loc"])
         message = problem["msg"][0].lower() + problem["msg"][1:]
         message = message.removeprefix("value error, ")
         if problem["type"] == "missing":
-            told.append(f"{where} is missing")
+            lines.append(f"{where} is missing")
         else:
-            told.append(f"{where}: {_shown(problem['input'])}: {message}")
+            lines.append(f"{where}: {_shown(problem['input'])}: {message}")
     if len(problems) > SHOWN_FLAWS:
-        told.append(f"and {len(problems) - SHOWN_FLAWS} more")
-    return "; ".join(told)
+        lines.append(f"and {len(problems) - SHOWN_FLAWS} more")
+    return "; ".join(lines)
 
 
 def _shown(value: Any) -> str:

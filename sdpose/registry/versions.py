@@ -41,7 +41,7 @@ from sdpose.storage import DamagedObjectError, ObjectNotFoundError, Store
 
 # Of the manifest, what makes it another version; everything else describes it.
 IDENTITY = ("weights", "dataset_digest", "evaluation_settings_digest")
-# So many manifests may be missing in the index before `list` writes it anew.
+# So many manifests may be missing in the index before `list` writes it again.
 STALE_INDEX = 16
 READERS = 16
 WITHDRAW = "`sdpose registry withdraw` takes the version out of use"
