@@ -20,6 +20,7 @@ from sdpose.registry.documents import (
     Index,
     Manifest,
     NewManifest,
+    check_shape,
     decode,
     digest_of,
     document,
@@ -252,8 +253,9 @@ def read_index(store: Store, model_name: str) -> dict[int, dict[str, Any]]:
 def parse_index(data: bytes, uri: str) -> dict[int, dict[str, Any]]:
     """Raises DamagedObjectError."""
     rows = decode(Index, data, uri)["versions"]
-    # Earlier writers let NaN through.
-    return {row["version"]: row | {"AP": figure(row)} for row in rows}
+    for row in rows:
+        row["AP"] = figure(row)  # earlier writers let NaN through
+    return {row["version"]: row for row in rows}
 
 
 def _write_index(store: Store, model_name: str, summaries: list[dict[str, Any]]) -> None:
@@ -263,12 +265,13 @@ def _write_index(store: Store, model_name: str, summaries: list[dict[str, Any]])
 
 
 def _parse_manifest(data: bytes, uri: str, model_name: str, version: int) -> dict[str, Any]:
-    written_as = read_sealed(data, uri).get("format")
+    manifest = read_sealed(data, uri)
+    written_as = manifest.get("format")
     if isinstance(written_as, str) and written_as != MANIFEST_FORMAT:
         raise UserError(
             f"{uri} has the format {written_as!r}; this version of sdpose reads {MANIFEST_FORMAT!r}"
         )
-    manifest = decode(Manifest, data, uri)
+    check_shape(Manifest, manifest, uri)
     if (manifest["model_name"], manifest["version"]) != (model_name, version):
         raise DamagedObjectError(
             f"{uri} is damaged: it is the manifest of {manifest['model_name']} version "

@@ -253,6 +253,8 @@ def test_no_document_ends_in_a_traceback(registry: FileStore) -> None:
         finally:
             path.write_bytes(original)
         done["cases"] += 1
+        if done["cases"] % 1000 == 0:
+            print(done, flush=True)
 
     def check(data: st.DataObject, key: str, changed: bytes, rotten: bool) -> None:
         problems = verify(store)
