@@ -69,8 +69,7 @@ def write_summary(work_dir: Path, summary: dict[str, Any]) -> None:
     """Replaces `<work_dir>/summary.json`, whole or not at all."""
     work_dir.mkdir(parents=True, exist_ok=True)
     temporary = work_dir / f".{SUMMARY}.tmp"
-    text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
-    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(temporary, work_dir / SUMMARY)
 
 
