@@ -261,7 +261,7 @@ def test_no_document_ends_in_a_traceback(registry: FileStore) -> None:
         if changed != originals[key] and must_be_named(key, changed, rotten):
             assert registry.uri(key) in {problem.uri for problem in problems}, changed
             done["named"] += 1
-        if rotten:
+        if rotten or is_damaged(changed):
             with contextlib.suppress(UserError):
                 would_go = gc(store, grace=timedelta(0))
                 assert not needed & {*would_go.marked, *would_go.trashed}
@@ -285,10 +285,27 @@ def must_be_named(key: str, changed: bytes, rotten: bool) -> bool:
     kind = next((SEALED[part] for part in SEALED if f"/{part}" in key), None)
     if "versions/4.json" in key:  # withdrawn
         return False
+    if key.endswith("/index.json"):
+        return is_damaged(changed, sealed=False) or not _has_rows(changed)
     if kind is None:
         kind = Mark if "gc/marks" in key else Seen if key.startswith("gc/") else None
         return kind is not None and not _is(kind, changed)
     return rotten or not _is(kind, changed)
+
+
+def is_damaged(changed: bytes, *, sealed: bool = True) -> bool:
+    """Whether any reader sees that these bytes are not what was written."""
+    try:
+        content = json.loads(changed)
+        less = {key: value for key, value in content.items() if key != SEAL}
+        return sealed and (SEAL not in content or content[SEAL] != digest_of(less))
+    except (ValueError, AttributeError, RecursionError):
+        return True
+
+
+def _has_rows(changed: bytes) -> bool:
+    rows = json.loads(changed).get("versions")
+    return isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
 
 
 def _is(kind: type[Document], data: bytes) -> bool:
