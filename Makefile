@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 CODE := sdpose components pipelines benchmarks tests
 
 .PHONY: help demo ui test test-random test-alone chaos check format lint types imports lock clean \
-	images images-check registry-fight faults launcher-faults manifests-check same-ap \
+	images images-check registry-fight registry-fuzz faults launcher-faults manifests-check same-ap \
 	k8s/pytorchjob.yaml docs/training.md
 
 help:  ## this list
@@ -44,10 +44,20 @@ chaos: $(VENV)/.dev  ## a run that is killed 100 times, against one that was lef
 registry-fight: $(VENV)/.dev  ## 16 processes, 64 checkpoints, 200 promotions, on a folder and on S3
 	SDPOSE_FIGHT=full $(BIN)/pytest -s tests/registry/test_concurrency.py
 
+# Each time other documents; those of a failure again: make registry-fuzz FUZZ_SEED=...
+FUZZ_SEED ?= $(shell date +%s)
+registry-fuzz: $(VENV)/.dev  ## 100,000 mutations of the registry's documents (45 min)
+	FUZZ_CASES=100000 FUZZ_SEED=$(FUZZ_SEED) $(BIN)/pytest -s tests/registry/test_fuzz.py
+
 faults: $(VENV)/.dev  ## every fault and kill -9 at every request of register, promote and pull (65 min)
 	SDPOSE_FAULTS=all $(BIN)/pytest -q -rP --show-capture=stdout tests/registry/faults
 
-launcher-faults: $(VENV)/.dev  ## every fault at every request of the launcher's life (40 min)
+launcher-# Each time other documents; those of a failure again: make registry-fuzz FUZZ_SEED=...
+FUZZ_SEED ?= $(shell date +%s)
+registry-fuzz: $(VENV)/.dev  ## 100,000 mutations of the registry's documents (45 min)
+	FUZZ_CASES=100000 FUZZ_SEED=$(FUZZ_SEED) $(BIN)/pytest -s tests/registry/test_fuzz.py
+
+faults: $(VENV)/.dev  ## every fault at every request of the launcher's life (40 min)
 	SDPOSE_LAUNCHER_FAULTS=all $(BIN)/pytest -q -n 2 tests/cluster/test_launcher_faults.py
 
 check: format lint types imports test  ## format, lint, types, import contracts, tests

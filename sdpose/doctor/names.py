@@ -8,6 +8,7 @@ from sdpose import tracking
 from sdpose.config import Experiment, flatten
 from sdpose.doctor.report import Report
 from sdpose.registry import read_version, summarize
+from sdpose.registry.withdrawals import read_withdrawals
 from sdpose.storage import Store
 from sdpose.training.changes import PLACES, differences
 
@@ -17,7 +18,9 @@ RENAME = "choose another name: --set exp_name=NAME, or exp_name in the experimen
 
 def check_registry(experiment: Experiment, registry: Store, report: Report) -> None:
     name = experiment.exp_name
-    versions = summarize(registry, name)
+    withdrawn = read_withdrawals(registry, name)
+    rows = summarize(registry, name, withdrawn=withdrawn)
+    versions = [row for row in rows if row["version"] not in withdrawn]
     if not versions:
         report.fine.append(f"name: the model registry has no {name} yet")
         return

@@ -13,7 +13,8 @@ from sdpose.registry.channels import current
 from sdpose.registry.documents import figure
 from sdpose.registry.layout import CHANNELS, blob_key, manifest_key, versions_folder
 from sdpose.registry.versions import ModelVersion, read_version, versions
-from sdpose.storage import Store
+from sdpose.registry.withdrawals import read_withdrawals
+from sdpose.storage import Store, StoreUnavailableError
 from sdpose.tracking import models
 
 VERSION_TAG = "sdpose.registry_version"
@@ -56,9 +57,23 @@ def show(version: ModelVersion) -> str:
 def hide(store: Store, model_name: str, version: int) -> None:
     """Removes what MLflow shows of a version that was withdrawn."""
     manifest = store.uri(manifest_key(model_name, version))
+    # The registry may have had another address when the version was shown.
+    content = (str(version), _identity(store, model_name, version))
     for listed in models.list_versions(model_name):
-        if listed.tags.get(MANIFEST_TAG) == manifest:
+        tags = listed.tags
+        same = (tags.get(VERSION_TAG), tags.get(IDENTITY_TAG)) == content
+        if same or tags.get(MANIFEST_TAG) == manifest:
             models.delete_version(model_name, listed.number)
+
+
+def _identity(store: Store, model_name: str, version: int) -> str:
+    """Of a version that was withdrawn; "" if its manifest is lost or damaged."""
+    try:
+        return str(read_version(store, model_name, version).manifest["identity"])
+    except StoreUnavailableError:
+        raise
+    except UserError:
+        return ""
 
 
 def follow(store: Store, model_name: str, channel: str) -> None:
@@ -102,6 +117,7 @@ def reconcile(store: Store, model_name: str, *, dry_run: bool = False) -> list[R
     _mend_links(stored, mend)
     _mend_aliases(store, model_name, numbers, mend)
     ours = {version.manifest["identity"] for version in stored}
+    ours |= {_identity(store, model_name, n) for n in read_withdrawals(store, model_name)} - {""}
     for each in there:
         claims = each.tags.get(MANIFEST_TAG, "").startswith(store.uri(versions_folder(model_name)))
         claims = claims or each.tags.get(IDENTITY_TAG) in ours

@@ -26,6 +26,7 @@ from sdpose.storage import DamagedObjectError
 SEAL = "sealed_sha256"
 MANIFEST_FORMAT = "sdpose-model-version/2"
 NO_FIGURE = -1.0  # COCO's, where there was nothing to count
+NOT_FINITE = "it holds NaN or Infinity, which JSON does not have"
 SHOWN_FLAWS = 3
 
 
@@ -198,7 +199,7 @@ class Summary(Document):
     AP: float | None
     dataset_digest: str
     evaluation_settings_digest: Sha256
-    registered_at: Time
+    registered_at: str  # to be shown; 10,000 of them are checked at every `list`
     sha256: Sha256
     size: Annotated[int, Field(ge=0)]
 
@@ -273,13 +274,18 @@ def decode(kind: type[Document], data: bytes, uri: str) -> dict[str, Any]:
         MalformedDocumentError: it is, and lacks what its kind has to have.
     """
     content = read_sealed(data, uri) if kind.sealed else _parse(data, uri)
+    check_shape(kind, content, uri)
+    return content
+
+
+def check_shape(kind: type[Document], content: dict[str, Any], uri: str) -> None:
+    """Raises MalformedDocumentError."""
     try:
         kind.model_validate(content)
     except _ValidationError as error:
         raise MalformedDocumentError(f"{uri} is malformed: {_explain(error)}") from None
     except RecursionError:
         raise MalformedDocumentError(f"{uri} is malformed: it is nested too deeply") from None
-    return content
 
 
 def read_sealed(data: bytes, uri: str) -> dict[str, Any]:
@@ -301,7 +307,7 @@ def flaws(kind: type[Document], content: dict[str, Any]) -> str:
     except _ValidationError as error:
         return _explain(error)
     except ValueError:
-        return "it holds NaN or Infinity, which JSON does not have"
+        return NOT_FINITE
     return ""
 
 
@@ -338,18 +344,18 @@ def _parse(data: bytes, uri: str) -> dict[str, Any]:
 def _explain(error: _ValidationError) -> str:
     """One line: where, what is there, what is allowed."""
     problems = error.errors(include_url=False, include_context=False)
-    told = []
+    lines = []
     for problem in problems[:SHOWN_FLAWS]:
         where = ".".join(str(part) for part in problem["loc"])
         message = problem["msg"][0].lower() + problem["msg"][1:]
         message = message.removeprefix("value error, ")
         if problem["type"] == "missing":
-            told.append(f"{where} is missing")
+            lines.append(f"{where} is missing")
         else:
-            told.append(f"{where}: {_shown(problem['input'])}: {message}")
+            lines.append(f"{where}: {_shown(problem['input'])}: {message}")
     if len(problems) > SHOWN_FLAWS:
-        told.append(f"and {len(problems) - SHOWN_FLAWS} more")
-    return "; ".join(told)
+        lines.append(f"and {len(problems) - SHOWN_FLAWS} more")
+    return "; ".join(lines)
 
 
 def _shown(value: Any) -> str:

@@ -41,7 +41,7 @@ def promote(
     data_root, data_source: see `gates_for`.
 
     The record says what was decided and why (`allowed`, `gates`); a refusal is recorded too. If
-    MLflow does not answer, that is said, and `reconcile` mends it later.
+    MLflow does not answer, that is said, and `reconcile` repairs it later.
     """
     chosen = read_version(store, model_name, version)
     gates: channels.Gates = channels.no_gates

@@ -12,6 +12,7 @@ from typing import Any
 from sdpose.errors import UserError
 from sdpose.registry.channels import Record, parse_move
 from sdpose.registry.documents import (
+    NOT_FINITE,
     Document,
     Mark,
     NewManifest,
@@ -173,9 +174,10 @@ class _Found:
             return
         self.versions[name, number] = version
         self.users.setdefault(version.sha256, []).append(f"{name} version {number}")
-        self._check_form(key, version.manifest_sha256, version.manifest)
         if malformed := flaws(NewManifest, version.manifest):
             self.problem(key, f"malformed: {malformed}; {WITHDRAW}")
+        else:
+            self._check_form(key, version.manifest_sha256, version.manifest)
         if version.manifest != version.manifest | digests_of(version.manifest):
             self.problem(key, "malformed: its digests are not those of what it says")
 
@@ -212,7 +214,7 @@ class _Found:
             if hashlib.sha256(document(content)).hexdigest() != sha256:
                 self.problem(key, "damaged: it is not the document that was written there")
         except ValueError:
-            pass  # NaN, which is said elsewhere
+            self.problem(key, f"malformed: {NOT_FINITE}")
 
     def compare(self) -> None:
         """Do the documents that can be read agree?"""

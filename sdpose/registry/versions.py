@@ -20,6 +20,7 @@ from sdpose.registry.documents import (
     Index,
     Manifest,
     NewManifest,
+    check_shape,
     decode,
     digest_of,
     document,
@@ -28,6 +29,7 @@ from sdpose.registry.documents import (
     read_sealed,
 )
 from sdpose.registry.layout import (
+    NAME,
     blob_key,
     check_model_name,
     index_key,
@@ -40,7 +42,7 @@ from sdpose.storage import DamagedObjectError, ObjectNotFoundError, Store
 
 # Of the manifest, what makes it another version; everything else describes it.
 IDENTITY = ("weights", "dataset_digest", "evaluation_settings_digest")
-# So many manifests may be missing in the index before `list` writes it anew.
+# So many manifests may be missing in the index before `list` writes it again.
 STALE_INDEX = 16
 READERS = 16
 WITHDRAW = "`sdpose registry withdraw` takes the version out of use"
@@ -145,7 +147,7 @@ def manifest_bytes(store: Store, version: ModelVersion) -> bytes:
 def model_names(store: Store) -> list[str]:
     """All models that have a version."""
     names = {PurePosixPath(key).parts[1] for key in store.list("models") if "/versions/" in key}
-    return sorted(names)
+    return sorted(filter(NAME.fullmatch, names))  # what else lies there, `verify` names
 
 
 def summarize(
@@ -251,8 +253,9 @@ def read_index(store: Store, model_name: str) -> dict[int, dict[str, Any]]:
 def parse_index(data: bytes, uri: str) -> dict[int, dict[str, Any]]:
     """Raises DamagedObjectError."""
     rows = decode(Index, data, uri)["versions"]
-    # Earlier writers let NaN through.
-    return {row["version"]: row | {"AP": figure(row)} for row in rows}
+    for row in rows:
+        row["AP"] = figure(row)  # earlier writers let NaN through
+    return {row["version"]: row for row in rows}
 
 
 def _write_index(store: Store, model_name: str, summaries: list[dict[str, Any]]) -> None:
@@ -262,12 +265,13 @@ def _write_index(store: Store, model_name: str, summaries: list[dict[str, Any]])
 
 
 def _parse_manifest(data: bytes, uri: str, model_name: str, version: int) -> dict[str, Any]:
-    written_as = read_sealed(data, uri).get("format")
+    manifest = read_sealed(data, uri)
+    written_as = manifest.get("format")
     if isinstance(written_as, str) and written_as != MANIFEST_FORMAT:
         raise UserError(
             f"{uri} has the format {written_as!r}; this version of sdpose reads {MANIFEST_FORMAT!r}"
         )
-    manifest = decode(Manifest, data, uri)
+    check_shape(Manifest, manifest, uri)
     if (manifest["model_name"], manifest["version"]) != (model_name, version):
         raise DamagedObjectError(
             f"{uri} is damaged: it is the manifest of {manifest['model_name']} version "

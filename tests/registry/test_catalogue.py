@@ -20,6 +20,7 @@ from sdpose.registry.channels import move
 from sdpose.registry.gc import gc
 from sdpose.registry.layout import blob_key, index_key, manifest_key
 from sdpose.registry.promote import promote, rollback
+from sdpose.registry.withdraw import withdraw
 from sdpose.storage import Store
 
 NOBODY = "http://127.0.0.1:9"
@@ -186,3 +187,26 @@ def test_an_alias_that_was_overtaken_is_set_again(
         move(store, version, "staging", action="promote", approver="kim")
     follow(store, model, "staging")
     assert aliases(client, model) == {"staging": "2"}
+
+
+def test_a_withdrawn_version_leaves_mlflow(
+    store: Store, register: Register, client: MlflowClient, model: str
+) -> None:
+    # Weights that no other test registers: the server is shared.
+    first = register(91, model=model)
+    register(2, model=model)
+    withdraw(store, model, 1, reason="trained on faces", approver="kim")
+    assert shown(client, model) == {"2": "2"}
+    assert reconcile(store, model) == []
+    assert first.sha256 not in named_weights()  # so that gc can remove them
+    again = register(91, model=model)
+    assert shown(client, model) == {"2": "2", str(again.version): "3"}
+
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as down:
+        down.setenv("MLFLOW_TRACKING_URI", NOBODY)
+        withdraw(store, model, 2, reason="the same", approver="kim", say=said.append)
+    assert len(said) == 1
+    (repair,) = reconcile(store, model)
+    assert "MLflow's version 2 is none of the registry's" in repair.what
+    assert shown(client, model) == {str(again.version): "3"}

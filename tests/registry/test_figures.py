@@ -15,12 +15,15 @@ from made import Register, write_checkpoint
 from sdpose.cli import cli
 from sdpose.config import Experiment
 from sdpose.errors import UserError
-from sdpose.registry import model_names, summarize
+from sdpose.registry import model_names, read_version, summarize
+from sdpose.registry.channels import move
 from sdpose.registry.documents import document, sealed
 from sdpose.registry.layout import index_key, manifest_key
 from sdpose.registry.promote import promote
 from sdpose.registry.register import register_checkpoint
 from sdpose.registry.run import register_run
+from sdpose.registry.verify import verify
+from sdpose.registry.withdraw import withdraw
 from sdpose.storage import FileStore, Store, open_store
 
 
@@ -216,3 +219,22 @@ def test_nan_of_an_earlier_manifest_is_null_in_json(tmp_path: Path) -> None:
     assert json.loads(shown.stdout)["metrics"] == {"AP": None}
     assert "NaN" not in shown.stdout
     assert isinstance(open_store(old), FileStore)
+
+
+def test_a_channel_that_was_poisoned_is_cured(store: Store, register: Register) -> None:
+    """What f51444b could not get rid of: NaN in production, and its version for good."""
+    for seed in (1, 2):
+        register(seed)
+    poison(store, 1, {"AP": float("nan")})
+    move(store, read_version(store, "tiny", 1), "production", action="promote", approver="kim")
+    (problem,) = verify(store)
+    assert problem.uri == store.uri(manifest_key("tiny", 1))
+    assert "NaN" in problem.what
+    assert "`sdpose registry withdraw` takes the version out of use" in problem.what
+    with pytest.raises(UserError, match="production points at it"):
+        withdraw(store, "tiny", 1, reason="its AP is no figure", approver="kim")
+    assert promote(store, "tiny", 2, "production", approver="kim")["allowed"]
+    withdraw(store, "tiny", 1, reason="its AP is no figure", approver="kim")
+    assert verify(store) == []
+    assert register(1).version == 3  # the same weights, with figures this time
+    assert promote(store, "tiny", 3, "production", approver="kim")["allowed"]

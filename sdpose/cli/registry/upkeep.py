@@ -89,19 +89,19 @@ def gc(store: Store, delete: bool, restore: bool, grace_hours: float) -> Any:
 
 @click.command()
 @click.argument("model", required=False)
-@click.option("--dry-run", is_flag=True, help="Only say what would be mended.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be repaired.")
 @on_store
 def reconcile(store: Store, model: str | None, dry_run: bool) -> Any:
     """Make MLflow show what the registry holds: versions, tags, aliases."""
-    from sdpose.registry.catalogue import reconcile as mend
+    from sdpose.registry.catalogue import reconcile as repair_drift
     from sdpose.registry.versions import model_names
     from sdpose.tracking import is_configured
 
     if not is_configured():
         raise UserError("MLFLOW_TRACKING_URI is not set: there is no MLflow to reconcile with")
     names = [model] if model else model_names(store)
-    repairs = [repair for name in names for repair in mend(store, name, dry_run=dry_run)]
-    verb = "to mend" if dry_run else "mended"
+    repairs = [repair for name in names for repair in repair_drift(store, name, dry_run=dry_run)]
+    verb = "to repair" if dry_run else "repaired"
     lines = [f"{verb}: {repair.model_name}: {repair.what}" for repair in repairs]
     value = [{"model_name": repair.model_name, "what": repair.what} for repair in repairs]
     return "\n".join(lines) or "MLflow shows what the registry holds", value
