@@ -46,11 +46,22 @@ class Signer:
             self._config = signing.Config().use_elliptic_key_signer(
                 private_key=private_key, password=password.encode() if password else None
             )
+            self._public = _public_part(private_key.read_bytes(), password)
 
     def sign(self, store: Store, version: ModelVersion) -> None:
         """Puts the signature beside the manifest, in place of an earlier one."""
         content = new_document(Signature, {"bundle": self._bundle(manifest_bytes(store, version))})
         store.put(signature_key(version.model_name, version.version), document(content))
+
+    def has_signed(self, store: Store, version: ModelVersion) -> bool:
+        with tempfile.TemporaryDirectory(prefix="sdpose-public-") as folder:
+            public = Path(folder) / "public.pem"
+            public.write_bytes(self._public)
+            try:
+                Verifier(public).check(store, version)
+            except (SignatureError, DamagedObjectError):
+                return False
+        return True
 
     def signed(self, record: dict[str, Any]) -> dict[str, Any]:
         """A move's record with its signature; the seal comes after it."""
@@ -151,6 +162,13 @@ def verifier_of(
             f"{PUBLIC_KEY_VARIABLE}"
         )
     return None
+
+
+def _public_part(private_pem: bytes, password: str | None) -> bytes:
+    from cryptography.hazmat.primitives import serialization as pem  # model-signing needs it, too
+
+    key = pem.load_pem_private_key(private_pem, password.encode() if password else None)
+    return key.public_key().public_bytes(pem.Encoding.PEM, pem.PublicFormat.SubjectPublicKeyInfo)
 
 
 def _signed_part(record: dict[str, Any]) -> bytes:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made import Register, with_promotion
+from made import Register, with_promotion, write_checkpoint
 from signing_keys import write_pair
 
 import sdpose
@@ -26,7 +26,8 @@ from sdpose.registry.channels import move as make_move
 from sdpose.registry.documents import SEAL, document, sealed
 from sdpose.registry.generations import OlderPointerError
 from sdpose.registry.layout import history_key, manifest_key, pointer_key, signature_key
-from sdpose.registry.promote import promote, rollback
+from sdpose.registry.promote import promote, promote_run, rollback
+from sdpose.registry.run import read_summary, register_run
 from sdpose.registry.signatures import SignatureError, Signer, Verifier
 from sdpose.registry.verify import verify
 from sdpose.storage import DamagedObjectError, Store
@@ -304,6 +305,29 @@ def test_figures_of_the_present_version_cannot_be_lowered(
 
 
 @only_files
+def test_the_words_of_another_are_not_signed(
+    store: Store,
+    register: Register,
+    signer: Signer,
+    verifier: Verifier,
+    other_keys: tuple[Path, Path],
+    experiment: Experiment,
+) -> None:
+    """The same content is one version: somebody else may have registered it first."""
+    lax, strict = (with_promotion(experiment, min_ap=value) for value in (0.0, 0.9))
+    for seed, changes in ((1, {"ap": 0.99}), (2, {"experiment": lax})):
+        register(seed, **changes)
+        with pytest.raises(SignatureError, match=r"registered with another (metrics|experiment)"):
+            register(seed, **{"ap": 0.5, "experiment": strict} | {"signer": signer})
+        with pytest.raises(SignatureError, match="is not signed"):
+            verifier.check(store, read_version(store, "tiny", seed))
+    register(3, signer=Signer(other_keys[0]))
+    for _ in range(2):
+        verifier.check(store, register(3, signer=signer))
+    assert register(3, ap=0.7, signer=signer).manifest["metrics"] == {"AP": 0.5}  # signed already
+
+
+@only_files
 def test_readers_that_run_beside_a_promoter_raise_no_false_alarm(
     store: Store, register: Register, move: Callable[..., Any], signer: Signer, keys: Any
 ) -> None:
@@ -412,6 +436,54 @@ def test_commands_and_variables(
     monkeypatch.delenv("SDPOSE_SIGNING_KEY")
     code, _, error = run("registry", "sign", "tiny@1")
     assert (code, "set SDPOSE_SIGNING_KEY" in error) == (2, True)
+
+
+@only_files
+def test_the_steps_of_a_pipeline(
+    store: Store,
+    root: str,
+    register: Register,
+    signer: Signer,
+    verifier: Verifier,
+    keys: tuple[Path, Path],
+    experiment: Experiment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`register` and `promote` read the same variables as the commands."""
+    monkeypatch.setenv("SDPOSE_REGISTRY", root)
+    work_dir = tmp_path / "work"
+    run = experiment.model_copy(update={"work_dir": str(work_dir)})
+    results = tmp_path / "results.json"
+    results.with_suffix(".metrics.json").write_text(
+        json.dumps({"AP": 0.5, "settings": {"bbox_source": "ground truth"}})
+    )
+    checkpoint = write_checkpoint(tmp_path / "epoch_9.pth", experiment, 9)
+
+    def registered() -> int:
+        return register_run(
+            run,
+            checkpoint=checkpoint,
+            trained_as=checkpoint,
+            results=results,
+            dataset_digest="",
+            mlflow_run_id="",
+            runner="local",
+            git_commit="abc",
+        ).version
+
+    def promoted(version: int) -> Any:
+        return promote_run(run, version, CHANNEL, approver="kim", data_source="")
+
+    monkeypatch.setenv("SDPOSE_PUBLIC_KEY", str(keys[1]))
+    version = registered()
+    with pytest.raises(SignatureError, match="is not signed"):
+        promoted(version)
+    monkeypatch.setenv("SDPOSE_SIGNING_KEY", str(keys[0]))
+    assert registered() == version
+    assert promoted(version)["allowed"]
+    assert verify(store, verifier=verifier) == []
+    assert read_summary(work_dir)["promotion"] == current(store, "tiny", CHANNEL, verifier)
 
 
 @only_files
