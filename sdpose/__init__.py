@@ -18,6 +18,8 @@ def load(
     exp: str | None = None,
     device: str | None = None,
     trust: bool = False,
+    public_key: str | Path | None = None,
+    allow_older: bool = False,
 ) -> PoseEstimator:
     """A model, ready for images: `sdpose.load("best_AP_epoch_50.pth")("photo.jpg", boxes)`.
 
@@ -25,4 +27,6 @@ def load(
     """
     from sdpose.inference import load as load_model
 
-    return load_model(model, exp=exp, device=device, trust=trust)
+    return load_model(
+        model, exp=exp, device=device, trust=trust, public_key=public_key, allow_older=allow_older
+    )

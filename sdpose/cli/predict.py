@@ -10,6 +10,20 @@ import click
 
 from sdpose.cli.text import echo
 
+# As those of `sdpose registry`; not imported from there, which would import the registry at once.
+_public_key_option = click.option(
+    "--public-key",
+    type=click.Path(path_type=Path),
+    metavar="PUBLIC.pem",
+    help="Of a registry:// model: whoever has its private key must have signed version and pointer "
+    "[default: $SDPOSE_PUBLIC_KEY]",
+)
+_allow_older_option = click.option(
+    "--allow-older",
+    is_flag=True,
+    help="Take a signed pointer that is older than one that this machine has seen.",
+)
+
 
 @click.command()
 @click.argument("model")
@@ -34,6 +48,8 @@ from sdpose.cli.text import echo
     is_flag=True,
     help="Open a .pt2 or .ts file. It is a program: it can run any code of whoever made it.",
 )
+@_public_key_option
+@_allow_older_option
 @click.option("--no-draw", is_flag=True, help="Write the results alone.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 def predict(
@@ -46,6 +62,8 @@ def predict(
     exp: str | None,
     device: str | None,
     trust: bool,
+    public_key: Path | None,
+    allow_older: bool,
     no_draw: bool,
     as_json: bool,
 ) -> None:
@@ -70,7 +88,14 @@ def predict(
     find: Detector = whole_picture
     if boxes:
         find = BoxFile(boxes)
-    estimator = load(model, exp=exp, device=device, trust=trust)
+    estimator = load(
+        model,
+        exp=exp,
+        device=device,
+        trust=trust,
+        public_key=public_key,
+        allow_older=allow_older,
+    )
     if detector:
         find = TorchvisionDetector(str(estimator.device), detector_weights)
     elif not boxes:
@@ -105,12 +130,16 @@ def predict(
 )
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE")
 @click.option("--exp", help="The experiment, for weights that do not name theirs.")
+@_public_key_option
+@_allow_older_option
 @click.option("--json", "as_json", is_flag=True)
 def export(
     model: str,
     format_: Literal["onnx", "torchscript", "exported"],
     out: Path | None,
     exp: str | None,
+    public_key: Path | None,
+    allow_older: bool,
     as_json: bool,
 ) -> None:
     """Write MODEL for another runtime, checked against PyTorch, and print its latency.
@@ -122,7 +151,9 @@ def export(
     from sdpose.inference.exported import SUFFIXES
     from sdpose.inference.exported import export as write
 
-    network, experiment = load_network(model, exp=exp)
+    network, experiment = load_network(
+        model, exp=exp, public_key=public_key, allow_older=allow_older
+    )
     path = out or Path(experiment.exp_name + SUFFIXES[format_])
     done = write(network, experiment, format_, path)
     if as_json:

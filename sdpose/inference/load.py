@@ -14,8 +14,10 @@ from sdpose.inference.estimator import PoseEstimator
 from sdpose.inference.exported import SUFFIXES, open_exported
 from sdpose.models import SDPose, load_model
 from sdpose.models.weights import read_checkpoint
-from sdpose.registry import pull, registry_root, resolve
+from sdpose.registry import registry_root
 from sdpose.registry.gates import experiment_of
+from sdpose.registry.pull import pull_version, resolve
+from sdpose.registry.signatures import Verifier, verifier_of
 from sdpose.storage import open_store
 
 REGISTRY_SCHEME = "registry://"
@@ -27,6 +29,8 @@ def load(
     exp: str | None = None,
     device: str | None = None,
     trust: bool = False,
+    public_key: str | Path | None = None,
+    allow_older: bool = False,
 ) -> PoseEstimator:
     """A model, ready for images: `sdpose.load("best_AP_epoch_50.pth")("photo.jpg", boxes)`.
 
@@ -39,22 +43,37 @@ def load(
         device: default the GPU if there is one; exported files run on the CPU.
         trust: open a .pt2 or .ts file, which is a program and can run any code. All other formats
             hold data alone, and are read as such.
+        public_key: of a registry:// model: version and pointer must be signed by its private key;
+            default $SDPOSE_PUBLIC_KEY, else nothing is demanded.
+        allow_older: take a signed pointer that is older than one that this machine has seen.
     Raises:
-        UserError: there is no such model, its experiment is not known, or it is not trusted.
+        UserError: there is no such model, its experiment is not known, or it is not trusted
+            (SignatureError, OlderPointerError: by its signature).
     """
     path = Path(model)
-    if _is_exported(path):
+    if not str(model).startswith(REGISTRY_SCHEME) and _is_exported(path):
+        _refuse_signatures_of_files(str(model), public_key, allow_older)
         return _load_exported(path, exp, trust)
-    network, experiment = load_network(model, exp=exp)
+    network, experiment = load_network(
+        model, exp=exp, public_key=public_key, allow_older=allow_older
+    )
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return PoseEstimator(network.to(where).eval(), experiment, where)
 
 
-def load_network(model: str | Path, *, exp: str | None = None) -> tuple[SDPose, Experiment]:
+def load_network(
+    model: str | Path,
+    *,
+    exp: str | None = None,
+    public_key: str | Path | None = None,
+    allow_older: bool = False,
+) -> tuple[SDPose, Experiment]:
     """The module and its experiment, of anything that `load` takes but an exported file."""
     name = str(model)
     if name.startswith(REGISTRY_SCHEME):
-        return _from_registry(name)
+        verifier = verifier_of(public_key, allow_older=allow_older)
+        return _from_registry(name, verifier)
+    _refuse_signatures_of_files(name, public_key, allow_older)
     path = Path(name)
     if _is_exported(path):
         raise UserError(f"{path} is an exported file: give a checkpoint or a registry:// model")
@@ -69,6 +88,18 @@ def load_network(model: str | Path, *, exp: str | None = None) -> tuple[SDPose, 
     else:
         raise UserError(f"{name} does not say which experiment it is of: give --exp NAME")
     return load_model(experiment.model, path), experiment
+
+
+def _refuse_signatures_of_files(
+    name: str, public_key: str | Path | None, allow_older: bool
+) -> None:
+    """A key that nothing is compared with is a slip. $SDPOSE_PUBLIC_KEY is none: it is there for
+    all commands."""
+    if public_key is not None or allow_older:
+        raise UserError(
+            f"{name} is a file: signatures are of versions in a registry. Give "
+            f"{REGISTRY_SCHEME}MODEL/CHANNEL, or leave the public key out"
+        )
 
 
 def _experiment_beside(manifest: Path) -> Experiment:
@@ -86,18 +117,18 @@ def _experiment_beside(manifest: Path) -> Experiment:
     raise UserError(f"{reason}\npull the version again, or give --exp NAME")
 
 
-def _from_registry(name: str) -> tuple[SDPose, Experiment]:
+def _from_registry(name: str, verifier: Verifier | None) -> tuple[SDPose, Experiment]:
     model_name, slash, which = name.removeprefix(REGISTRY_SCHEME).rpartition("/")
     if not slash:
         raise UserError(
             f"{name}: expected {REGISTRY_SCHEME}MODEL/CHANNEL, as in ...s_v1/production"
         )
     store = open_store(registry_root())
-    version = resolve(store, f"{model_name}@{which}")
+    version = resolve(store, f"{model_name}@{which}", verifier=verifier)
     experiment = experiment_of(version)
     with tempfile.TemporaryDirectory(prefix="sdpose-load-") as folder:
         weights = Path(folder) / "weights.safetensors"
-        pull(store, f"{model_name}@{version.version}", weights)
+        pull_version(store, version, weights)
         return load_model(experiment.model, weights), experiment
 
 

@@ -12,16 +12,24 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 from sdpose.errors import UserError
-from sdpose.registry.documents import Move, Refusal, decode, document, new_document
+from sdpose.registry.documents import SEAL, Move, Refusal, decode, document, new_document
+from sdpose.registry.generations import seen_generations
 from sdpose.registry.layout import (
     channel_folder,
     check_channel,
     check_model_name,
     history_key,
     pointer_key,
+)
+from sdpose.registry.signatures import (
+    PUBLIC_KEY_VARIABLE,
+    SIGNING_KEY_VARIABLE,
+    Signer,
+    Verifier,
 )
 from sdpose.registry.versions import ModelVersion, read_version
 from sdpose.registry.withdrawals import explain_withdrawal, read_withdrawals
@@ -33,16 +41,29 @@ Gates = Callable[[Record | None], list[dict[str, Any]]]
 TRIES = 100
 
 
-def current(store: Store, model_name: str, channel: str) -> Record | None:
+def current(
+    store: Store, model_name: str, channel: str, verifier: Verifier | None = None
+) -> Record | None:
     """The record of the version that the channel has now: generation, version, previous_version,
-    action, approver, comment, gates, at, manifest_sha256, sha256. None for an empty channel."""
-    found = _read_pointer(store, model_name, channel)
+    action, approver, comment, gates, at, manifest_sha256, sha256. None for an empty channel.
+
+    Raises SignatureError or OlderPointerError for what the verifier does not accept.
+    """
+    found = _read_pointer(store, model_name, channel, verifier)
     return found[0] if found else None
 
 
-def history(store: Store, model_name: str, channel: str) -> list[Record]:
-    """Every move of the channel, the first one first."""
-    pointer = current(store, model_name, channel)  # first: the moves before it are written down
+def history(
+    store: Store, model_name: str, channel: str, verifier: Verifier | None = None
+) -> list[Record]:
+    """Every move of the channel, the first one first.
+
+    verifier: the pointer is signed by its key, and vouches for all moves before. Raises
+    SignatureError or OlderPointerError as `current`, DamagedObjectError for a move that is not the
+    one that was made.
+    """
+    # First: the moves before it are written down.
+    pointer = current(store, model_name, channel, verifier)
     folder = f"{channel_folder(model_name, channel)}/history"
     records = [
         parse_move(store.read(key), store.uri(key), model_name, channel)
@@ -50,13 +71,38 @@ def history(store: Store, model_name: str, channel: str) -> list[Record]:
     ]
     if pointer is not None and pointer not in records:
         records.append(pointer)  # whoever moved it was stopped before writing it down
+    if verifier is not None and (broken := chain_breaks(records)):
+        raise DamagedObjectError(f"{store.uri(folder)}: {broken[0]}")
     return records
+
+
+def chain_breaks(records: list[Record]) -> list[str]:
+    """Where a move does not follow the one before it. Each names the seal of the one before, so
+    that a signature of the last one covers them all."""
+    generations = [record["generation"] for record in records]
+    if generations != list(range(1, len(generations) + 1)):
+        return [f"the history is not a whole sequence: generations {generations}"]
+    return [
+        f"generation {before['generation']} is not the move that generation {after['generation']} "
+        "followed"
+        for before, after in pairwise(records)
+        if after.get("previous_seal") not in (None, before[SEAL])
+    ]
 
 
 def refusals(store: Store, model_name: str, channel: str) -> list[Record]:
     """Every promotion that a gate refused, the first one first."""
     folder = f"{channel_folder(check_model_name(model_name), check_channel(channel))}/refused"
     return [decode(Refusal, store.read(key), store.uri(key)) for key in store.list(folder)]
+
+
+def check_promoted(version: ModelVersion, record: Record) -> None:
+    """Raises DamagedObjectError unless the version's manifest is the one that the record names."""
+    if version.manifest_sha256 != record["manifest_sha256"]:
+        raise DamagedObjectError(
+            f"{version.manifest_uri} is not the manifest that was promoted to {record['channel']}: "
+            f"it has SHA-256 {version.manifest_sha256}, expected {record['manifest_sha256']}"
+        )
 
 
 def no_gates(present: Record | None) -> list[dict[str, Any]]:
@@ -72,22 +118,37 @@ def move(
     approver: str,
     comment: str = "",
     gates: Gates = no_gates,
+    signer: Signer | None = None,
+    verifier: Verifier | None = None,
 ) -> Record:
     """Points the channel at a version if its gates allow it; the record of what was decided.
 
     gates: asked with the present record, gives {name, passed, reason} each; asked again if somebody
     else moves the pointer meanwhile. A record whose `allowed` is False was refused and changed
     nothing. Pointing at what is there already changes nothing either.
+
+    signer: signs the record. verifier: the present pointer has to be signed by its key, and so has
+    the record that is written: whoever reads with this key would refuse another one.
     """
     name = version.model_name
+    if verifier is not None and signer is None:
+        raise UserError(
+            f"{name}: who reads {channel} demands a signature ({PUBLIC_KEY_VARIABLE}): give "
+            f"--sign KEY.pem or {SIGNING_KEY_VARIABLE}, or leave the public key out"
+        )
     for _ in range(TRIES):
-        found = _read_pointer(store, name, channel)
+        found = _read_pointer(store, name, channel, verifier)
         present = found[0] if found else None
         withdrawn = read_withdrawals(store, name)
         if version.version in withdrawn:
             reason = explain_withdrawal(name, withdrawn[version.version])
             verdicts = [{"gate": "withdrawn", "passed": False, "reason": reason}]
         elif present is not None and present["version"] == version.version:
+            if signer is not None and present.get("signature") is None:
+                raise UserError(
+                    f"{channel} has {name} version {version.version} already, by a move that is "
+                    f"not signed; `sdpose registry sign {name}@{channel} --key KEY.pem` signs it"
+                )
             return present
         else:
             verdicts = gates(present)
@@ -100,6 +161,7 @@ def move(
             "manifest_sha256": version.manifest_sha256,
             "sha256": version.sha256,
             "previous_version": present["version"] if present else None,
+            "previous_seal": present[SEAL] if present else None,
             "action": action,
             "allowed": all(verdict["passed"] for verdict in verdicts),
             "gates": verdicts,
@@ -108,27 +170,68 @@ def move(
             "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         }
         if not record["allowed"]:
-            del record["generation"]
-            record = new_document(Refusal, record)
+            del record["generation"], record["previous_seal"]
+            record = _finished(Refusal, record, signer, verifier)
             when = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
             key = f"{channel_folder(name, channel)}/refused/{when}-{record['id'][:8]}.json"
             store.put_if_absent(key, document(record))
             return record
-        record = new_document(Move, record)
+        record = _finished(Move, record, signer, verifier)
         if _commit(store, name, channel, record, found):
             _write_down(store, name, channel, record)
             _check_withdrawn(store, record)
+            if verifier is not None:
+                verifier.check_pointer(store, name, channel, record, [])
             return record
     raise UserError(f"{name}: the channel {channel} was moved by others {TRIES} times; try again")
 
 
+def sign(
+    store: Store, version: ModelVersion, channel: str, *, signer: Signer, approver: str
+) -> Record:
+    """Vouches for the version that the channel points at, whoever put it there: a new generation of
+    the same version, after every one that the history has, signed."""
+    model_name = version.model_name
+    found = _read_pointer(store, model_name, channel)
+    if found is None or found[0]["version"] != version.version:
+        raise UserError(f"{model_name}: {channel} does not point at version {version.version}")
+    present, _ = found
+    check_promoted(version, present)
+    last = max(history(store, model_name, channel), key=lambda record: record["generation"])
+    copied = ("model_name", "channel", "version", "manifest_sha256", "sha256")
+    record = {key: present[key] for key in copied} | {
+        "id": uuid.uuid4().hex,
+        "generation": last["generation"] + 1,
+        "previous_version": present["version"],
+        "previous_seal": last[SEAL],
+        "action": "sign",
+        "allowed": True,
+        "gates": [],
+        "approver": approver,
+        "comment": "",
+        "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+    }
+    record = _finished(Move, record, signer, None)
+    if not _commit(store, model_name, channel, record, found):
+        raise UserError(f"{model_name}: {channel} has moved meanwhile; look at its history")
+    _write_down(store, model_name, channel, record)
+    return record
+
+
 def rollback(
-    store: Store, model_name: str, channel: str, *, approver: str, comment: str = ""
+    store: Store,
+    model_name: str,
+    channel: str,
+    *,
+    approver: str,
+    comment: str = "",
+    signer: Signer | None = None,
+    verifier: Verifier | None = None,
 ) -> Record:
     """Points the channel back at the version that it had before the present one, as a new
     generation. Going back again goes further back; versions that were withdrawn are left out.
     UserError if there is nothing before."""
-    records = history(store, model_name, channel)
+    records = history(store, model_name, channel, verifier)
     if not records:
         raise UserError(f"{model_name}: the channel {channel} is empty; nothing to roll back")
     # What stands below the present version, with promotions pushed and rollbacks popped.
@@ -136,6 +239,7 @@ def rollback(
     for record in records:
         if record["action"] == "promote":
             stack.append(record["version"])
+        if record["action"] != "rollback":
             continue
         # Down to the version that it went back to: withdrawn ones in between are left out.
         stack = stack[:-1]
@@ -160,14 +264,19 @@ def rollback(
             raise UserError(f"{model_name}: {channel} has moved meanwhile; look at its history")
         return []
 
+    target = read_version(store, model_name, before[-1])
+    if verifier is not None:
+        verifier.check(store, target)
     return move(
         store,
-        read_version(store, model_name, before[-1]),
+        target,
         channel,
         action="rollback",
         approver=approver,
         comment=comment,
         gates=nobody_was_faster,
+        signer=signer,
+        verifier=verifier,
     )
 
 
@@ -192,6 +301,15 @@ def _check_withdrawn(store: Store, record: Record) -> None:
     raise UserError(f"{what}; {channel} is back at the version before")
 
 
+def _finished(
+    kind: type[Move | Refusal], record: Record, signer: Signer | None, verifier: Verifier | None
+) -> Record:
+    record = record if signer is None else signer.signed(record)
+    if verifier is not None:
+        verifier.check_record(record)  # the two keys are a pair
+    return new_document(kind, record)
+
+
 def _commit(
     store: Store, name: str, channel: str, record: Record, found: tuple[Record, Tag] | None
 ) -> bool:
@@ -210,13 +328,16 @@ def _write_down(store: Store, name: str, channel: str, record: Record) -> None:
     store.put_if_absent(history_key(name, channel, record["generation"]), document(record))
 
 
-def _read_pointer(store: Store, name: str, channel: str) -> tuple[Record, Tag] | None:
+def _read_pointer(
+    store: Store, name: str, channel: str, verifier: Verifier | None = None
+) -> tuple[Record, Tag] | None:
     key = pointer_key(check_model_name(name), check_channel(channel))
-    found = store.read_tagged(key)
-    if found is None:
-        return None
-    data, tag = found
-    return parse_move(data, store.uri(key), name, channel), tag
+    seen = [] if verifier is None else seen_generations(store, name, channel)
+    tagged = store.read_tagged(key)
+    found = tagged and (parse_move(tagged[0], store.uri(key), name, channel), tagged[1])
+    if verifier is not None:
+        verifier.check_pointer(store, name, channel, found[0] if found else None, seen)
+    return found
 
 
 def parse_move(data: bytes, uri: str, name: str, channel: str) -> Record:

@@ -148,6 +148,17 @@ class Verdict(Document):
     reason: str
 
 
+class Envelope(Document):
+    payload: str
+    signatures: list[dict[str, Any]]
+
+
+class Bundle(Document):
+    """Sigstore's, as model-signing writes it."""
+
+    dsseEnvelope: Envelope  # noqa: N815
+
+
 class Attempt(Sealed):
     """To move a channel: what `Move` and `Refusal` have in common."""
 
@@ -158,11 +169,12 @@ class Attempt(Sealed):
     manifest_sha256: Sha256
     sha256: Sha256  # of the weights
     previous_version: VersionNumber | None
-    action: Literal["promote", "rollback"]
+    action: Literal["promote", "rollback", "sign"]
     gates: list[Verdict]
     approver: str
     comment: str
     at: Time
+    signature: Bundle | None = None  # of the record without it and without the seal
 
 
 class Move(Attempt):
@@ -170,21 +182,11 @@ class Move(Attempt):
 
     allowed: Literal[True]
     generation: Annotated[int, Field(ge=1)]
+    previous_seal: Sha256 | None = None  # of the move before; earlier writers left it out
 
 
 class Refusal(Attempt):
     allowed: Literal[False]
-
-
-class Envelope(Document):
-    payload: str
-    signatures: list[dict[str, Any]]
-
-
-class Bundle(Document):
-    """Sigstore's, as model-signing writes it."""
-
-    dsseEnvelope: Envelope  # noqa: N815
 
 
 class Signature(Sealed):

@@ -6,16 +6,18 @@ import contextlib
 import getpass
 import os
 from collections.abc import Callable
+from typing import Any
 
 from sdpose import tracking
 from sdpose.config import Experiment
 from sdpose.config.schema import Promotion
 from sdpose.registry import catalogue, channels
-from sdpose.registry.channels import Record
+from sdpose.registry.channels import Gates, Record
 from sdpose.registry.gates import gates_for
 from sdpose.registry.layout import registry_root
 from sdpose.registry.register import RUN_ID_VARIABLE
 from sdpose.registry.run import read_summary, write_summary
+from sdpose.registry.signatures import Signer, Verifier, signer_of, verifier_of
 from sdpose.registry.versions import read_version
 from sdpose.registry.withdrawals import read_withdrawals
 from sdpose.storage import Store, open_store
@@ -33,26 +35,54 @@ def promote(
     rules: Promotion | None = None,
     data_root: str | None = None,
     data_source: str = "",
+    signer: Signer | None = None,
+    verifier: Verifier | None = None,
     say: Callable[[str], None] = print,
 ) -> Record:
     """Points a channel at a version if the gates allow it, and MLflow's alias after it.
 
     rules: the thresholds; default: those of the experiment that the version was registered with.
     data_root, data_source: see `gates_for`.
+    signer: signs the move. verifier: the version, the channel's present pointer and the version
+    that it names must be signed by its key, and the move is.
 
     The record says what was decided and why (`allowed`, `gates`); a refusal is recorded too. If
     MLflow does not answer, that is said, and `reconcile` repairs it later.
     """
     chosen = read_version(store, model_name, version)
-    gates: channels.Gates = channels.no_gates
+    gates: Gates = channels.no_gates
     if version not in read_withdrawals(store, model_name):  # its weights may be gone
         gates = gates_for(store, chosen, rules=rules, data_root=data_root, data_source=data_source)
+    if verifier is not None:
+        verifier.check(store, chosen)
+        gates = _against_what_was_signed(store, verifier, gates)
     record = channels.move(
-        store, chosen, channel, action="promote", approver=approver, comment=comment, gates=gates
+        store,
+        chosen,
+        channel,
+        action="promote",
+        approver=approver,
+        comment=comment,
+        gates=gates,
+        signer=signer,
+        verifier=verifier,
     )
     if record["allowed"]:
         _follow(store, model_name, channel, say)
     return record
+
+
+def _against_what_was_signed(store: Store, verifier: Verifier, gates: Gates) -> Gates:
+    """The gates read the figures of the present version: an altered manifest would lower them."""
+
+    def checked(present: Record | None) -> list[dict[str, Any]]:
+        if present is not None:
+            version = read_version(store, present["model_name"], present["version"])
+            verifier.check(store, version)
+            channels.check_promoted(version, present)
+        return gates(present)
+
+    return checked
 
 
 def rollback(
@@ -62,10 +92,20 @@ def rollback(
     *,
     approver: str,
     comment: str = "",
+    signer: Signer | None = None,
+    verifier: Verifier | None = None,
     say: Callable[[str], None] = print,
 ) -> Record:
     """Points a channel back at the version before, as a new generation; MLflow's alias after it."""
-    record = channels.rollback(store, model_name, channel, approver=approver, comment=comment)
+    record = channels.rollback(
+        store,
+        model_name,
+        channel,
+        approver=approver,
+        comment=comment,
+        signer=signer,
+        verifier=verifier,
+    )
     _follow(store, model_name, channel, say)
     return record
 
@@ -91,6 +131,8 @@ def promote_run(
         rules=experiment.promotion,
         data_root=experiment.data_root,
         data_source=data_source,
+        signer=signer_of(),
+        verifier=verifier_of(),
     )
     work_dir = work_dir_of(experiment)
     write_summary(work_dir, read_summary(work_dir) | {"promotion": record})

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdpose.errors import UserError
-from sdpose.registry.channels import current
+from sdpose.registry.channels import check_promoted, current
 from sdpose.registry.layout import CHANNELS, blob_key, manifest_key, number_of
 from sdpose.registry.signatures import Verifier, read_signature
 from sdpose.registry.versions import ModelVersion, read_version
 from sdpose.registry.withdrawals import explain_withdrawal, read_withdrawals
-from sdpose.storage import DamagedObjectError, Store, sha256_of_file
+from sdpose.storage import Store, sha256_of_file
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,19 @@ class Pulled:
     signature: Path | None
 
 
-def resolve(store: Store, reference: str, *, also_withdrawn: bool = False) -> ModelVersion:
+def resolve(
+    store: Store,
+    reference: str,
+    *,
+    also_withdrawn: bool = False,
+    verifier: Verifier | None = None,
+) -> ModelVersion:
     """The version that `MODEL@CHANNEL` or `MODEL@VERSION` names.
 
     Through a channel the manifest is compared with the digest that was promoted. Raises UserError
     for an empty channel, an unknown version or one that was withdrawn (unless also_withdrawn),
-    DamagedObjectError for another manifest.
+    DamagedObjectError for another manifest. verifier: version and pointer must be signed by its key
+    (SignatureError), and the pointer no older than one that was seen (OlderPointerError).
     """
     name, at, which = reference.partition("@")
     if not at or not which:
@@ -44,19 +51,21 @@ def resolve(store: Store, reference: str, *, also_withdrawn: bool = False) -> Mo
         if number in withdrawn:
             raise UserError(explain_withdrawal(name, withdrawn[number]))
     if number is not None:
-        return read_version(store, name, number)
-    record = current(store, name, which)
+        return _checked(store, read_version(store, name, number), verifier)
+    record = current(store, name, which, verifier)
     if record is None:
         raise UserError(f"{name}: the channel {which} is empty; nothing was promoted to it yet")
     if not also_withdrawn and record["version"] in withdrawn:
         what = explain_withdrawal(name, withdrawn[record["version"]])
         raise UserError(f"{what}; {which} points at it still: promote another version")
     version = read_version(store, name, record["version"])
-    if version.manifest_sha256 != record["manifest_sha256"]:
-        raise DamagedObjectError(
-            f"{version.manifest_uri} is not the manifest that was promoted to {which}: it has "
-            f"SHA-256 {version.manifest_sha256}, expected {record['manifest_sha256']}"
-        )
+    check_promoted(version, record)
+    return _checked(store, version, verifier)
+
+
+def _checked(store: Store, version: ModelVersion, verifier: Verifier | None) -> ModelVersion:
+    if verifier is not None:
+        verifier.check(store, version)
     return version
 
 
@@ -66,12 +75,14 @@ def pull(store: Store, reference: str, out: str | Path, verifier: Verifier | Non
     it is one, or ends with a slash.
 
     A broken transfer is resumed by the next call; `out` is replaced when every byte has been
-    checked, and left alone if it has these bytes already. verifier: nothing is brought unless the
-    version is signed by its key (SignatureError).
+    checked, and left alone if it has these bytes already. verifier: nothing is brought unless it
+    accepts the version, see `resolve`.
     """
-    version = resolve(store, reference)
-    if verifier is not None:
-        verifier.check(store, version)
+    return pull_version(store, resolve(store, reference, verifier=verifier), out)
+
+
+def pull_version(store: Store, version: ModelVersion, out: str | Path) -> Pulled:
+    """`pull` of a version that was resolved."""
     bundle = read_signature(store, version)
     weights = Path(out)
     if str(out).endswith("/") or weights.is_dir():

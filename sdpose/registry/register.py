@@ -16,15 +16,23 @@ from sdpose.errors import UserError
 from sdpose.printable import printable
 from sdpose.registry import catalogue
 from sdpose.registry.description import describe
-from sdpose.registry.documents import MANIFEST_FORMAT, NewManifest, check_metrics, new_document
+from sdpose.registry.documents import (
+    MANIFEST_FORMAT,
+    NewManifest,
+    check_metrics,
+    digest_of,
+    new_document,
+)
 from sdpose.registry.layout import blob_key, check_model_name, registry_root
 from sdpose.registry.marks import take_back
-from sdpose.registry.signatures import Signer
+from sdpose.registry.signatures import SignatureError, Signer
 from sdpose.registry.versions import ModelVersion, announce, digests_of
 from sdpose.storage import Store, open_store, sha256_of_file
 
 IMAGE_VARIABLE = "SDPOSE_IMAGE"  # of the container that this runs in, best by digest
 RUN_ID_VARIABLE = "SDPOSE_RUN_ID"  # of the pipeline's run
+# What a signature of a manifest vouches for, beside its weights and the data.
+SIGNED_FOR = ("metrics", "experiment", "model")
 
 
 def warn(text: str) -> None:
@@ -57,8 +65,9 @@ def register_checkpoint(
     (-1: nothing to count).
     evaluation_settings: all that changes them. git_commit: of the code that trained it, "-dirty"
     behind it if files were changed; default: of this code. root: default `registry_root()`.
-    signer: signs the version, also one that was there. MLflow is told if there is one; if it does
-    not answer, `say` hears of it, and `reconcile` will.
+    signer: signs the version, also one that was there if it says the same (else SignatureError).
+    MLflow gets the version if there is one; if it does not answer, `say` gets a message, and
+    `reconcile` catches up.
     Raises UserError if the root cannot be written, or the checkpoint says that it was trained on
     other data; DamagedObjectError if the copy is not the file.
     """
@@ -106,12 +115,28 @@ def register_checkpoint(
         take_back(store, sha256)
         if not store.exists(blob_key(sha256)):
             store.put_file(weights, blob_key(sha256), sha256)
-    if signer is not None:
+    if signer is not None and not signer.has_signed(store, version):
+        _refuse_others_words(version, manifest)
         signer.sign(store, version)
     if tracking.is_configured():
         with catalogue.or_later(say):
             catalogue.show(version)
     return version
+
+
+def _refuse_others_words(version: ModelVersion, manifest: dict[str, Any]) -> None:
+    """The same content is the version that is there, whoever has registered it: with other figures
+    or other rules of promotion, which a signature would vouch for."""
+    different = [
+        key for key in SIGNED_FOR if digest_of(version.manifest[key]) != digest_of(manifest[key])
+    ]
+    if different:
+        name = f"{version.model_name}@{version.version}"
+        raise SignatureError(
+            f"{name} holds the same weights, and was registered with another "
+            f"{' and another '.join(different)}; it was not signed. If `sdpose registry show "
+            f"{name}` is right, `sdpose registry sign {name}` signs it"
+        )
 
 
 def _write_weights(checkpoint: Path, experiment: Experiment, target: Path) -> dict[str, Any]:

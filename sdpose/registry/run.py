@@ -9,6 +9,7 @@ from typing import Any
 from sdpose.config import Experiment, experiment_digest
 from sdpose.files import write_atomically
 from sdpose.registry.register import register_checkpoint
+from sdpose.registry.signatures import signer_of
 from sdpose.registry.versions import ModelVersion
 from sdpose.training.workdir import work_dir_of
 
@@ -42,6 +43,7 @@ def register_run(
         evaluation_settings=settings,
         mlflow_run_id=mlflow_run_id or None,
         git_commit=git_commit,
+        signer=signer_of(),
     )
     again = "" if version.created else ", which holds the same content already"
     print(f"registered as {version.model_name} version {version.version}{again}")

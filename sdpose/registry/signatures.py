@@ -1,4 +1,5 @@
-"""Signatures: whoever holds a key vouches for a version's manifest, whose digests cover the rest.
+"""Signatures: whoever holds a key vouches for a version's manifest, whose digests cover the rest,
+and for the moves of a channel.
 
 Made and checked by model-signing (the extra `signing`), in a form that others' tools check, too:
 `model_signing verify key OUT.json --signature OUT.sig --public_key PUBLIC.pem`. Keys are EC keys in
@@ -17,18 +18,21 @@ from pathlib import Path
 from typing import Any
 
 from sdpose.errors import UserError
-from sdpose.registry.documents import Signature, decode, document, new_document
+from sdpose.registry.documents import SEAL, Signature, decode, document, new_document
+from sdpose.registry.generations import Seen, check_generation
 from sdpose.registry.layout import signature_key
 from sdpose.registry.versions import ModelVersion, manifest_bytes
 from sdpose.storage import DamagedObjectError, ObjectNotFoundError, Store
 
+SIGNING_KEY_VARIABLE = "SDPOSE_SIGNING_KEY"
 PASSWORD_VARIABLE = "SDPOSE_SIGNING_PASSWORD"
+PUBLIC_KEY_VARIABLE = "SDPOSE_PUBLIC_KEY"
 NEW_KEY = "`openssl ecparam -name prime256v1 -genkey -noout -out KEY.pem` makes one"
 ITS_PUBLIC_KEY = "`openssl ec -in KEY.pem -pubout -out PUBLIC.pem` writes that of KEY.pem"
 
 
 class SignatureError(UserError):
-    """A version is not signed, or not by this key."""
+    """A version or a move is not signed, or not by this key."""
 
 
 class Signer:
@@ -42,25 +46,47 @@ class Signer:
             self._config = signing.Config().use_elliptic_key_signer(
                 private_key=private_key, password=password.encode() if password else None
             )
+            self._public = _public_part(private_key.read_bytes(), password)
 
     def sign(self, store: Store, version: ModelVersion) -> None:
         """Puts the signature beside the manifest, in place of an earlier one."""
+        content = new_document(Signature, {"bundle": self._bundle(manifest_bytes(store, version))})
+        store.put(signature_key(version.model_name, version.version), document(content))
+
+    def has_signed(self, store: Store, version: ModelVersion) -> bool:
+        with tempfile.TemporaryDirectory(prefix="sdpose-public-") as folder:
+            public = Path(folder) / "public.pem"
+            public.write_bytes(self._public)
+            try:
+                Verifier(public).check(store, version)
+            except (SignatureError, DamagedObjectError):
+                return False
+        return True
+
+    def signed(self, record: dict[str, Any]) -> dict[str, Any]:
+        """A move's record with its signature; the seal comes after it."""
+        return record | {"signature": self._bundle(_signed_part(record))}
+
+    def _bundle(self, content: bytes) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="sdpose-sign-") as folder:
-            manifest, signature = Path(folder) / "manifest.json", Path(folder) / "signature"
-            manifest.write_bytes(manifest_bytes(store, version))
-            self._config.sign(manifest, signature)
-            bundle = json.loads(signature.read_bytes())
-        key = signature_key(version.model_name, version.version)
-        store.put(key, document(new_document(Signature, {"bundle": bundle})))
+            file, signature = Path(folder) / "document.json", Path(folder) / "signature"
+            file.write_bytes(content)
+            self._config.sign(file, signature)
+            return dict(json.loads(signature.read_bytes()))
 
 
 class Verifier:
-    """Raises UserError if model-signing is not installed, or the file is no public key."""
+    """What a reader demands: versions and pointers that this key has signed, and no older pointer
+    than this machine has seen (allow_older: once, and it is the newest from then on).
 
-    def __init__(self, public_key: Path) -> None:
+    Raises UserError if model-signing is not installed, or the file is no public key.
+    """
+
+    def __init__(self, public_key: Path, *, allow_older: bool = False) -> None:
         with _model_signing():
             from model_signing import verifying
         self._public_key = public_key
+        self._allow_older = allow_older
         with _reading(public_key, f"no public EC key; {ITS_PUBLIC_KEY}"):
             self._config = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
 
@@ -73,16 +99,80 @@ class Verifier:
                 f"{who} is not signed; `sdpose registry sign {version.model_name}@"
                 f"{version.version} --key KEY.pem` does it"
             )
+        self._check(manifest_bytes(store, version), bundle, who)
+
+    def check_pointer(
+        self, store: Store, model_name: str, channel: str, record: dict[str, Any] | None, seen: Seen
+    ) -> None:
+        """Checks what the channel's pointer says (None: there is no pointer).
+
+        Args:
+            seen: `seen_generations`, read before the pointer.
+        Raises:
+            SignatureError: it was not signed by the key.
+            OlderPointerError: this machine has seen a later one.
+        """
+        if record is not None:
+            self.check_record(record)
+        check_generation(store, model_name, channel, record, seen, allow_older=self._allow_older)
+
+    def check_record(self, record: dict[str, Any]) -> None:
+        """Raises SignatureError unless the record of a move was signed by the key."""
+        who = f"{record['model_name']}: the move of {record['channel']} to {record['version']}"
+        bundle = record.get("signature")
+        if bundle is None:
+            raise SignatureError(
+                f"{who} is not signed; if that version belongs there, `sdpose registry sign "
+                f"{record['model_name']}@{record['channel']} --key KEY.pem` signs it"
+            )
+        self._check(_signed_part(record), bundle, who)
+
+    def _check(self, content: bytes, bundle: dict[str, Any], who: str) -> None:
         with tempfile.TemporaryDirectory(prefix="sdpose-verify-") as folder:
-            manifest, signature = Path(folder) / "manifest.json", Path(folder) / "signature"
-            manifest.write_bytes(manifest_bytes(store, version))
+            file, signature = Path(folder) / "document.json", Path(folder) / "signature"
+            file.write_bytes(content)
             signature.write_text(json.dumps(bundle), encoding="utf-8")
             try:
-                self._config.verify(manifest, signature)
+                self._config.verify(file, signature)
             except Exception as error:  # of many kinds, by what is wrong with the bundle
                 raise SignatureError(
                     f"{who} was not signed with the key of {self._public_key}: {_first(error)}"
                 ) from None
+
+
+def signer_of(private_key: str | Path | None = None) -> Signer | None:
+    """Of the key, default $SDPOSE_SIGNING_KEY; None if there is none."""
+    chosen = private_key or os.environ.get(SIGNING_KEY_VARIABLE)
+    return Signer(Path(chosen)) if chosen else None
+
+
+def verifier_of(
+    public_key: str | Path | None = None, *, allow_older: bool = False
+) -> Verifier | None:
+    """Of the key, default $SDPOSE_PUBLIC_KEY; None if there is none.
+
+    Raises UserError for allow_older without a key: nothing is compared then.
+    """
+    chosen = public_key or os.environ.get(PUBLIC_KEY_VARIABLE)
+    if chosen:
+        return Verifier(Path(chosen), allow_older=allow_older)
+    if allow_older:
+        raise UserError(
+            "--allow-older concerns signed pointers: it needs --public-key or "
+            f"{PUBLIC_KEY_VARIABLE}"
+        )
+    return None
+
+
+def _public_part(private_pem: bytes, password: str | None) -> bytes:
+    from cryptography.hazmat.primitives import serialization as pem  # model-signing needs it, too
+
+    key = pem.load_pem_private_key(private_pem, password.encode() if password else None)
+    return key.public_key().public_bytes(pem.Encoding.PEM, pem.PublicFormat.SubjectPublicKeyInfo)
+
+
+def _signed_part(record: dict[str, Any]) -> bytes:
+    return document({k: v for k, v in record.items() if k not in ("signature", SEAL)})
 
 
 def read_signature(store: Store, version: ModelVersion) -> dict[str, Any] | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
 from sdpose.errors import UserError
-from sdpose.registry.channels import Record, parse_move
+from sdpose.registry.channels import Record, chain_breaks, current, parse_move
 from sdpose.registry.documents import (
     NOT_FINITE,
     Document,
@@ -25,6 +26,7 @@ from sdpose.registry.documents import (
     flaws,
 )
 from sdpose.registry.gc import list_trash
+from sdpose.registry.generations import OlderPointerError
 from sdpose.registry.layout import (
     CHANNELS,
     NAME,
@@ -73,12 +75,13 @@ def verify(
 
     Args:
         progress: gets (objects checked, objects).
-        verifier: every version must be signed, and by its key.
+        verifier: every version and every pointer must be signed, and by its key; a pointer vouches
+            for the moves before it, and is no older than one that this machine has seen.
     Raises:
         StoreUnavailableError: the store does not answer.
     """
     prefix = f"models/{check_model_name(model_name)}" if model_name else "models"
-    found = _Found(store)
+    found = _Found(store, verifier=verifier)
     # Pointers come first: what they name, and all moves before, are there when the rest is listed.
     pointers = [key for key in store.list(prefix) if key.endswith(f"/{POINTER}")]
     for key in pointers:
@@ -91,8 +94,7 @@ def verify(
         if progress:
             progress(done, len(keys) + len(there))
     found.compare()
-    if verifier is not None:
-        found.check_signatures(verifier)
+    found.check_signatures()
     found.check_missing(there)
     wanted = sorted(there & set(found.users) if model_name else there)
     for done, sha256 in enumerate(wanted, start=1):
@@ -111,6 +113,7 @@ class _Found:
     """What `verify` has read so far."""
 
     store: Store
+    verifier: Verifier | None = None
     problems: list[Problem] = field(default_factory=list)
     versions: dict[tuple[str, int], ModelVersion] = field(default_factory=dict)
     users: dict[str, list[str]] = field(default_factory=dict)  # of weights, by their SHA-256
@@ -254,6 +257,9 @@ class _Found:
         if generations != list(range(1, len(generations) + 1)):
             what = f"the history is not a whole sequence: generations {generations}"
             self.problem(f"{folder}/history", what)
+        else:
+            for broken in chain_breaks(history):
+                self.problem(f"{folder}/history", broken)
         for record in history:
             version = self.versions.get((name, record["version"]))
             if record["version"] in withdrawn:
@@ -262,12 +268,22 @@ class _Found:
                 what = f"version {record['version']} is not the one that was promoted"
                 self.problem(folder, f"generation {record['generation']}: {what}")
 
-    def check_signatures(self, verifier: Verifier) -> None:
+    def check_signatures(self) -> None:
+        if self.verifier is None:
+            return
         for version in self.versions.values():
             try:
-                verifier.check(self.store, version)
+                self.verifier.check(self.store, version)
             except SignatureError as error:
                 self.problem(manifest_key(version.model_name, version.version), str(error))
+            except DamagedObjectError:
+                pass  # it is named already
+        models = {name for name, _ in (*self.versions, *self.records)}
+        for name, channel in itertools.product(sorted(models), CHANNELS):
+            try:
+                current(self.store, name, channel, self.verifier)
+            except (SignatureError, OlderPointerError) as error:
+                self.problem(pointer_key(name, channel), str(error))
             except DamagedObjectError:
                 pass  # it is named already
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import rsa
 from made import Register
+from signing_keys import write_pair
 
 from sdpose.cli import main
 from sdpose.errors import UserError
@@ -23,20 +24,6 @@ from sdpose.registry.verify import verify
 from sdpose.storage import DamagedObjectError, Store
 
 PASSWORD = b"not in any message"
-
-
-def write_pair(folder: Path, name: str, password: bytes | None = None) -> tuple[Path, Path]:
-    private, public = folder / f"{name}.pem", folder / f"{name}.pub.pem"
-    key = ec.generate_private_key(ec.SECP256R1())
-    protection: serialization.KeySerializationEncryption = serialization.NoEncryption()
-    if password:
-        protection = serialization.BestAvailableEncryption(password)
-    pem = serialization.Encoding.PEM
-    private.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, protection))
-    public.write_bytes(
-        key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
-    )
-    return private, public
 
 
 @pytest.fixture(scope="module")

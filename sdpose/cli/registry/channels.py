@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
-from sdpose.cli.registry.store import REFUSED, on_store, warn
+from sdpose.cli.registry.store import (
+    REFUSED,
+    allow_older_option,
+    on_store,
+    public_key_option,
+    sign_option,
+    warn,
+)
 from sdpose.cli.text import format_rows
 from sdpose.registry.layout import CHANNELS, MAX_VERSION
 from sdpose.storage import Store
@@ -27,6 +35,9 @@ approver_option = click.option(
 @comment_option
 @click.option("--exp", help="Take the gates of this experiment, as its file is now.")
 @click.option("--data-root", metavar="DIR", help="Validation set, if it is evaluated again.")
+@sign_option
+@public_key_option
+@allow_older_option
 @on_store
 def promote(
     store: Store,
@@ -37,14 +48,19 @@ def promote(
     comment: str,
     exp: str | None,
     data_root: str | None,
+    key: Path | None,
+    public_key: Path | None,
+    allow_older: bool,
 ) -> Any:
     """Point a channel at VERSION of MODEL, if the gates allow it.
 
     The gates are the `promotion` section of the experiment that the version was registered with.
-    Every attempt is recorded. Exit code 1: refused.
+    Every attempt is recorded. Exit code 1: refused. With a public key, VERSION and the channel's
+    present pointer must be signed, and the move must be (--sign).
     """
     from sdpose.config import load_experiment
     from sdpose.registry import promote as promotion
+    from sdpose.registry.signatures import signer_of, verifier_of
 
     record = promotion.promote(
         store,
@@ -55,6 +71,8 @@ def promote(
         comment=comment,
         rules=load_experiment(exp).promotion if exp else None,
         data_root=data_root,
+        signer=signer_of(key),
+        verifier=verifier_of(public_key, allow_older=allow_older),
         say=warn,
     )
     return promotion.explain(record), record, 0 if record["allowed"] else REFUSED
@@ -65,10 +83,23 @@ def promote(
 @channel_option
 @approver_option
 @comment_option
+@sign_option
+@public_key_option
+@allow_older_option
 @on_store
-def rollback(store: Store, model: str, channel: str, approver: str | None, comment: str) -> Any:
+def rollback(
+    store: Store,
+    model: str,
+    channel: str,
+    approver: str | None,
+    comment: str,
+    key: Path | None,
+    public_key: Path | None,
+    allow_older: bool,
+) -> Any:
     """Point a channel of MODEL back at the version before; no gate is asked."""
     from sdpose.registry import promote as promotion
+    from sdpose.registry.signatures import signer_of, verifier_of
 
     record = promotion.rollback(
         store,
@@ -76,6 +107,8 @@ def rollback(store: Store, model: str, channel: str, approver: str | None, comme
         channel,
         approver=approver or promotion.default_approver(),
         comment=comment,
+        signer=signer_of(key),
+        verifier=verifier_of(public_key, allow_older=allow_older),
         say=warn,
     )
     return promotion.explain(record), record

@@ -7,16 +7,14 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from sdpose.printable import printable
 from sdpose.registry.layout import ROOT_VARIABLE, registry_root
+from sdpose.registry.signatures import PUBLIC_KEY_VARIABLE, SIGNING_KEY_VARIABLE
 from sdpose.storage import open_store
-
-if TYPE_CHECKING:
-    from sdpose.registry.signatures import Verifier
 
 Command = Callable[..., Any]
 REFUSED = 1  # exit code: the gate said no, or something is damaged
@@ -25,7 +23,20 @@ public_key_option = click.option(
     "--public-key",
     type=click.Path(path_type=Path),
     metavar="PUBLIC.pem",
-    help="Whoever has its private key must have signed it.",
+    help=f"Whoever has its private key must have signed it [default: ${PUBLIC_KEY_VARIABLE}]",
+)
+allow_older_option = click.option(
+    "--allow-older",
+    is_flag=True,
+    help="Take a signed pointer that is older than one that this machine has seen, because the "
+    "registry was restored. Once: then that is the newest.",
+)
+sign_option = click.option(
+    "--sign",
+    "key",
+    type=click.Path(path_type=Path),
+    metavar="KEY.pem",
+    help=f"Sign it with this private key, see `sign` [default: ${SIGNING_KEY_VARIABLE}]",
 )
 
 
@@ -51,12 +62,6 @@ def _as_json(value: Any) -> str:
         read = json.loads(json.dumps(value), parse_constant=lambda name: None)
         text = json.dumps(read, indent=2, ensure_ascii=False, allow_nan=False)
     return printable(text)  # JSON allows controls that a terminal obeys
-
-
-def verifier_of(public_key: Path | None) -> Verifier | None:
-    from sdpose.registry.signatures import Verifier
-
-    return None if public_key is None else Verifier(public_key)
 
 
 def warn(text: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from sdpose.cli.registry.store import REFUSED, on_store, public_key_option, verifier_of
+from sdpose.cli.registry.store import REFUSED, on_store, public_key_option
 from sdpose.errors import UserError
 from sdpose.storage import Store
 
@@ -23,6 +23,7 @@ def verify(store: Store, model: str | None, public_key: Path | None) -> Any:
     Exit code 1: something is.
     """
     from sdpose.data.progress import ConsoleProgress
+    from sdpose.registry.signatures import verifier_of
     from sdpose.registry.verify import verify as check
 
     verifier = verifier_of(public_key)

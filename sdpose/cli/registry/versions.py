@@ -8,7 +8,14 @@ from typing import Any
 
 import click
 
-from sdpose.cli.registry.store import on_store, public_key_option, verifier_of, warn
+from sdpose.cli.registry.channels import approver_option
+from sdpose.cli.registry.store import (
+    allow_older_option,
+    on_store,
+    public_key_option,
+    sign_option,
+    warn,
+)
 from sdpose.cli.text import format_rows
 from sdpose.errors import UserError
 from sdpose.registry.layout import CHANNELS
@@ -27,9 +34,7 @@ from sdpose.storage import Store
 @click.option("--exp", help="The experiment, for checkpoints that do not name theirs.")
 @click.option("--dataset-digest", default="", help="Of the evaluation's data (`sdpose prepare`).")
 @click.option("--mlflow-run", metavar="ID", help="The training's run.")
-@click.option(
-    "--sign", "key", type=click.Path(path_type=Path), metavar="KEY.pem", help="See `sign`."
-)
+@sign_option
 @on_store
 def register(
     store: Store,
@@ -48,9 +53,9 @@ def register(
     from sdpose.config import load_experiment, parse_experiment
     from sdpose.models.weights import read_checkpoint
     from sdpose.registry.register import register_checkpoint
-    from sdpose.registry.signatures import Signer
+    from sdpose.registry.signatures import signer_of
 
-    signer = Signer(key) if key else None
+    signer = signer_of(key)
     _, meta = read_checkpoint(checkpoint)
     if exp is not None:
         experiment = load_experiment(exp)
@@ -113,21 +118,43 @@ def _plain(version: Any) -> dict[str, Any]:
 
 @click.command()
 @click.argument("reference", metavar="MODEL@VERSION|MODEL@CHANNEL")
-@click.option("--key", type=click.Path(path_type=Path), metavar="KEY.pem", required=True)
+@click.option("--key", type=click.Path(path_type=Path), metavar="KEY.pem")
+@approver_option
 @on_store
-def sign(store: Store, reference: str, key: Path) -> Any:
+def sign(store: Store, reference: str, key: Path | None, approver: str | None) -> Any:
     """Sign the manifest of a version with the private EC key KEY.pem.
 
-    The manifest names the digest of the weights. An encrypted key's password is in
-    $SDPOSE_SIGNING_PASSWORD. `pull` and `verify` check it with --public-key, as does
+    The manifest names the digest of the weights. With MODEL@CHANNEL the pointer is signed as well,
+    as a new generation of the same version: whoever signs vouches for that version being there,
+    whoever put it there. Default of --key: $SDPOSE_SIGNING_KEY; an encrypted key's password is in
+    $SDPOSE_SIGNING_PASSWORD.
+
+    `pull` and `verify` check it with --public-key, as does
     `model_signing verify key OUT.json --signature OUT.sig --public_key PUBLIC.pem`.
     """
+    from sdpose.registry.channels import sign as sign_channel
+    from sdpose.registry.promote import default_approver
     from sdpose.registry.pull import resolve
-    from sdpose.registry.signatures import Signer
+    from sdpose.registry.signatures import SIGNING_KEY_VARIABLE, signer_of
 
-    signer, version = Signer(key), resolve(store, reference)
+    signer = signer_of(key)
+    if signer is None:
+        raise UserError(f"no key to sign with: give --key KEY.pem, or set {SIGNING_KEY_VARIABLE}")
+    version = resolve(store, reference)
     signer.sign(store, version)
-    return f"{version.model_name} version {version.version}: signed", _plain(version)
+    text = f"{version.model_name} version {version.version}: signed"
+    channel = reference.partition("@")[2]
+    if channel not in CHANNELS:
+        return text, _plain(version)
+    record = sign_channel(
+        store,
+        version,
+        channel,
+        signer=signer,
+        approver=approver or default_approver(),
+    )
+    text += f"\n{channel}: signed (generation {record['generation']})"
+    return text, _plain(version) | {"pointer": record}
 
 
 @click.command("list")
@@ -227,16 +254,19 @@ def diff(store: Store, first: str, second: str) -> Any:
 @click.argument("reference", metavar="MODEL@CHANNEL|MODEL@VERSION")
 @click.argument("out", type=click.Path())
 @public_key_option
+@allow_older_option
 @on_store
-def pull(store: Store, reference: str, out: str, public_key: Path | None) -> Any:
+def pull(store: Store, reference: str, out: str, public_key: Path | None, allow_older: bool) -> Any:
     """Bring the weights to the file OUT (or into the folder OUT/), checked byte by byte.
 
     The manifest comes along as OUT.json, its signature as OUT.sig. A broken transfer is resumed;
-    OUT is replaced when it is complete.
+    OUT is replaced when it is complete. With a public key, version and pointer must be signed, and
+    the pointer no older than one that this machine has seen.
     """
     from sdpose.registry.pull import pull as bring
+    from sdpose.registry.signatures import verifier_of
 
-    pulled = bring(store, reference, out, verifier_of(public_key))
+    pulled = bring(store, reference, out, verifier_of(public_key, allow_older=allow_older))
     version = pulled.version
     text = f"{version.model_name} version {version.version}: {pulled.weights} ({version.sha256})"
     return text, _plain(version) | {
