@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from sdpose.config import Experiment
 from sdpose.data.prepare import PreparedDataset, prepare_coco
 from sdpose.errors import UserError
@@ -76,6 +78,7 @@ def check_fits(experiment: Experiment, start: Start, model: SDPose) -> None:
             + "\n  ".join(differing)
             + "\n  correct resume_from or the model; --load-from takes weights that fit"
         ) from None
+    _check_shapes(start, model)
     theirs = _optimizer_of(start.checkpoint["optimizer"])
     ours = "SGD" if experiment.optimizer.type == "SGD" else "Adam"  # AdamW keeps the same
     if theirs is not None and theirs != ours:
@@ -84,6 +87,23 @@ def check_fits(experiment: Experiment, start: Start, model: SDPose) -> None:
             f"{experiment.optimizer.type}, which keeps other values; to begin with its weights: "
             f"--load-from {start.path}"
         )
+
+
+def _check_shapes(start: Start, model: SDPose) -> None:
+    """Of what the optimizer keeps for each parameter: a wrong one fails in the first step only."""
+    assert start.checkpoint is not None
+    shapes = [parameter.shape for parameter in model.parameters()]
+    for number, values in start.checkpoint["optimizer"]["state"].items():
+        expected = shapes[number] if 0 <= number < len(shapes) else None
+        for name, value in values.items():
+            if not isinstance(value, Tensor) or value.ndim == 0:
+                continue
+            if value.shape != expected:
+                raise UserError(
+                    f"{start.path}: the optimizer's {name} {number} is {tuple(value.shape)}, the "
+                    f"model's parameter is {expected and tuple(expected)}: it is of another model. "
+                    f"To begin with its weights: --load-from {start.path}"
+                )
 
 
 def _optimizer_of(state: dict[str, Any]) -> str | None:

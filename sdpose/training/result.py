@@ -61,7 +61,7 @@ def finished_training(experiment: Experiment) -> TrainResult:
             f"{mirror_uri(experiment) or checkpoint_folder(experiment)} holds no finished training "
             f"of {experiment.exp_name}: is the volume that was trained on mounted here, too?"
         )
-    if differing := differences(start.checkpoint["meta"]["experiment"], experiment):
+    if differing := differences(start.checkpoint["meta"].get("experiment", ""), experiment):
         raise UserError(
             f"{checkpoint_folder(experiment)} holds another experiment's training: "
             + "; ".join(differing[:3])
@@ -85,7 +85,7 @@ def complete(experiment: Experiment, start: Start, lease: Lease | None, say: Say
 def result_in(experiment: Experiment, checkpoint: Checkpoint) -> TrainResult:
     """Of a run whose last checkpoint this is."""
     meta = checkpoint["meta"]
-    return result_of(experiment, Progress.of(meta), meta["mlflow_run_id"])
+    return result_of(experiment, Progress.of(meta), meta.get("mlflow_run_id"))
 
 
 def result_of(experiment: Experiment, progress: Progress, mlflow_run_id: str | None) -> TrainResult:
