@@ -25,7 +25,7 @@ def evaluate(
     Args:
         experiment: The resolved experiment, as `sdpose config show` prints it.
         data_source: Where the dataset is brought from first; empty if it lies in data_root.
-        dataset_digest: Of the dataset that was checked.
+        dataset_digest: Of the dataset that was checked; other data is refused.
         checkpoint_sha256: Of the checkpoint's file: KFP's cache key knows an artifact by name only.
         code_version: Of the code; other code may compute other figures.
         mlflow_run_id: The training's run, which gets the report, too; empty if there is none.
@@ -48,7 +48,12 @@ def evaluate(
         if data_source:
             fetch_coco(data_source, Path(resolved.data_root))
         evaluated = Path(checkpoint.path) / checkpoint.metadata["file"]
-        result = test_checkpoint(resolved, evaluated, missing_detections="use_gt_bbox")
+        result = test_checkpoint(
+            resolved,
+            evaluated,
+            missing_detections="use_gt_bbox",
+            dataset_digest=dataset_digest,
+        )
         assert result is not None  # this is the only process
         results_file = Path(results.path) / "results.json"
         write_results(result, results_file)

@@ -47,6 +47,7 @@ def rank_trials(
             sweep,
             trials,
             outcomes,
+            dataset_digest=dataset_digest,
             parent_run_id=parent_run_id,
             table=Path(table.path),
             report=Path(report.path),

@@ -38,9 +38,11 @@ def train(
     from sdpose.tracking import git_commit
     from sdpose.training.checkpoint import same_file
     from sdpose.training.launch import train_on_this_machine
+    from sdpose.training.result import require_data
 
     with user_errors():
         trained = train_on_this_machine(parse_experiment(experiment), overwrite=overwrite)
+        require_data(trained, dataset_digest)
         best = trained.best_checkpoint or trained.last_checkpoint
         folder = Path(checkpoint.path)
         folder.mkdir(parents=True)

@@ -48,6 +48,7 @@ def train_on_cluster(
     from sdpose.storage import sha256_of_file
     from sdpose.tracking import git_commit
     from sdpose.training.checkpoint import same_file
+    from sdpose.training.result import require_data
 
     with user_errors():
         trained = run_job(
@@ -57,6 +58,7 @@ def train_on_cluster(
             overwrite=overwrite,
             log=Path(log.path),
         )
+        require_data(trained, dataset_digest)
         best = trained.best_checkpoint or trained.last_checkpoint
         folder = Path(checkpoint.path)
         folder.mkdir(parents=True)

@@ -20,7 +20,7 @@ from sdpose.files import matching
 SWEEPS_FOLDER = "sweeps"
 # Linux takes no argument beyond 128 KiB, and KFP hands all trials and their outcomes on in one.
 MAX_BYTES = 100_000
-OUTCOME_BYTES = 600
+OUTCOME_BYTES = 700
 
 
 @dataclass(frozen=True)

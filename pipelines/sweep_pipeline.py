@@ -102,7 +102,7 @@ def make_sweep_pipeline(
             results=evaluated.outputs["results"],
             runner=runner,
         )
-        required = require_trials(outcomes=dsl.Collected(outcome))
+        required = require_trials(outcomes=dsl.Collected(outcome), dataset_digest=dataset_digest)
         required.after(registered)
         for step in (prepared, opened, tried, ranked, registered, required):
             step.set_caching_options(False)

@@ -14,6 +14,7 @@ from sdpose.printable import printable
 from sdpose.storage import sha256_of_file
 from sdpose.tracking import close_sweep_run, git_commit
 from sdpose.training.checkpoint import same_file
+from sdpose.training.trial import outcomes_on
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ def close_sweep(
     trials: Sequence[dict[str, str]],
     outcomes: Sequence[str],
     *,
+    dataset_digest: str,
     parent_run_id: str,
     table: Path,
     report: Path,
@@ -39,9 +41,9 @@ def close_sweep(
     written.
 
     trials: of each, its name as `trial`, its settings (JSON) and its experiment. outcomes: of each,
-    as JSON, in any order.
+    as JSON, in any order. dataset_digest: of the sweep's data.
     """
-    entries = rank(trials, outcomes)
+    entries = rank(trials, [o.to_json() for o in outcomes_on(outcomes, dataset_digest)])
     text = markdown(sweep, entries)
     print(printable(text))
     table.write_text(text, encoding="utf-8")

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from sdpose.config import Experiment
 from sdpose.data.augment import draw_augmentation
 from sdpose.data.coco import load_annotations
+from sdpose.data.handover import start
 from sdpose.data.pack import open_pack
 from sdpose.data.randomness import epoch_order
 from sdpose.data.samples import (
@@ -146,14 +147,15 @@ class TrainLoader:
         `batches_per_step` for every iteration.
 
         Every sample comes once; the last global batch is completed with the epoch's first
-        samples. Only one epoch can be under way. Raises UserError if an image cannot be read.
+        samples. Only one epoch can be under way. Raises UserError if an image cannot be read, or a
+        batch cannot be handed over.
         """
         order = epoch_order(self.num_samples, self._samples.settings.seed, epoch)
         shape = (len(self), self._batches_per_step, self._world_size, self._batch_size)
         rows = np.resize(order, shape)[start_iteration:, :, self._rank]
         del order  # 8 bytes a sample
         self._requests[:] = [(epoch, rows_N) for rows_N in rows.reshape(-1, self._batch_size)]
-        batches = iter(self._batches)  # forks the workers, before there are threads
+        batches = start(self._batches)  # forks the workers, before there are threads
         self._samples.prefetch(rows.reshape(-1))
         for batch in batches:
             if isinstance(batch, Unreadable):

@@ -1,4 +1,4 @@
-"""What a loader process is, beside its work."""
+"""Set-up of loader processes: signals, process group, threads, and errors as they hand over."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from multiprocessing.util import is_exiting
 
 import cv2
 
+from sdpose.data.handover import report_failures
 from sdpose.parent import signal_at_parents_end
 
 # What multiprocessing may take to remove its temporary files.
@@ -26,6 +27,7 @@ def start_worker(_: int) -> None:
     signal.signal(signal.SIGTERM, _end)
     signal_at_parents_end(signal.SIGTERM)
     cv2.setNumThreads(0)
+    report_failures()
 
 
 def _end(*_: object) -> None:

@@ -12,6 +12,7 @@ from sdpose.files import matching
 from sdpose.models import SDPose
 from sdpose.storage import Store
 from sdpose.training.begin import check_fits
+from sdpose.training.lease import LEASE, other_holder
 from sdpose.training.workdir import (
     OWN_CHECKPOINTS,
     Start,
@@ -42,6 +43,7 @@ def check_start(
                 pass
     except UserError as error:
         report.error("start", error)
+    _check_lease(mirror, report)
     if overwrite:
         count = sum(len(matching(folder, name)) for name in OWN_CHECKPOINTS)
         report.fine.append(f"start: {count} checkpoints in {folder} go first")
@@ -69,6 +71,23 @@ def check_start(
         _check_weights(experiment, model, report)
         return
     _check_checkpoint(experiment, start, model, report)
+
+
+def _check_lease(mirror: tuple[Store | None, list[str]], report: Report) -> None:
+    store, keys = mirror
+    if store is None or LEASE not in keys:
+        return
+    try:
+        holder = other_holder(store)
+    except UserError as error:
+        report.error("start", error)
+        return
+    if holder is not None:
+        report.problem(
+            f"start: {store.uri(LEASE)}: in use by another training: {holder}. A training here is "
+            f"refused while that one is alive, else it waits {holder.expires_after:.0f} s",
+            "wait for it, end it, or choose another --work-dir",
+        )
 
 
 def _find(experiment: Experiment, mirror: tuple[Store | None, list[str]], said: list[str]) -> Start:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from sdpose.codec import flip_back
 from sdpose.config.schema import DataCfg, TestCfg
 from sdpose.data.coco import Boxes
+from sdpose.data.handover import start
 from sdpose.data.images import MEAN, STD, ImageError, read_image, warp_crop
 from sdpose.data.worker import start_worker
 from sdpose.errors import UserError
@@ -146,7 +147,7 @@ def crop_batches(crops: ImageCrops, batch_size: int, num_workers: int) -> Iterat
         generator=torch.Generator(),  # or it would draw from torch's global one
     )
     waiting: list[Tensor] = []
-    for item in loader:
+    for item in start(loader):
         if isinstance(item, str):
             raise UserError(
                 f"{item}\n  `sdpose prepare` lists all unreadable images; with "

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from sdpose.config import Experiment
 from sdpose.data.prepare import PreparedDataset, prepare_coco
@@ -22,7 +25,7 @@ def begin(
 ) -> tuple[Start, PreparedDataset | None]:
     """Makes the work dir this experiment's and returns where training begins, and on which data.
 
-    No dataset: there is nothing to train, the work dir holds the finished run.
+    No dataset: there is nothing to train, the work dir holds the finished run, on the same data.
     overwrite: what trainings left there goes first; not at a restart, which finds its own results.
     lease: of the mirror, on rank 0.
     Raises UserError with the work dir as it was, but for what was fetched from a mirror, if the run
@@ -45,7 +48,9 @@ def begin(
 
     dataset = None
     start = on_main(world, choose, timeout=PREPARE_TIMEOUT)  # a mirror may be slow
-    if not is_finished(experiment, start):
+    if is_finished(experiment, start):
+        on_main(world, lambda: check_trained_data(experiment, start, say), timeout=PREPARE_TIMEOUT)
+    else:
         dataset = on_main(world, lambda: prepare_coco(experiment), timeout=PREPARE_TIMEOUT)
     return on_main(world, lambda: take(start), timeout=PREPARE_TIMEOUT), dataset
 
@@ -76,6 +81,7 @@ def check_fits(experiment: Experiment, start: Start, model: SDPose) -> None:
             + "\n  ".join(differing)
             + "\n  correct resume_from or the model; --load-from takes weights that fit"
         ) from None
+    _check_shapes(start, model)
     theirs = _optimizer_of(start.checkpoint["optimizer"])
     ours = "SGD" if experiment.optimizer.type == "SGD" else "Adam"  # AdamW keeps the same
     if theirs is not None and theirs != ours:
@@ -86,10 +92,47 @@ def check_fits(experiment: Experiment, start: Start, model: SDPose) -> None:
         )
 
 
+def _check_shapes(start: Start, model: SDPose) -> None:
+    """Of what the optimizer keeps for each parameter: a wrong one fails in the first step only."""
+    assert start.checkpoint is not None
+    shapes = [parameter.shape for parameter in model.parameters()]
+    for number, values in start.checkpoint["optimizer"]["state"].items():
+        expected = shapes[number] if 0 <= number < len(shapes) else None
+        for name, value in values.items():
+            if not isinstance(value, Tensor) or value.ndim == 0:
+                continue
+            if value.shape != expected:
+                raise UserError(
+                    f"{start.path}: the optimizer's {name} {number} is {tuple(value.shape)}, the "
+                    f"model's parameter is {expected and tuple(expected)}: it is of another model. "
+                    f"To begin with its weights: --load-from {start.path}"
+                )
+
+
 def _optimizer_of(state: dict[str, Any]) -> str | None:
     """None: it holds nothing that another one could not go on from."""
     names = {name for values in state.get("state", {}).values() for name in values}
     return "Adam" if "exp_avg" in names else "SGD" if "momentum_buffer" in names else None
+
+
+def check_trained_data(experiment: Experiment, start: Start, say: Say) -> None:
+    """UserError if a finished run was trained on other data than there is now: what it left would
+    be taken for a result on this data."""
+    assert start.checkpoint is not None
+    trained = start.checkpoint["meta"].get("dataset_digest")
+    if not Path(experiment.data_root).is_dir():
+        say(f"{experiment.data_root} is not there, so that the data is not compared with the run's")
+        return
+    found = prepare_coco(experiment, with_pack=False).digest
+    if trained in (None, found):
+        return
+    raise UserError(
+        f"{start.path} is of a finished run, on other data: the dataset's digest was "
+        f"{trained[:12]} and is {found[:12]} now; nothing is changed.\n  Bring the data back "
+        "(data_root, data.*; `sdpose prepare` shows the digest),\n  choose --work-dir DIR (or "
+        "another exp_name) for a new run,\n  go on with the new data (--resume-from auto, and a "
+        "larger total_epochs), or --overwrite to train again from the beginning."
+    )
 
 
 def check_same_data(experiment: Experiment, start: Start, dataset_digest: str, say: Say) -> None:

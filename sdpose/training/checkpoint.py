@@ -33,6 +33,7 @@ from torch import Tensor
 
 from sdpose.errors import UserError
 from sdpose.files import atomic_file, matching, sync_folder
+from sdpose.training.checkpoint_content import problem_of
 from sdpose.training.records import Say
 
 FORMAT = "sdpose/1"
@@ -43,7 +44,11 @@ Checkpoint = dict[str, Any]
 
 
 class CorruptCheckpointError(Exception):
-    """The file is torn or its bytes have changed."""
+    """The file is torn, its bytes have changed, or nothing can be continued from what it holds."""
+
+
+class ForeignCheckpointError(UserError):
+    """The file is no training checkpoint of this program."""
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -75,7 +80,8 @@ def same_file(source: Path, target: Path) -> None:
 def load_checkpoint(path: Path) -> Checkpoint:
     """Reads a checkpoint of ours into CPU memory, after comparing its checksums.
 
-    Raises CorruptCheckpointError if it is torn or changed, UserError if it is not one of ours.
+    Raises CorruptCheckpointError if it is torn or changed, or training cannot continue from it
+    (checkpoint_content.py); ForeignCheckpointError if it is not one of ours.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -92,10 +98,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CorruptCheckpointError(f"{path}: {reason}") from None
     meta = checkpoint.get("meta") if isinstance(checkpoint, dict) else None
     if not isinstance(meta, dict) or meta.get("format") != FORMAT or "optimizer" not in checkpoint:
-        raise UserError(
+        raise ForeignCheckpointError(
             f"{path} cannot be resumed: it is not a training checkpoint of this program; to start "
             f"from its weights: --load-from {path}"
         )
+    if (problem := problem_of(checkpoint)) is not None:
+        raise CorruptCheckpointError(f"{path}: {problem}")
     return checkpoint
 
 
@@ -111,7 +119,7 @@ def newest_checkpoint(folder: Path, say: Say) -> tuple[Path, Checkpoint] | None:
     for path in [folder / name for name in newest_first(p.name for p in matching(folder, "*.pth"))]:
         try:
             return path, load_checkpoint(path)
-        except (CorruptCheckpointError, UserError, FileNotFoundError) as error:
+        except (CorruptCheckpointError, ForeignCheckpointError, FileNotFoundError) as error:
             say(f"skipped a damaged checkpoint: {error}")
     return None
 

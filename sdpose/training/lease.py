@@ -253,6 +253,14 @@ class Lease:
                 self._store.swap(LEASE, released.model_dump_json(indent=1).encode(), self._tag)
 
 
+def other_holder(store: Store) -> Holder | None:
+    """Whose lease a training that starts here now would find; None if it would not wait."""
+    found = store.read_tagged(LEASE)
+    holder = None if found is None else _parse(found[0])
+    gone = holder is None or holder.released or holder.is_alive_here() is False
+    return None if gone else holder
+
+
 def _parse(data: bytes) -> Holder:
     """A damaged one is somebody's, too: it is taken over when it expires."""
     try:

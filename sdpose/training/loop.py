@@ -124,7 +124,12 @@ def train(experiment: Experiment, *, overwrite: bool = False) -> TrainResult:
                         on_main(world, run.saver.flush)
                 _finish_epoch(run)
             on_main(world, run.saver.finish, timeout=PREPARE_TIMEOUT)
-            result = result_of(experiment, run.progress, run.mlflow_run_id)
+            result = result_of(
+                experiment,
+                run.progress,
+                mlflow_run_id=run.mlflow_run_id,
+                dataset_digest=run.dataset.digest,
+            )
             events.say(closing_line(result, run.progress))
             return result
 

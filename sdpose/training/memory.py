@@ -11,11 +11,10 @@ from collections.abc import Iterator
 import torch
 
 from sdpose.config import Experiment
+from sdpose.data.handover import explained
 from sdpose.errors import UserError
 from sdpose.training.distributed import World
 
-# What torch's loader says when /dev/shm is full, in the loader's process and in this one.
-SHM_ERRORS = ("killed by signal: Bus error", "unable to allocate shared memory")
 _DEATH_IS_TOLD_SECONDS = 1.0
 _KILLED = re.compile(r"DataLoader worker \(pid (\d+)\) is killed by signal: Killed")
 _GONE = re.compile(r"DataLoader worker \(pid\(s\) ([\d, ]+)\) exited unexpectedly")
@@ -25,7 +24,9 @@ _GONE = re.compile(r"DataLoader worker \(pid\(s\) ([\d, ]+)\) exited unexpectedl
 def memory_errors(experiment: Experiment, world: World, *, evaluating: bool) -> Iterator[None]:
     """Lacking memory as UserError: the same again would end so, too."""
     try:
-        yield
+        # Outside of the loop over batches, too: torch raises the death of a loader anywhere.
+        with explained(experiment.data.workers_per_gpu):
+            yield
     except torch.OutOfMemoryError as error:
         advice = _evaluation_advice(experiment) if evaluating else _training_advice(experiment)
         message = (
@@ -39,15 +40,6 @@ def memory_errors(experiment: Experiment, world: World, *, evaluating: bool) -> 
             # Process 0 tells a peer's error, unless it waits for it in NCCL and is ended there.
             print(f"error: {message}", file=sys.stderr, flush=True)
         raise UserError(message) from None
-    except RuntimeError as error:
-        if not any(text in str(error) for text in SHM_ERRORS):
-            raise
-        raise UserError(
-            "the loaders' shared memory, /dev/shm, is full. Enlarge it (docker run --shm-size, on "
-            "a cluster shm_size in the cluster profile), or lower data.workers_per_gpu "
-            f"({experiment.data.workers_per_gpu}) or data.samples_per_gpu "
-            f"({experiment.data.samples_per_gpu})"
-        ) from None
 
 
 def killed_loader(error: Exception, experiment: Experiment) -> str | None:

@@ -20,6 +20,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from sdpose.files import matching
 from sdpose.storage import DamagedObjectError, ObjectNotFoundError, Store, sha256_of_file
 from sdpose.training.checkpoint import (
@@ -27,10 +29,12 @@ from sdpose.training.checkpoint import (
     LATEST,
     Checkpoint,
     CorruptCheckpointError,
+    ForeignCheckpointError,
     load_checkpoint,
     newest_first,
     outdated,
 )
+from sdpose.training.checkpoint_content import Position
 from sdpose.training.lease import Lease, LeaseLostError
 from sdpose.training.records import Say
 from sdpose.training.reminder import Reminder
@@ -214,7 +218,8 @@ def newer_checkpoint(
     damaged one.
     """
     found = local
-    if POSITION not in keys or _position(json.loads(store.read(POSITION))) > _position_of(local):
+    at = _stored_position(store) if POSITION in keys else None
+    if at is None or at > _position_of(local):
         for name in newest_first(keys):
             fetched = _fetch(store, name, folder, say)
             if fetched is None:
@@ -252,7 +257,12 @@ def _fetch(store: Store, name: str, folder: Path, say: Say) -> Checkpoint | None
     try:
         store.get_file(name, folder / FETCHED)
         return load_checkpoint(folder / FETCHED)
-    except (DamagedObjectError, ObjectNotFoundError, CorruptCheckpointError) as error:
+    except (
+        DamagedObjectError,
+        ObjectNotFoundError,
+        CorruptCheckpointError,
+        ForeignCheckpointError,
+    ) as error:
         reason = str(error).replace(str(folder / FETCHED), "").lstrip(": ")
         say(f"skipped a damaged checkpoint: {store.uri(name)}: {reason}")
         return None
@@ -263,4 +273,12 @@ def _position_of(found: tuple[Path, Checkpoint] | None) -> tuple[int, int]:
 
 
 def _position(meta: Mapping[str, Any]) -> tuple[int, int]:
-    return int(meta["epoch"]), int(meta["iteration"])
+    return Position.model_validate(meta).order
+
+
+def _stored_position(store: Store) -> tuple[int, int] | None:
+    """How far latest.pth has come; None if that has to be found out from the file itself."""
+    try:
+        return Position.model_validate_json(store.read(POSITION)).order
+    except (ValidationError, ObjectNotFoundError, DamagedObjectError):
+        return None

@@ -6,7 +6,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sdpose.training.checkpoint import LATEST, Checkpoint, load_checkpoint, training_weights
+from sdpose.training.checkpoint import (
+    LATEST,
+    Checkpoint,
+    CorruptCheckpointError,
+    ForeignCheckpointError,
+    load_checkpoint,
+    training_weights,
+)
 from sdpose.training.distributed import on_main
 from sdpose.training.run import Run, best_checkpoint, position, restore
 from sdpose.training.watch import AP_DROP, BadStep, DivergedError
@@ -47,11 +54,15 @@ def recovers_from_drop(run: Run) -> bool:
 
 def _roll_back(run: Run, path: Path) -> bool:
     """Weights, optimizer and the like of a checkpoint, while the position stays: training goes on
-    after the samples that diverged. False if the checkpoint is not there."""
+    after the samples that diverged. False if the checkpoint is not there, or damaged."""
 
     def load() -> Checkpoint | None:
         run.saver.flush()
-        return load_checkpoint(path) if path.exists() else None
+        try:
+            return load_checkpoint(path) if path.exists() else None
+        except (CorruptCheckpointError, ForeignCheckpointError) as error:
+            run.events.say(f"cannot roll back to a damaged checkpoint: {error}")
+            return None
 
     checkpoint = on_main(run.world, load)
     if checkpoint is None:

@@ -35,6 +35,7 @@ class TrainResult:
     mlflow_run_id: str | None
     epochs: int
     stopped: str = ""  # why it ended before total_epochs
+    dataset_digest: str = ""  # of the data that the weights have seen; "": not known
 
 
 def checkpoint_names(experiment: Experiment, progress: Progress) -> list[str]:
@@ -61,7 +62,7 @@ def finished_training(experiment: Experiment) -> TrainResult:
             f"{mirror_uri(experiment) or checkpoint_folder(experiment)} holds no finished training "
             f"of {experiment.exp_name}: is the volume that was trained on mounted here, too?"
         )
-    if differing := differences(start.checkpoint["meta"]["experiment"], experiment):
+    if differing := differences(start.checkpoint["meta"].get("experiment", ""), experiment):
         raise UserError(
             f"{checkpoint_folder(experiment)} holds another experiment's training: "
             + "; ".join(differing[:3])
@@ -85,10 +86,32 @@ def complete(experiment: Experiment, start: Start, lease: Lease | None, say: Say
 def result_in(experiment: Experiment, checkpoint: Checkpoint) -> TrainResult:
     """Of a run whose last checkpoint this is."""
     meta = checkpoint["meta"]
-    return result_of(experiment, Progress.of(meta), meta["mlflow_run_id"])
+    return result_of(
+        experiment,
+        Progress.of(meta),
+        mlflow_run_id=meta.get("mlflow_run_id"),
+        dataset_digest=meta.get("dataset_digest", ""),
+    )
 
 
-def result_of(experiment: Experiment, progress: Progress, mlflow_run_id: str | None) -> TrainResult:
+def require_data(trained: TrainResult, dataset_digest: str) -> None:
+    """UserError if the weights have seen other data than the dataset of this digest."""
+    if trained.dataset_digest not in ("", dataset_digest):
+        raise UserError(
+            f"{trained.last_checkpoint} was trained on other data: the dataset's digest was "
+            f"{trained.dataset_digest[:12]} and is {dataset_digest[:12]} now. Bring the data back, "
+            "choose --work-dir DIR (or another exp_name) for a new run, or --overwrite to train "
+            "again from the beginning"
+        )
+
+
+def result_of(
+    experiment: Experiment,
+    progress: Progress,
+    *,
+    mlflow_run_id: str | None,
+    dataset_digest: str,
+) -> TrainResult:
     folder = checkpoint_folder(experiment)
     last = folder / f"epoch_{progress.epoch}.pth"
     return TrainResult(
@@ -98,6 +121,7 @@ def result_of(experiment: Experiment, progress: Progress, mlflow_run_id: str | N
         mlflow_run_id=mlflow_run_id,
         epochs=progress.epoch,
         stopped=progress.stopped,
+        dataset_digest=dataset_digest,
     )
 
 

@@ -6,10 +6,17 @@ from pathlib import Path
 from typing import Literal
 
 from sdpose.config import Experiment
+from sdpose.data.prepare import prepare_coco
 from sdpose.data.progress import ConsoleProgress
+from sdpose.errors import UserError
 from sdpose.evaluation import EvaluationResult, evaluate
 from sdpose.models import load_model
-from sdpose.training.distributed import leave_cores_to_workers, process_group
+from sdpose.training.distributed import (
+    PREPARE_TIMEOUT,
+    leave_cores_to_workers,
+    on_main,
+    process_group,
+)
 
 
 def test_checkpoint(
@@ -17,15 +24,19 @@ def test_checkpoint(
     checkpoint: Path,
     *,
     missing_detections: Literal["fail", "use_gt_bbox"] = "fail",  # noqa: PT028 (no pytest test)
+    dataset_digest: str | None = None,  # noqa: PT028
 ) -> EvaluationResult | None:
     """The result on the experiment's validation set; None on all ranks but the first.
 
     checkpoint: any file that `load_weights` reads. Raises UserError if it does not fit the
     experiment's model, or the boxes' file is missing (unless data_cfg.use_gt_bbox, or
-    missing_detections says to take ground-truth boxes then).
+    missing_detections says to take ground-truth boxes then), or the dataset is not the one of
+    `dataset_digest`.
     """
     leave_cores_to_workers(experiment.data.workers_per_gpu)
     with process_group() as world, ConsoleProgress("evaluating", "boxes") as progress:
+        if dataset_digest is not None:
+            on_main(world, lambda: _check_data(experiment, dataset_digest), timeout=PREPARE_TIMEOUT)
         model = load_model(experiment.model, checkpoint)
         result = evaluate(
             model.to(world.device),
@@ -35,3 +46,13 @@ def test_checkpoint(
             progress=progress if world.is_main else None,
         )
         return result if world.is_main else None
+
+
+def _check_data(experiment: Experiment, dataset_digest: str) -> None:
+    found = prepare_coco(experiment, with_pack=False).digest
+    if found != dataset_digest:
+        raise UserError(
+            f"{Path(experiment.data_root).absolute()} is not the dataset that was checked: its "
+            f"digest was {dataset_digest[:12]} and is {found[:12]} now, so that the figures would "
+            "be those of other data. Bring the data back, or start again from the first step"
+        )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import traceback
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from sdpose.config import Experiment
@@ -29,6 +29,7 @@ class TrialOutcome:
     checkpoint: str = ""  # of the best epoch
     mlflow_run_id: str = ""
     message: str = ""  # why it was stopped or has failed
+    dataset_digest: str = ""  # of the data that it was trained on
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -76,7 +77,24 @@ def run_trial(
         checkpoint=str(best.absolute()),
         mlflow_run_id=result.mlflow_run_id or "",
         message=_first_line(result.stopped),
+        dataset_digest=result.dataset_digest,
     )
+
+
+def outcomes_on(outcomes: Sequence[str], dataset_digest: str) -> list[TrialOutcome]:
+    """From JSON. A trial that an earlier sweep has trained on other data counts as failed: its
+    weights have not seen this dataset, and its AP cannot be compared."""
+    found = []
+    for outcome in map(TrialOutcome.from_json, outcomes):
+        before = outcome.dataset_digest
+        if outcome.status != "failed" and before not in ("", dataset_digest):
+            message = (
+                f"trained on other data (digest {before[:12]}, now {dataset_digest[:12]}): bring "
+                "it back, or train again with --overwrite"
+            )
+            outcome = replace(outcome, status="failed", ap=None, message=message)
+        found.append(outcome)
+    return found
 
 
 def run_trial_here(sweep: str, experiment: Experiment, *, overwrite: bool) -> TrialOutcome:

@@ -165,7 +165,7 @@ def _usable(folder: Path) -> Iterator[None]:
 
 
 def claim(
-    experiment: Experiment, start: Start, *, overwrite: bool, lease: Lease | None, say: Say
+    experiment: Experiment, start: Start, *, overwrite: bool, lease: Lease | None = None, say: Say
 ) -> Start:
     """Makes the work dir this experiment's, and the checkpoint that it begins with its newest.
 

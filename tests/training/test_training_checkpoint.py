@@ -23,8 +23,8 @@ from sdpose.training.checkpoint import (
 def content(value: float, **meta: Any) -> dict[str, Any]:
     return {
         "state_dict": {"weight": torch.full((1000,), value)},
-        "optimizer": {},
-        "meta": {"format": FORMAT, "value": value, **meta},
+        "optimizer": {"state": {}, "param_groups": []},
+        "meta": {"format": FORMAT, "epoch": 1, "iteration": 7, "value": value, **meta},
     }
 
 

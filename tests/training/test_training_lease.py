@@ -9,7 +9,10 @@ import threading
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from sdpose.cli import cli
+from sdpose.config import dump_experiment
 from sdpose.errors import UserError
 from sdpose.storage import Store, open_store
 from sdpose.training import lease as leases
@@ -237,3 +240,18 @@ def test_the_object_is_for_people(store: Store) -> None:
     with Lease(store, print).held():
         content = json.loads(store.read(LEASE))
     assert {"host", "process", "since", "expires_after", "released"} <= set(content)
+
+
+def test_doctor_names_the_holder(make, tmp_path: Path) -> None:
+    store = open_store(tmp_path / "mirror/run")
+    (tmp_path / "run.yaml").write_text(
+        dump_experiment(make(f"checkpoint_config.mirror={tmp_path / 'mirror'}"))
+    )
+
+    def doctor() -> str:
+        return CliRunner().invoke(cli, ["doctor", str(tmp_path / "run.yaml")]).output
+
+    write(store, elsewhere())
+    assert "in use by another training: process 41 on node-7, since 2026-11-30T08" in doctor()
+    write(store, elsewhere(released=True))
+    assert "in use by another training" not in doctor()

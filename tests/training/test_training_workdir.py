@@ -28,7 +28,8 @@ def said() -> list[str]:
 def put_checkpoint(folder: str | Path, name: str, epoch: int) -> Path:
     path = Path(folder) / name
     meta = {"format": FORMAT, "epoch": epoch, "iteration": 7 * epoch}
-    save_checkpoint(path, {"state_dict": {}, "optimizer": {}, "meta": meta})
+    optimizer = {"state": {}, "param_groups": []}
+    save_checkpoint(path, {"state_dict": {}, "optimizer": optimizer, "meta": meta})
     return path
 
 

@@ -34,6 +34,7 @@ from sdpose.data.pack.layout import (
     MANIFEST,
     PERSON_ROW,
     PERSONS,
+    DamagedManifestError,
     Manifest,
     shard_name,
 )
@@ -43,7 +44,7 @@ from sdpose.data.verify import CheckedFiles
 from sdpose.errors import UserError
 from sdpose.files import atomic_file, open_own
 from sdpose.locking import file_lock
-from sdpose.storage import ObjectNotFoundError, open_store
+from sdpose.storage import DamagedObjectError, ObjectNotFoundError, open_store
 
 SHARD_BYTES = 16 << 20
 _JOURNAL = "building.jsonl"
@@ -78,9 +79,13 @@ def prepare_pack(source: Source, packs: str) -> str:
         return str(folder)
     location = f"{packs.rstrip('/')}/{key}"
     store = open_store(location)
-    with contextlib.suppress(ObjectNotFoundError):
+    try:
         Manifest.parse(store.read(MANIFEST), location)
         return location
+    except ObjectNotFoundError:
+        pass
+    except (DamagedManifestError, DamagedObjectError):
+        _say(f"{location}/{MANIFEST} is damaged: the pack is stored again")
     folder = own_folder(local_copy(key))
     manifest = _Builder(source, folder).complete()
     _say(f"storing {manifest.num_bytes / 1e9:.2f} GB in {location}")
@@ -118,27 +123,47 @@ class _Builder:
             intact = self._intact()  # another process may have made it meanwhile
             if intact is not None:
                 return intact
+            self._take_apart()
             return self._build()
 
-    def _intact(self) -> Manifest | None:
-        """The manifest, if every file is there and as it says."""
+    @property
+    def _names(self) -> list[str]:
+        return [*map(shard_name, range(self.num_shards)), IMAGES, PERSONS]
+
+    def _manifest(self) -> Manifest | None:
+        """The one that is there; None too if it is damaged, and the pack is made again."""
         path = self.folder / MANIFEST
         if not path.is_file():
             return None
-        manifest = Manifest.parse(path.read_bytes(), str(path))
-        found = self._digests(list(manifest.sha256))
-        if found == manifest.sha256:
-            return manifest
-        damaged = [name for name, sha256 in manifest.sha256.items() if found[name] != sha256]
-        _say(f"{len(damaged)} files of {self.folder} are damaged ({damaged[0]}), made again")
-        with self._alone():
-            good = {name: found[name] for name in manifest.sha256 if name not in damaged}
-            self._write_journal(good)
-            path.unlink(missing_ok=True)
-        return None
+        try:
+            manifest = Manifest.parse(path.read_bytes(), str(path))
+        except DamagedManifestError:
+            return None
+        is_this = manifest.key == self.folder.name and [*manifest.sha256] == self._names
+        return manifest if is_this else None
+
+    def _intact(self) -> Manifest | None:
+        """The manifest, if every file is there and as it says."""
+        manifest = self._manifest()
+        if manifest is None or self._digests(self._names) != manifest.sha256:
+            return None
+        return manifest
+
+    def _take_apart(self) -> None:
+        """Of a pack with damaged files: what is good goes to the journal, as of a killed build."""
+        path = self.folder / MANIFEST
+        if not path.is_file():
+            return
+        manifest = self._manifest()
+        if manifest is None:
+            _say(f"{path} is damaged: the pack is made again")
+        else:
+            self._write_journal(self._verified(manifest.sha256))
+        path.unlink()
 
     def _build(self) -> Manifest:
-        done = self._journal()
+        done = self._verified(self._journal())
+        self._write_journal(done)  # without what is damaged, and without a torn line at its end
         missing = [n for n in range(self.num_shards) if shard_name(n) not in done]
         todo = sum(self._shard_bytes(n) for n in missing)
         _say(
@@ -165,16 +190,21 @@ class _Builder:
             threads.shutdown(cancel_futures=True)
         done[IMAGES] = self._write(IMAGES, _npy(self.images))
         done[PERSONS] = self._write(PERSONS, _npy(self._person_rows()))
-        names = [*map(shard_name, range(self.num_shards)), IMAGES, PERSONS]
         manifest = Manifest(
             key=self.folder.name,
             num_images=len(self.images),
             num_persons=len(self.persons),
             num_bytes=self.num_bytes,
-            sha256={name: done[name] for name in names},
+            sha256={name: done[name] for name in self._names},
         )
-        if self._digests(names) != manifest.sha256:  # reads everything back
-            raise UserError(f"{self.folder}: what was written cannot be read back: a faulty disk?")
+        good = self._verified(manifest.sha256)  # reads everything back
+        if good != manifest.sha256:
+            self._write_journal(good)
+            raise UserError(
+                f"{self.folder}: what was written just now cannot be read back: a faulty disk? Set "
+                "data.pack_dir to a folder on another disk; the same command again makes the "
+                "damaged files again"
+            )
         self._write(MANIFEST, manifest.dump())
         (self.folder / _JOURNAL).unlink()
         _say(f"packed {len(self.persons)} persons in {time.monotonic() - started:.1f} s")
@@ -228,14 +258,25 @@ class _Builder:
         with ConsoleProgress("verifying the pack", "files") as progress:
             return dict(zip(names, (f.sha256 for f in files.files(names, progress)), strict=True))
 
+    def _verified(self, expected: dict[str, str]) -> dict[str, str]:
+        """Those of the files that are as `expected` says; the others are named, and made again."""
+        found = self._digests(list(expected))
+        damaged = [name for name, sha256 in expected.items() if found[name] != sha256]
+        if damaged:
+            _say(f"{len(damaged)} files of {self.folder} are damaged ({damaged[0]}), made again")
+        return {name: sha256 for name, sha256 in expected.items() if name not in damaged}
+
     def _journal(self) -> dict[str, str]:
-        """SHA-256 of the shards that are complete."""
+        """SHA-256 of the shards that a killed build had completed. A torn line does not count."""
+        shards = set(map(shard_name, range(self.num_shards)))
         done: dict[str, str] = {}
-        with contextlib.suppress(OSError, ValueError):  # ValueError: the last line is torn
-            for line in (self.folder / _JOURNAL).read_text(encoding="utf-8").splitlines():
-                name, sha256 = json.loads(line)
-                if (self.folder / name).is_file():
-                    done[name] = sha256
+        with contextlib.suppress(OSError):
+            text = (self.folder / _JOURNAL).read_text(encoding="utf-8", errors="replace")
+            for line in text.splitlines():
+                with contextlib.suppress(ValueError, TypeError, RecursionError):
+                    name, sha256 = json.loads(line)
+                    if name in shards and isinstance(sha256, str):
+                        done[name] = sha256
         return done
 
     def _write_journal(self, done: dict[str, str]) -> None:

@@ -28,6 +28,10 @@ PERSON_ROW = np.dtype(
 )
 
 
+class DamagedManifestError(UserError):
+    """Of a pack that has to be made again."""
+
+
 @dataclass(frozen=True)
 class Manifest:
     key: str
@@ -44,11 +48,17 @@ class Manifest:
     def parse(data: bytes, where: str) -> Manifest:
         try:
             values = parse_json(data, where, len(data))
-            if values["format"] == FORMAT:
+            digests = values["sha256"].items()
+            if values["format"] == FORMAT and all(
+                isinstance(name, str) and isinstance(sha256, str) for name, sha256 in digests
+            ):
                 return Manifest(**values)
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             pass
-        raise UserError(f"{where} is not the manifest of a pack ({FORMAT}): remove that pack")
+        raise DamagedManifestError(
+            f"{where} is not the manifest of a pack ({FORMAT}): run `sdpose prepare`, which makes "
+            "it again"
+        )
 
 
 def shard_name(number: int) -> str:

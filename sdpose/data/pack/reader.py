@@ -101,12 +101,22 @@ class Pack:
                 for shard, start, length, offset, (left, _, width, height) in group:
                     data = os.pread(files[shard], length, start)
                     if len(data) < length:
-                        path = self.folder / shard_name(shard)
-                        raise UserError(f"{path} is cut off: run prepare_coco again")
+                        data = self._read_again(shard, start, length)
                     rows = np.frombuffer(data, dtype=np.uint8).reshape(height, -1, 3)
                     target = pixels_B[offset : offset + 3 * width * height]
                     target.reshape(height, width, 3)[:] = rows[:, left : left + width]
         return pixels_B, offsets_N
+
+    def _read_again(self, shard: int, start: int, length: int) -> bytes:
+        """From a shard that is cut off, after it was fetched again if this is a copy."""
+        path = self.folder / shard_name(shard)
+        if self.remote:
+            self.remote.fetch_again(path.name, start + length)
+        with self._open({shard}) as files:
+            data = os.pread(files[shard], length, start)
+        if len(data) < length:
+            raise UserError(f"{path} is cut off: run `sdpose prepare`, which makes it again")
+        return data
 
     @contextlib.contextmanager
     def _open(self, shards: set[int]) -> Iterator[dict[int, int]]:

@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
 from sdpose.cache import cache_dir, own_folder
-from sdpose.data.pack.layout import IMAGES, MANIFEST, PERSONS, Manifest
+from sdpose.data.pack.layout import (
+    IMAGES,
+    MANIFEST,
+    PERSONS,
+    DamagedManifestError,
+    Manifest,
+)
 from sdpose.errors import UserError
 from sdpose.locking import file_lock
 from sdpose.storage import Store, open_store
@@ -48,9 +54,11 @@ class RemotePack:
     @cached_property
     def manifest(self) -> Manifest:
         path = self.folder / MANIFEST
-        if not path.is_file():
-            self.store.get_file(MANIFEST, path)
-        return Manifest.parse(path.read_bytes(), str(path))
+        if path.is_file():
+            with contextlib.suppress(DamagedManifestError):  # the copy: fetched again
+                return Manifest.parse(path.read_bytes(), str(path))
+        self.store.get_file(MANIFEST, path)
+        return Manifest.parse(path.read_bytes(), self.location)
 
     def fetch_index(self) -> None:
         own_folder(self.folder)  # what is there is not verified again
@@ -62,14 +70,28 @@ class RemotePack:
         target = self.folder / name
         if target.exists():
             return
+        with self._locked(name):
+            if not target.exists():
+                self.store.get_file(name, target, self.manifest.sha256[name])
+
+    @contextlib.contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        """One process at a time fetches a file."""
         locks = self.folder / "locks"
         try:
             locks.mkdir(parents=True, exist_ok=True)
             with file_lock(locks / name):  # without locks each fetches: see partial_file
-                if not target.exists():
-                    self.store.get_file(name, target, self.manifest.sha256[name])
+                yield
         except OSError as error:
             raise UserError(f"cannot write to {self.folder}: {error.strerror}") from None
+
+    def fetch_again(self, name: str, needed: int) -> None:
+        """Replaces a copy that has fewer bytes than `needed`: the disk lost some after it was
+        fetched, and verified."""
+        with self._locked(name):
+            target = self.folder / name
+            if not target.exists() or target.stat().st_size < needed:
+                self.store.get_file(name, target, self.manifest.sha256[name])
 
     def prefetch(self, names: Iterable[str]) -> None:
         """Fetches in the background. What fails is left to whoever needs it, who reports it."""

@@ -1,0 +1,91 @@
+"""How batches come from loader processes, and what ends a run when they cannot.
+
+A loader process copies a batch to shared memory in a thread of its own, as it sends it. If that
+fails, multiprocessing prints a traceback and drops the batch, for which the training process then
+waits for ever. Here the error takes the batch's place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import multiprocessing
+import multiprocessing.queues
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from torch._utils import ExceptionWrapper
+from torch.utils.data import DataLoader
+
+from sdpose.errors import UserError
+
+# What torch says when /dev/shm is full: a kernel that finds out when memory is written to ends the
+# process with SIGBUS.
+_SHM_FULL = ("killed by signal: Bus error", "unable to allocate shared memory")
+_TOO_MANY_FILES = "Too many open files"
+_END = object()
+
+
+def report_failures() -> None:
+    """In a loader process: what cannot be handed over is reported, whatever the reason."""
+    # The hook that concurrent.futures overrides; the name is private.
+    setattr(multiprocessing.queues.Queue, "_on_queue_feeder_error", _send_error)  # noqa: B010
+
+
+def _send_error(queue: Any, error: Exception, item: Any) -> None:
+    """item: (number of the batch, batch), or its bytes if the pipe did not take them."""
+    if not isinstance(item, tuple):
+        os._exit(1)  # the training process notices
+    exc_info = type(error), error, error.__traceback__
+    queue.put((item[0], ExceptionWrapper(exc_info, where="handing over a batch")))
+
+
+def start(loader: DataLoader) -> Iterator[Any]:
+    """Starts the loader's processes now, and iterates over what they load.
+
+    Raises UserError if shared memory or file descriptors run out.
+    """
+    with explained(loader.num_workers, starting=True):
+        if loader.num_workers:
+            # As many as the loader is about to make: if one of its own cannot be made, torch prints
+            # a traceback of its half-made iterator, too.
+            queues: list[Any] = [multiprocessing.Queue() for _ in range(loader.num_workers + 2)]
+            for queue in queues:
+                queue.close()
+        items = iter(loader)
+    return _items(items, loader.num_workers)
+
+
+def _items(items: Iterator[Any], workers: int) -> Iterator[Any]:
+    while True:
+        with explained(workers):
+            item = next(items, _END)
+        if item is _END:
+            return
+        yield item
+
+
+@contextlib.contextmanager
+def explained(workers: int, *, starting: bool = False) -> Iterator[None]:
+    """Errors of loader processes, of which there are `workers`, with what to change.
+
+    starting: the queues between the processes are being made, of which each takes some shared
+    memory, too.
+    """
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        full = starting and getattr(error, "errno", None) == errno.ENOSPC
+        if full or any(text in str(error) for text in _SHM_FULL):
+            raise UserError(
+                "the loaders' shared memory, /dev/shm, is full. Enlarge it (docker run --shm-size, "
+                "on a cluster shm_size in the cluster profile), or lower data.workers_per_gpu "
+                f"({workers}) or data.samples_per_gpu"
+            ) from None
+        if _TOO_MANY_FILES in str(error):
+            raise UserError(
+                "too many open files: every batch that a loader hands over takes some. Raise the "
+                f"limit (ulimit -n), or lower data.workers_per_gpu ({workers})"
+            ) from None
+        raise
