@@ -113,11 +113,13 @@ def make_sweep_pipeline(
                 )
                 checked.set_caching_options(False)
                 prepared.after(checked)
-                place(checked, cluster)
-            for step in (prepared, opened, required):
+                place(checked, cluster, role="registry")
+            place(prepared, cluster, role="data")
+            for step in (opened, required):
                 place(step, cluster)
-            for step in (tried, ranked, registered):
+            for step in (tried, ranked):
                 place(step, cluster, torch=True)
+            place(registered, cluster, torch=True, role="registry")
             place(evaluated, cluster, computes=True)
 
     return sdpose_sweep

@@ -39,6 +39,7 @@ WITH_A_CRD = {"PyTorchJob", "TrainingRuntime"}  # tested against that
 CLUSTER_WIDE = {
     *("Namespace", "ClusterRole", "ClusterRoleBinding"),
     *("ResourceFlavor", "ClusterQueue", "Topology"),
+    *("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"),
 }
 VOLUMES = {"configMap", "downwardAPI", "emptyDir", "persistentVolumeClaim", "projected", "secret"}
 PINNED = re.compile(r".+@sha256:[0-9a-f]{64}|.+:(?!latest$)[\w.-]+")
