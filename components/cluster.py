@@ -20,6 +20,8 @@ from sdpose.documents import decode
 from sdpose.errors import UserError
 
 DAY = 24 * 3600
+# What a step does with S3: reads datasets, or writes the registry.
+Role = Literal["data", "registry"]
 NonNegativeInt = Annotated[Int, Field(ge=0)]
 
 
@@ -160,6 +162,12 @@ class Pipelines(Section):
     root: str | None = Field(
         None, description="where steps hand artifacts on, as s3://BUCKET/PREFIX; default: KFP's"
     )
+    data_secrets: dict[Variable, SecretKey] = Field(
+        {}, description="of the step that prepares the data, instead of `secrets`"
+    )
+    registry_secrets: dict[Variable, SecretKey] = Field(
+        {}, description="of the steps that check, register and promote, instead of `secrets`"
+    )
 
 
 class Cluster(Section):
@@ -190,6 +198,7 @@ class Cluster(Section):
     shm_size: Quantity = Field(
         "8Gi", description="/dev/shm, through which loaders hand batches over; counts as memory"
     )
+    tmp_size: Quantity = Field("10Gi", description="/tmp, on the node's disk; gone with the pod")
     node_selector: dict[str, str] = Field({}, description="labels that a node must have")
     tolerations: tuple[Toleration, ...] = ()
     priority_class: ObjectName | None = None
@@ -203,7 +212,9 @@ class Cluster(Section):
     )
     scratch: Scratch = Scratch()
     env: dict[Variable, str] = Field({}, description="MLFLOW_TRACKING_URI, SDPOSE_REGISTRY, ...")
-    secrets: dict[Variable, SecretKey] = Field({}, description="variables taken from Secrets")
+    secrets: dict[Variable, SecretKey] = Field(
+        {}, description="variables taken from Secrets, of training pods and steps"
+    )
     labels: dict[str, str] = Field({}, description="of the job and its pods")
     annotations: dict[str, str] = Field({}, description="of the pods")
     security: Security = Security()
@@ -251,6 +262,22 @@ class Cluster(Section):
         return max(1, self.gpus_per_node)
 
     @property
+    def all_secrets(self) -> dict[str, list[SecretKey]]:
+        """Where each variable comes from, in one pod or another."""
+        found: dict[str, list[SecretKey]] = {}
+        steps = self.pipelines
+        for secrets in (self.secrets, steps.data_secrets, steps.registry_secrets):
+            for variable, secret in secrets.items():
+                found.setdefault(variable, []).append(secret)
+        return found
+
+    def secrets_of(self, role: Role | None) -> dict[str, SecretKey]:
+        """The variables of a step: those of its role win over those of every pod."""
+        steps = self.pipelines
+        of_role = {"data": steps.data_secrets, "registry": steps.registry_secrets}
+        return self.secrets | (of_role[role] if role else {})
+
+    @property
     def needs_scratch(self) -> bool:
         return is_s3(self.data_root) or is_s3(self.work_dirs)
 
@@ -286,7 +313,7 @@ class Cluster(Section):
         paths = ["/tmp", "/dev/shm", self.scratch.path, *(v.path for v in self.volumes)]
         if twice := sorted({path for path in paths if paths.count(path) > 1}):
             raise ValueError(f"mounted twice: {', '.join(twice)}")
-        if both := sorted(set(self.env) & set(self.secrets)):
+        if both := sorted(set(self.env) & set(self.all_secrets)):
             raise ValueError(f"in env and in secrets: {', '.join(both)}")
         if (
             self.elastic

@@ -7,6 +7,9 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sdpose.credentials import without_secrets
+from sdpose.errors import refuse_credentials
+
 ENDPOINT_VARIABLES = ("KFP_ENDPOINT", "KF_PIPELINES_ENDPOINT")
 UI_VARIABLE = "KF_PIPELINES_UI_ENDPOINT"  # kfp's own name
 IN_CLUSTER_HOST = "ml-pipeline.kubeflow.svc.cluster.local"
@@ -36,24 +39,24 @@ class Endpoint:
         ui = os.environ.get(UI_VARIABLE)
         if ui is None and (self.by_kubeconfig or IN_CLUSTER_HOST in self.host):
             return f"{run_id} (${UI_VARIABLE} would make it a link)"
-        return f"{(ui or self.url).rstrip('/')}/#/runs/details/{run_id}"
+        return without_secrets(f"{(ui or self.url).rstrip('/')}/#/runs/details/{run_id}")
 
 
 def find_endpoint(
     option: str | None, profile: str | None = None, environ: Mapping[str, str] = os.environ
 ) -> Endpoint | None:
     """The endpoint that is configured: by the flag, the cluster profile, the environment, or by
-    being in its cluster.
+    being in its cluster. Raises UserError for one with credentials: it is printed, and kept.
 
     A pod alone is no reason (a CI job is one, too): Kubeflow's service must have an address there.
     """
     if option:
-        return Endpoint(option, "--endpoint")
+        return Endpoint(refuse_credentials(option), "--endpoint")
     if profile:
-        return Endpoint(profile, "--cluster")
+        return Endpoint(refuse_credentials(profile), "--cluster")
     for variable in ENDPOINT_VARIABLES:
         if environ.get(variable):
-            return Endpoint(environ[variable], f"${variable}")
+            return Endpoint(refuse_credentials(environ[variable]), f"${variable}")
     if environ.get("KUBERNETES_SERVICE_HOST"):
         try:
             socket.getaddrinfo(IN_CLUSTER_HOST, 8888)

@@ -9,7 +9,7 @@ from typing import Any
 
 from kfp import kubernetes
 
-from components.cluster import Cluster
+from components.cluster import Cluster, Role
 from components.pytorchjob.pod import literal
 from sdpose.registry.register import IMAGE_VARIABLE, RUN_ID_VARIABLE
 
@@ -22,9 +22,21 @@ STAYS = {
 }
 
 
-def place(step: Any, cluster: Cluster, *, torch: bool = False, computes: bool = False) -> None:
-    """torch: the step needs PyTorch, so the training's image. computes: and a place to compute, on
-    one GPU if training does on some."""
+def place(
+    step: Any,
+    cluster: Cluster,
+    *,
+    torch: bool = False,
+    computes: bool = False,
+    role: Role | None = None,
+) -> None:
+    """Gives a step the pod that the profile describes.
+
+    Args:
+        torch: the step needs PyTorch, so the training's image.
+        computes: and a place to compute, on one GPU if training does on some.
+        role: whose credentials it gets; None: those of training.
+    """
     slim = cluster.pipelines.image or cluster.image
     image = cluster.image if torch or computes else slim
     step.set_container_image(image)
@@ -44,7 +56,7 @@ def place(step: Any, cluster: Cluster, *, torch: bool = False, computes: bool = 
     own = {IMAGE_VARIABLE: image} | cluster.places_to_write
     for name, value in (own | cluster.env).items():
         step.set_env_variable(name, literal(value))
-    for name, secret in cluster.secrets.items():
+    for name, secret in cluster.secrets_of(role).items():
         kubernetes.use_secret_as_env(step, secret.name, {secret.key: name})
     for volume in cluster.volumes:
         kubernetes.mount_pvc(step, pvc_name=volume.claim, mount_path=volume.path)

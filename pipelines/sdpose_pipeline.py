@@ -110,7 +110,7 @@ def make_pipeline(
             )
             promoted.set_caching_options(False)
             if cluster is not None:  # the gates run the model, and may evaluate the present one
-                place(promoted, cluster, computes=True)
+                place(promoted, cluster, computes=True, role="registry")
         if cluster is not None:
             if check:
                 checked = preflight(
@@ -118,11 +118,12 @@ def make_pipeline(
                 )
                 checked.set_caching_options(False)
                 prepared.after(checked)
-                place(checked, cluster)
-            place(prepared, cluster)
+                place(checked, cluster, role="registry")
+            place(prepared, cluster, role="data")
             place(trained, cluster, torch=True)  # it reads the checkpoint that the job has left
             place(evaluated, cluster, computes=True)
-            place(registered, cluster, torch=True)  # it converts the checkpoint to safetensors
+            # It converts the checkpoint to safetensors.
+            place(registered, cluster, torch=True, role="registry")
 
     return sdpose
 

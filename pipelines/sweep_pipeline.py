@@ -113,10 +113,11 @@ def make_sweep_pipeline(
                 )
                 checked.set_caching_options(False)
                 prepared.after(checked)
-                place(checked, cluster)
-            place(prepared, cluster)
-            for step in (opened, tried, ranked, registered, required):
+                place(checked, cluster, role="registry")
+            place(prepared, cluster, role="data")
+            for step in (opened, tried, ranked, required):
                 place(step, cluster, torch=True)
+            place(registered, cluster, torch=True, role="registry")
             place(evaluated, cluster, computes=True)
 
     return sdpose_sweep

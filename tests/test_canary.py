@@ -206,45 +206,79 @@ def test_dry_run_for_a_cluster(submit: Callable[..., str], train_api: str, tmp_p
         has_no_canary(str(path), path.read_bytes())
 
 
-def test_a_pipeline_on_this_machine(
-    submit: Callable[..., str], mlflow_server: MlflowServer, moto: S3Server, tmp_path: Path
-) -> None:
-    """Data, training, MLflow, evaluation, registration and promotion; then services that fail."""
-    write_synthetic_coco(tmp_path / "coco", num_train=8, num_val=2, seed=0)
-    run = ("--exp", str(PIPELINES / "tiny.yaml"), "--data-root", str(tmp_path / "coco"))
-    run += ("--set", "total_epochs=1", "--set", "evaluation.interval=1")
-    bucket = moto.new_bucket()
-    services = {
+@pytest.fixture(scope="module")
+def services(
+    mlflow_server: MlflowServer, moto: S3Server, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    """Where a run finds MLflow and a registry on S3."""
+    return {
         "AWS_ENDPOINT_URL_S3": moto.url,
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_MAX_ATTEMPTS": "1",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-        "SDPOSE_CACHE": str(tmp_path / "cache"),
-        "SDPOSE_REGISTRY": f"s3://{bucket}/registry",
+        "SDPOSE_CACHE": str(tmp_path_factory.mktemp("cache")),
+        "SDPOSE_REGISTRY": f"s3://{moto.new_bucket()}/registry",
         "MLFLOW_TRACKING_URI": f"http://u:{IN_URLS}@{urlsplit(mlflow_server.uri).netloc}",
     }
-    said = submit(*run, "--promote", "production", code=0, **services)
-    assert "model version: tiny version 1" in said
-    submit(*run, "--dry-run", code=0, **services)
-    broken = {
-        "MLFLOW_TRACKING_URI": f"http://u:{IN_URLS}@{NOBODY}",
-        "AWS_ENDPOINT_URL_S3": f"http://{NOBODY}",
-    }
-    for name, address in broken.items():
-        again = ("--set", "seed=7", "--work-dir", str(tmp_path / name))
-        assert NOBODY in submit(*run, *again, code=2, **services | {name: address})
 
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in moto.environment().items():
-            patch.setenv(name, value)
-        patch.setenv("SDPOSE_CACHE", str(tmp_path / "cache"))
-        store = open_store(f"s3://{bucket}")
-        keys = list(store.list(""))
-        assert len(keys) > 6
-        for key in keys:
-            has_no_canary(key, store.read(key))
-    for path in [*mlflow_server.folder.rglob("*"), *tmp_path.rglob("*")]:
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("data") / "coco"
+    write_synthetic_coco(folder, num_train=8, num_val=2, seed=0)
+    return str(folder)
+
+
+TINY = ("--exp", str(PIPELINES / "tiny.yaml"), "--set", "total_epochs=1")
+TINY += ("--set", "evaluation.interval=1", "--data-root")
+
+
+@pytest.mark.timeout(900)
+def test_a_pipeline_on_this_machine(
+    submit: Callable[..., str],
+    services: dict[str, str],
+    coco: str,
+    mlflow_server: MlflowServer,
+    moto: S3Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Data, training, MLflow, evaluation, registration and promotion: output, files, stores."""
+    said = submit(*TINY, coco, "--promote", "production", code=0, **services)
+    assert "model version: tiny version 1" in said
+    for name, value in moto.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SDPOSE_CACHE", services["SDPOSE_CACHE"])
+    store = open_store(services["SDPOSE_REGISTRY"])
+    keys = list(store.list(""))
+    assert any(key.endswith("pointer.json") for key in keys)
+    for key in keys:
+        has_no_canary(key, store.read(key))
+    folders = (mlflow_server.folder, Path(services["SDPOSE_CACHE"]), tmp_path)
+    for path in [path for folder in folders for path in folder.rglob("*")]:
+        if path.is_file():
+            has_no_canary(str(path), path.read_bytes())
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("MLFLOW_TRACKING_URI", f"http://u:{IN_URLS}@{NOBODY}"),
+        ("AWS_ENDPOINT_URL_S3", f"http://{NOBODY}"),
+    ],
+)
+def test_a_service_that_fails(
+    submit: Callable[..., str],
+    services: dict[str, str],
+    coco: str,
+    name: str,
+    address: str,
+    tmp_path: Path,
+) -> None:
+    assert NOBODY in submit(*TINY, coco, code=2, **services | {name: address})
+    for path in tmp_path.rglob("*"):
         if path.is_file():
             has_no_canary(str(path), path.read_bytes())

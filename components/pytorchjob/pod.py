@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from typing import Any
+
+from kubernetes.utils.quantity import parse_quantity
 
 from components.cluster import Cluster, is_s3
 from sdpose.config import Experiment, dump_experiment
@@ -19,6 +22,10 @@ EXPERIMENT_ANNOTATION = "sdpose/experiment"
 EXPERIMENT_FILE = "/etc/sdpose/experiment.yaml"
 ANNOTATIONS_LIMIT = 256 * 1024  # bytes, of all annotations of an object; Kubernetes' own
 ROOM_FOR_OTHER_ANNOTATIONS = 16 * 1024
+
+DISK = "ephemeral-storage"
+DISK_REQUEST = "1Gi"
+ROOM_FOR_LOGS = "2Gi"
 
 NAME_LABEL = "app.kubernetes.io/name"
 EXPERIMENT_LABEL = "sdpose/experiment"
@@ -80,7 +87,7 @@ def volumes(cluster: Cluster) -> list[Object]:
                 ]
             },
         },
-        {"name": "tmp", "emptyDir": {}},
+        {"name": "tmp", "emptyDir": {"sizeLimit": cluster.tmp_size}},
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": cluster.shm_size}},
     ]
     if cluster.needs_scratch:
@@ -115,11 +122,20 @@ def volume_mounts(cluster: Cluster) -> list[Object]:
 
 def resources(cluster: Cluster) -> Object:
     """Requests and limits; GPUs are a limit, which is their request too."""
-    limits = dict(cluster.resources.limits)
+    limits = {DISK: disk_limit(cluster)} | dict(cluster.resources.limits)
     if cluster.gpus_per_node:
         limits[cluster.accelerator] = str(cluster.gpus_per_node)
-    both = {"requests": dict(cluster.resources.requests), "limits": limits}
-    return {key: value for key, value in both.items() if value}
+    # Without a request the limit would be it, and a node with less disk would not do.
+    requests = {DISK: min(DISK_REQUEST, limits[DISK], key=parse_quantity)}
+    return {"requests": requests | dict(cluster.resources.requests), "limits": limits}
+
+
+def disk_limit(cluster: Cluster) -> str:
+    """Of the pod on its node's disk: what its emptyDirs may hold, and room for its logs. More would
+    fill the disk for all pods of the node."""
+    parts = [cluster.tmp_size, ROOM_FOR_LOGS, *([cluster.scratch.size] * cluster.needs_scratch)]
+    mebibytes = math.ceil(sum(parse_quantity(part) for part in parts) / 2**20)
+    return f"{mebibytes // 1024}Gi" if mebibytes % 1024 == 0 else f"{mebibytes}Mi"
 
 
 def container_security() -> Object:

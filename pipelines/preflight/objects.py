@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -239,7 +240,7 @@ def check_secrets(kube: Kube, cluster: Cluster, report: Report) -> None:
     """The Secrets that variables come from, with their keys, and those that images are pulled
     with."""
     wanted: dict[str, set[str]] = {}
-    for secret in cluster.secrets.values():
+    for secret in itertools.chain.from_iterable(cluster.all_secrets.values()):
         wanted.setdefault(secret.name, set()).add(secret.key)
     for name in cluster.image_pull_secrets:
         wanted.setdefault(name, set()).add(".dockerconfigjson")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -14,17 +15,24 @@ import yaml
 
 Object = dict[str, Any]
 
+FULL = "overlays/full"
+SECRETS_OF = {"overlays/dev": ["secrets/dev"], FULL: ["secrets/mlflow-auth"]}
+
 
 @pytest.fixture(scope="session")
 def k8s(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder k8s with its secrets filled in, as a user would."""
     folder = tmp_path_factory.mktemp("k8s") / "k8s"
     shutil.copytree(repository / "k8s", folder, ignore=shutil.ignore_patterns("*.env"))
-    for example in (folder / "secrets").glob("*.env.example"):
+    for example in (folder / "secrets").rglob("*.env.example"):
         lines = example.read_text().splitlines()
         assert all(line.startswith("#") or line.endswith("=") for line in lines), "a real secret?"
         filled = "\n".join(line + "x" if line.endswith("=") else line for line in lines)
         example.with_suffix("").write_text(filled)
+    # prod with all that it leaves to be chosen, by taking out the comment signs, as a user does.
+    shutil.copytree(folder / "overlays/prod", folder / FULL)
+    kustomization = folder / FULL / "kustomization.yaml"
+    kustomization.write_text(re.sub(r"# (- \S+/components/)", r"\1", kustomization.read_text()))
     return folder
 
 
@@ -58,6 +66,8 @@ def everything(k8s: Path, render: Callable[[str], list[Object]]) -> Callable[[st
             for name in ("fetch-coco.yaml", "pytorchjob.yaml")
             for loaded in yaml.safe_load_all((k8s / name).read_text(encoding="utf-8"))
         ]
-        return [*render(overlay), *render("secrets"), *beside]
+        folders = ["secrets", *SECRETS_OF.get(overlay, [])]
+        secrets = [secret for folder in folders for secret in render(folder)]
+        return [*render(overlay), *secrets, *beside]
 
     return objects

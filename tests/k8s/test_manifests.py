@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import re
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from components.pytorchjob.runtime import about_grace, differences
 from sdpose.config import load_experiment
 from tests.cluster.kube.admission import Admission
 from tests.cluster.kube.crds import TRAINERS, Crds
+from tests.cluster.kube.expansion import expand
 from tests.cluster.kube.store import StatusError
 from tests.cluster.kube.trainer import make_jobset
 from tests.conftest import REPOSITORY, shared_path
@@ -30,7 +32,8 @@ from tests.conftest import REPOSITORY, shared_path
 Object = dict[str, Any]
 Objects = Callable[[str], list[Object]]
 
-OVERLAYS = ("overlays/dev", "overlays/prod")  # the base alone has no image to run
+# The base alone has no image to run. full: prod with every component.
+OVERLAYS = ("overlays/dev", "overlays/prod", "overlays/full")
 SINGLE_USER = "overlays/single-user"
 VERSIONS = [f"1.{minor}" for minor in range(30, 37)]
 # Kueue's schemas are on no package registry: queues.yaml is checked by nothing but a cluster.
@@ -39,6 +42,7 @@ WITH_A_CRD = {"PyTorchJob", "TrainingRuntime"}  # tested against that
 CLUSTER_WIDE = {
     *("Namespace", "ClusterRole", "ClusterRoleBinding"),
     *("ResourceFlavor", "ClusterQueue", "Topology"),
+    *("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"),
 }
 VOLUMES = {"configMap", "downwardAPI", "emptyDir", "persistentVolumeClaim", "projected", "secret"}
 PINNED = re.compile(r".+@sha256:[0-9a-f]{64}|.+:(?!latest$)[\w.-]+")
@@ -132,7 +136,8 @@ def test_every_pod_is_allowed_where_pod_security_is_restricted(
     everything: Objects, overlay: str
 ) -> None:
     namespace = next(each for each in everything(overlay) if each["kind"] == "Namespace")
-    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    for mode in ("enforce", "warn", "audit"):
+        assert namespace["metadata"]["labels"][f"pod-security.kubernetes.io/{mode}"] == "restricted"
     found = 0
     for name, template in _pod_templates(everything(overlay)):
         spec, found = template["spec"], found + 1
@@ -151,10 +156,99 @@ def test_every_pod_is_allowed_where_pod_security_is_restricted(
             assert security["readOnlyRootFilesystem"] is True, name
             assert container["resources"]["requests"], name
             assert PINNED.fullmatch(container["image"]), container["image"]
+            # On its node's disk and in its memory, no container has more than it is given.
+            for limited in ("memory", "ephemeral-storage"):
+                assert limited in container["resources"]["limits"], f"{name}: {limited}"
+            assert container["resources"]["requests"]["ephemeral-storage"], name
+        for volume in spec.get("volumes", []):
+            if "emptyDir" in volume:
+                assert volume["emptyDir"]["sizeLimit"], f"{name}: {volume['name']}"
         # No pod of ours talks to the API server; variables of Services collide with MLflow's own.
         assert spec["automountServiceAccountToken"] is False, name
         assert spec["enableServiceLinks"] is False, name
     assert found >= 4
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_only_the_steps_have_a_token(render: Objects, overlay: str) -> None:
+    """In each of them KFP's launcher talks to the API server."""
+    accounts = {
+        each["metadata"]["name"]: each.get("automountServiceAccountToken", True)
+        for each in render(overlay)
+        if each["kind"] == "ServiceAccount"
+    }
+    assert [name for name, automounted in accounts.items() if automounted] == ["sdpose-pipeline"]
+    assert "default" in accounts
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_each_pod_has_the_secrets_of_its_role(everything: Objects, overlay: str) -> None:
+    expected = {
+        "mlflow": {"mlflow-database", "s3-mlflow"},
+        "postgres": {"mlflow-database"},
+        "s3": {"s3-admin", "s3-data", "s3-mlflow", "s3-registry", "s3-training"},
+        "make-bucket": {"s3-admin"},
+        "mlflow-user": {"mlflow-auth", "mlflow-user"},
+        "sdpose": {"s3-training"},
+        "fetch-coco": set(),
+    }
+    if overlay == "overlays/full":
+        expected["mlflow"] |= {"mlflow-auth"}
+    for _, template in _pod_templates(everything(overlay)):
+        name = template["metadata"]["labels"]["app.kubernetes.io/name"]
+        named = {each for kind, each in _named(template["spec"]) if kind == "Secret"}
+        assert named == expected[name], name
+
+
+def test_the_s3_server_of_dev_gives_each_role_its_rights(render: Objects, tmp_path: Path) -> None:
+    """The shell script that writes SeaweedFS's configuration, run with a program in its place."""
+    [server] = [
+        each
+        for each in render("overlays/dev")
+        if each["kind"] == "StatefulSet" and each["metadata"]["name"] == "s3"
+    ]
+    [container] = server["spec"]["template"]["spec"]["containers"]
+    shell, option, script = container["command"]
+    weed = tmp_path / "weed"
+    weed.write_text('#!/bin/sh\necho "$*"\n')
+    weed.chmod(0o755)
+    roles = [source["prefix"] for source in container["envFrom"]]
+    keys = {
+        f"{role}AWS_{part}": f"{role}{part}"
+        for role in roles
+        for part in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY")
+    }
+    configuration = tmp_path / "s3.json"
+    # (Kubernetes would replace $(NAME) if it knew a variable of that name.)
+    script = expand(script, keys).replace("/tmp/s3.json", str(configuration))
+    done = subprocess.run(
+        [shell, option, script],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"} | keys,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"-s3.config={configuration}" in done.stdout
+    identities = json.loads(configuration.read_text())["identities"]
+    actions = {each["name"]: set(each["actions"]) for each in identities}
+    for each in identities:
+        [credential] = each["credentials"]
+        assert credential == {
+            "accessKey": f"{each['name'].upper()}_ACCESS_KEY_ID",
+            "secretKey": f"{each['name'].upper()}_SECRET_ACCESS_KEY",
+        }
+    assert actions.pop("admin") == {"Admin"}
+    writable = {
+        name: {each.partition(":")[2] for each in allowed if each.startswith("Write:")}
+        for name, allowed in actions.items()
+    }
+    assert writable == {
+        "mlflow": {"sdpose-mlflow"},
+        "training": {"sdpose-work"},
+        "registry": {"sdpose", "sdpose-work"},
+        "data": set(),
+    }
+    assert {"Admin", "Read", "Write"}.isdisjoint(set.union(*actions.values())), "of every bucket"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -192,6 +286,9 @@ def test_beside_kubeflow_itself_nothing_restricts_its_namespace(render: Objects)
     kinds = {each["kind"] for each in objects}
     gone = {"Namespace", "ResourceQuota", "LimitRange"}
     assert kinds == {each["kind"] for each in render("base")} - gone
+    assert "default" not in {
+        each["metadata"]["name"] for each in objects if each["kind"] == "ServiceAccount"
+    }
     policies = {each["metadata"]["name"]: each for each in objects if "Policy" in each["kind"]}
     assert set(policies) == {"mlflow", "postgres"}
     for name, policy in policies.items():
@@ -208,8 +305,12 @@ def test_the_example_profile_is_made_for_the_base(repository: Path, render: Obje
         assert ("ServiceAccount", account) in names
     for volume in cluster.volumes:
         assert ("PersistentVolumeClaim", volume.claim) in names
-    for secret in cluster.secrets.values():
-        assert ("Secret", secret.name) in names
+    for secrets in cluster.all_secrets.values():
+        # Each role has credentials of its own, and MLflow's and the database's are nobody else's.
+        assert len({secret.name for secret in secrets}) == len(secrets) == 3
+        for secret in secrets:
+            assert ("Secret", secret.name) in names
+            assert secret.name not in {"s3-mlflow", "mlflow-database"}
     # What makes the volumes ready mounts all of them, as the user that training is.
     [fetch] = [
         each["spec"]["template"]["spec"]
@@ -258,6 +359,8 @@ def _named(spec: Object) -> Iterator[tuple[str, str]]:
     for volume in spec.get("volumes", []):
         if "secret" in volume:
             yield "Secret", volume["secret"]["secretName"]
+        if "configMap" in volume:
+            yield "ConfigMap", volume["configMap"]["name"]
         if "persistentVolumeClaim" in volume:
             yield "PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]
     for container in [*spec.get("initContainers", []), *spec["containers"]]:

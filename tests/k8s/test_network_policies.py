@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
@@ -22,7 +23,9 @@ class Pod:
 
 @dataclass(frozen=True)
 class Outside:
-    """The internet, and the API server: addresses that no selector matches."""
+    """The internet, S3 and the API server: addresses that no selector matches."""
+
+    address: str = "203.0.113.7"
 
 
 NAME = "app.kubernetes.io/name"
@@ -32,6 +35,7 @@ MLFLOW = Pod({NAME: "mlflow"})
 POSTGRES = Pod({NAME: "postgres"})
 S3 = Pod({NAME: "s3"})
 STRANGER = Pod({"app": "notebook"})
+CLIENT = Pod({"app": "notebook", "sdpose/mlflow-client": "true"})
 COREDNS = Pod({"k8s-app": "kube-dns"}, "kube-system")
 KFP = Pod({"app": "ml-pipeline"}, "kubeflow")
 KUBEFLOW_TRAINER = [
@@ -59,6 +63,10 @@ REFUSED = [
     (TRAINER, POSTGRES, 5432),
     (STEP, POSTGRES, 5432),
     (STRANGER, POSTGRES, 5432),
+    (CLIENT, POSTGRES, 5432),
+    # (From where it may come is MLflow's to say; where it may go is a policy of its own.)
+    (STRANGER, MLFLOW, 5000),
+    (POSTGRES, MLFLOW, 5000),
     (TRAINER, Outside(), 6443),
     (TRAINER, Outside(), 80),
     (TRAINER, KFP, 8888),
@@ -82,6 +90,33 @@ def test_exactly_what_is_needed_is_open(render: Objects, overlay: str) -> None:
         assert _may_connect(policies, source, target, port), (source, target, port)
     for source, target, port in REFUSED:
         assert not _may_connect(policies, source, target, port), (source, target, port)
+
+
+@pytest.mark.parametrize("overlay", ["base", "overlays/dev", "overlays/prod"])
+def test_who_is_let_in_by_mlflow(render: Objects, overlay: str) -> None:
+    policies = [each for each in render(overlay) if each["kind"] == "NetworkPolicy"]
+    for source in (TRAINER, STEP, CLIENT):
+        assert _open(policies, "Ingress", MLFLOW, source, 5000)
+    for source in (STRANGER, POSTGRES, S3, OTHER_TEAM, Pod(CLIENT.labels, "other-team")):
+        assert not _open(policies, "Ingress", MLFLOW, source, 5000)
+
+
+def test_what_is_outside_can_be_narrowed(render: Objects) -> None:
+    """With k8s/components/egress: S3 and the API server, by their addresses."""
+    policies = [each for each in render("overlays/full") if each["kind"] == "NetworkPolicy"]
+    s3, api_server, elsewhere = (
+        Outside(address) for address in ("192.0.2.9", "198.51.100.1", "203.0.113.7")
+    )
+    for source in (TRAINER, MLFLOW, STEP):
+        assert _may_connect(policies, source, s3, 443)
+        assert not _may_connect(policies, source, elsewhere, 443)
+    assert _may_connect(policies, STEP, api_server, 6443)
+    assert not _may_connect(policies, TRAINER, api_server, 443)
+    assert not _may_connect(policies, STEP, elsewhere, 6443)
+    assert _may_connect(policies, TRAINER, MLFLOW, 5000)
+    maker = Pod({NAME: "mlflow-user", "sdpose/mlflow-client": "true"})
+    assert _may_connect(policies, maker, MLFLOW, 5000)
+    assert not _may_connect(policies, maker, s3, 443)
 
 
 def test_the_s3_server_of_dev_is_reached_by_those_who_need_s3(render: Objects) -> None:
@@ -119,8 +154,11 @@ def _open(policies: list[Object], direction: str, pod: Pod, peer: Pod | Outside,
 
 
 def _is_peer(rule: Object, peer: Pod | Outside) -> bool:
-    if isinstance(peer, Outside) or "ipBlock" in rule:
-        return False  # the only ipBlock is a DNS cache
+    if isinstance(peer, Outside):
+        block = rule.get("ipBlock")
+        return block is not None and ip_address(peer.address) in ip_network(block["cidr"])
+    if "ipBlock" in rule:
+        return False
     if "namespaceSelector" in rule:
         if not _selects(rule["namespaceSelector"], {NAMESPACE_LABEL: peer.namespace}):
             return False
@@ -131,7 +169,11 @@ def _is_peer(rule: Object, peer: Pod | Outside) -> bool:
 
 def _selects(selector: Object, labels: dict[str, str]) -> bool:
     for expression in selector.get("matchExpressions", []):
-        assert expression["operator"] == "Exists"
         if expression["key"] not in labels:
             return False
+        if expression["operator"] == "In":
+            if labels[expression["key"]] not in expression["values"]:
+                return False
+        else:
+            assert expression["operator"] == "Exists"
     return selector.get("matchLabels", {}).items() <= labels.items()

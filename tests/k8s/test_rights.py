@@ -35,6 +35,9 @@ EVERYBODYS = ("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",)
 def profiles(repository: Path, tmp_path: Path) -> list[Cluster]:
     """The example, with all that the preflight looks for."""
 
+    example = load_cluster(repository / "k8s/cluster.yaml").pipelines
+    steps = example.model_dump(include={"service_account", "data_secrets", "registry_secrets"})
+
     def profile(**changes: object) -> Cluster:
         return load_cluster(
             repository / "k8s/cluster.yaml",
@@ -45,7 +48,7 @@ def profiles(repository: Path, tmp_path: Path) -> list[Cluster]:
             ],
             data_root=str(tmp_path / "data"),
             work_dirs=str(tmp_path / "results"),
-            pipelines={"service_account": "sdpose-pipeline"},
+            pipelines=steps,
             queue="training",
             **changes,
         )

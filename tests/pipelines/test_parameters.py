@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from components.cluster import parse_cluster
 from components.pytorchjob import build_job
 from components.pytorchjob.pod import literal
+from pipelines.endpoint import Endpoint, find_endpoint
 from pipelines.on_cluster import read_cluster
 from pipelines.parameters import check_parameter
 from pipelines.sdpose_pipeline import compile_pipeline, make_pipeline
@@ -67,6 +68,15 @@ def test_a_steps_variables_are_literal(tmp_path: Path) -> None:
     ]
     assert notes
     assert set(notes) == {"$$(HOME)"}
+
+
+def test_an_endpoint_with_credentials_is_refused() -> None:
+    address = "https://kim:hunter2secret@kubeflow.test"
+    for arguments in ((address,), (None, address), (None, None, {"KFP_ENDPOINT": address})):
+        with pytest.raises(UserError, match="KFP_TOKEN") as refused:
+            find_endpoint(*arguments)
+        assert "hunter2" not in str(refused.value)
+    assert "hunter2" not in Endpoint(address, "a test").run_page("1")
 
 
 @pytest.mark.parametrize("key", ["data_root", "env"])

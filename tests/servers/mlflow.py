@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,10 +23,13 @@ class MlflowServer:
     """`start`, then `pause` and `resume` (SIGSTOP, SIGCONT), `kill` (SIGKILL), `start` again on the
     same port with the same data, `stop`."""
 
-    def __init__(self, folder: Path, database: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, database: str | None = None, options: Sequence[str] = ()
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.database = database or f"sqlite:///{folder}/mlflow.db"
+        self.options = options  # of `mlflow server`, beside these
         self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -36,7 +39,7 @@ class MlflowServer:
         server = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
         server += ["--port", str(self.port), "--workers", "1"]
         server += ["--backend-store-uri", self.database]
-        server += ["--artifacts-destination", str(self.folder / "artifacts")]
+        server += ["--artifacts-destination", str(self.folder / "artifacts"), *self.options]
         environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         environment.pop("MLFLOW_TRACKING_URI", None)
         with (self.folder / "server.log").open("ab") as log:
