@@ -189,7 +189,7 @@ def shown(text: object) -> str:
 def _without_s3s_words(response: Answer) -> str:
     status, headers = response["ResponseMetadata"]["HTTPStatusCode"], headers_of(response)
     kind = shown(headers.get("content-type", "")).partition(";")[0]
-    what = f"its answer is another ({status}{', ' if kind else ''}{kind})"
+    what = f"the answer is not S3's ({status}{', ' if kind else ''}{kind})"
     if 300 <= status < 400 and "location" in headers:
         what += f", which redirects to {shown(headers['location'])}"
     return what
@@ -202,10 +202,10 @@ def _with_hint(text: str, hint: str | None) -> str:
 def _hint(code: str, response: Answer) -> str | None:
     headers = headers_of(response)
     if code in _CLOCK_CODES:
-        return (
-            f"set the clock of this machine: here it is {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, "
-            f"at the server {shown(headers.get('date', 'another time'))}"
+        here = (
+            f"set the clock of this machine: it says {datetime.now(UTC):%a, %d %b %Y %H:%M:%S} GMT"
         )
+        return here + (f", the server {shown(headers['date'])}" if "date" in headers else "")
     if code in _REGION_CODES or "x-amz-bucket-region" in headers:
         error = response.get("Error", {})
         region = shown(headers.get("x-amz-bucket-region") or error.get("Region"))
