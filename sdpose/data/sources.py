@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sdpose.errors import UserError, refuse_credentials
-from sdpose.storage import S3Address, parse_address, s3_client
+from sdpose.storage import ObjectNotFoundError, S3Address, parse_address, s3_client
 from sdpose.storage.patience import InterruptionError
 from sdpose.storage.ranges import Stream
+from sdpose.storage.s3_call import call
+from sdpose.storage.s3_objects import Body, ignores_ranges, is_range
 
 _TIMEOUT_SECONDS = 30
 OFFICIAL_HOST = "images.cocodataset.org"  # and the name of the bucket behind it
@@ -191,55 +193,37 @@ class S3Source:
         self.client = s3_client()
 
     def find(self, name: str) -> RemoteFile | None:
-        answer = self._call(self.client.head_object, Key=self._key(name))
+        answer = self._call("head_object", name)
         if answer is None:
             return None
-        return RemoteFile(name, answer["ContentLength"], answer.get("ETag", ""), ranges=True)
+        return RemoteFile(name, answer["ContentLength"], answer["ETag"], ranges=True)
 
     def open(
         self, file: RemoteFile, start: int, stop: int | None
     ) -> AbstractContextManager[Stream]:
         byte_range = {"Range": f"bytes={start}-{stop - 1}"} if stop is not None else {}
-        answer = self._call(self.client.get_object, Key=self._key(file.name), **byte_range)
-        if answer is None or answer.get("ETag", "") != file.tag:
-            raise UserError(f"s3://{self.bucket}/{self._key(file.name)} changed; start again")
-        return _S3Stream(answer["Body"])
+        answer = self._call("get_object", file.name, **byte_range)
+        where = self._uri(file.name)
+        if answer is None or answer["ETag"] != file.tag:
+            raise UserError(f"{where} changed; start again")
+        body = Body(answer["Body"], where)
+        if stop is not None and not is_range(answer, start, stop):
+            with body:
+                raise ignores_ranges(where, str(self.client.meta.endpoint_url), answer)
+        return body
 
     def _key(self, name: str) -> str:
         return f"{self.prefix}/{name}" if self.prefix else name
 
-    def _call(self, operation: Any, **arguments: Any) -> Any:
-        from botocore.exceptions import BotoCoreError, ClientError
+    def _uri(self, name: str) -> str:
+        return f"s3://{self.bucket}/{self._key(name)}"
 
-        where = f"s3://{self.bucket}/{arguments['Key']}"
+    def _call(self, request: str, name: str, **arguments: Any) -> Any:
+        place = {"Bucket": self.bucket, "Key": self._key(name)}
         try:
-            return operation(Bucket=self.bucket, **arguments)
-        except ClientError as error:
-            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-            if status == 404:
-                return None
-            if status >= 500 or status == 429:
-                raise InterruptionError(f"{where}: {error}") from None
-            raise UserError(f"{where}: {error}") from None
-        except BotoCoreError as error:  # no credentials, no connection (boto3 has tried again)
-            raise UserError(f"{where}: {error}") from None
-
-
-class _S3Stream(AbstractContextManager[Stream]):
-    def __init__(self, body: Any) -> None:
-        self._body = body
-
-    def read(self, amount: int, /) -> bytes:
-        from botocore.exceptions import BotoCoreError
-        from urllib3.exceptions import HTTPError
-
-        try:
-            return self._body.read(amount)
-        except (BotoCoreError, HTTPError, OSError) as error:
-            raise InterruptionError(str(error)) from None
-
-    def __exit__(self, *_: object) -> None:
-        self._body.close()
+            return call(self.client, request, self._uri(name), **place, **arguments)
+        except ObjectNotFoundError:
+            return None
 
 
 class FolderSource:

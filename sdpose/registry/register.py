@@ -1,4 +1,4 @@
-"""From a checkpoint to a version: weights as safetensors, a manifest, both read back."""
+"""From a checkpoint to a version: weights as safetensors, and a manifest."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def register_checkpoint(
 
     The same content gives the same version, however often and by however many processes at once:
     the content is the weights, the dataset that they were evaluated on and the settings of the
-    evaluation (the metrics follow from these three). The weights are read back and compared, and
-    fit the experiment's model, before the version appears. A checkpoint that was trained on another
-    dataset is refused.
+    evaluation (the metrics follow from these three). What arrived is known to be the weights, and
+    they fit the experiment's model, before the version appears. A checkpoint that was trained on
+    another dataset is refused.
 
     checkpoint: any layout that `sdpose.models.load_weights` takes. metrics: AP and the like, 0..1
     (-1: nothing to count).

@@ -13,30 +13,47 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from threading import Barrier
 from typing import Any
 
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
 from sdpose.cache import cache_dir, read_record, write_record
 from sdpose.errors import UserError
 from sdpose.files import open_own
 from sdpose.locking import lock
 from sdpose.storage.patience import InterruptionError, patiently
-from sdpose.storage.s3_client import (
-    ConditionFailedError,
-    DamagedUploadError,
-    NotImplementedByServerError,
-    attempts,
-    call,
-)
+from sdpose.storage.s3_call import call
+from sdpose.storage.s3_client import attempts
+from sdpose.storage.s3_errors import ConditionFailedError, DamagedUploadError
+from sdpose.storage.s3_objects import content, digest_in, md5, read_body
 from sdpose.storage.store import Capabilities, ObjectNotFoundError, StoreUnavailableError
 
 EXPIRY = timedelta(days=7)
 WRITERS, ROUNDS = 8, 3
 FOLDER = ".sdpose-probe"
+
+
+class Record(BaseModel):
+    """What is remembered of an endpoint."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    endpoint: str
+    bucket: str
+    put_if_absent: bool
+    swap: bool
+    checksums: bool
+    etags: bool
+    reasons: tuple[str, ...] = Field(strict=False)  # JSON has lists
+    probed_at: AwareDatetime = Field(strict=False)
+
+    def capabilities(self) -> Capabilities:
+        known = self.model_dump(exclude={"endpoint", "bucket", "probed_at"})
+        return Capabilities(**known, probed_at=self.probed_at.isoformat(timespec="seconds"))
 
 
 def remembered(client: Any, bucket: str, prefix: str) -> Capabilities:
@@ -45,12 +62,11 @@ def remembered(client: Any, bucket: str, prefix: str) -> Capabilities:
     name = hashlib.sha256(f"{endpoint} {bucket}".encode()).hexdigest()[:32]
     path = cache_dir() / "s3" / f"{name}.json"
     with _alone(path.with_suffix(".lock")):
-        known = _read(path)
-        if known is not None:
-            return known
-        found = probe(client, bucket, prefix)
-        write_record(path, {"endpoint": endpoint, "bucket": bucket, **asdict(found)})
-        return found
+        known = _read(path, endpoint, bucket)
+        if known is None:
+            known = probe(client, bucket, prefix)
+            write_record(path, known.model_dump(mode="json"))
+        return known.capabilities()
 
 
 @contextlib.contextmanager
@@ -69,29 +85,27 @@ def _alone(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _read(path: Path) -> Capabilities | None:
+def _read(path: Path, endpoint: str, bucket: str) -> Record | None:
+    """The record, if it is one, of this endpoint, of the last week, and nobody else's: whoever
+    writes here decides whether writes are safe."""
     try:
-        content = read_record(path)
-        if datetime.now(UTC) - datetime.fromisoformat(content["probed_at"]) > EXPIRY:
-            return None
-        return Capabilities(
-            put_if_absent=bool(content["put_if_absent"]),
-            swap=bool(content["swap"]),
-            checksums=bool(content["checksums"]),
-            reasons=tuple(content["reasons"]),
-            probed_at=str(content["probed_at"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        record = Record.model_validate(read_record(path))
+    except ValidationError:
         return None
+    age = datetime.now(UTC) - record.probed_at
+    right = (record.endpoint, record.bucket) == (endpoint, bucket)
+    # Less than 0: the clock was wrong then or is wrong now.
+    return record if right and timedelta() <= age <= EXPIRY else None
 
 
-def probe(client: Any, bucket: str, prefix: str) -> Capabilities:
+def probe(client: Any, bucket: str, prefix: str) -> Record:
     """Writes a few small objects below `.sdpose-probe/`, and removes them.
 
     Raises UserError if the bucket cannot be written at all.
     """
     trial = _Trial(client, bucket, f"{prefix}/{FOLDER}".lstrip("/"))
     try:
+        etags = trial.etags()
         reasons = {
             "put_if_absent": trial.put_if_absent(),
             "swap": trial.swap(),
@@ -99,10 +113,13 @@ def probe(client: Any, bucket: str, prefix: str) -> Capabilities:
         }
     finally:
         trial.clean()
-    return Capabilities(
+    return Record(
+        endpoint=str(client.meta.endpoint_url),
+        bucket=bucket,
         **{what: reason is None for what, reason in reasons.items()},
+        etags=etags and not trial.repeats_checksums,
         reasons=tuple(reason for reason in reasons.values() if reason),
-        probed_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        probed_at=datetime.now(UTC).replace(microsecond=0),
     )
 
 
@@ -111,6 +128,7 @@ class _Trial:
         self._client, self._bucket, self._folder = client, bucket, folder
         self._where = f"s3://{bucket}/{folder}"
         self._keys: list[str] = []
+        self.repeats_checksums = False  # the ETag is what we said, not what the server computed
 
     def put_if_absent(self) -> str | None:
         """None if it is guaranteed, else what was seen."""
@@ -136,23 +154,29 @@ class _Trial:
         return self._race("If-Match", again)
 
     def checksums(self) -> str | None:
-        wrong = base64.b64encode(hashlib.md5(b"other", usedforsecurity=False).digest()).decode()
+        wrong = md5(b"other")
 
         def refused() -> bool:
+            said = {"ContentMD5": base64.b64encode(wrong).decode()}
             try:
-                self._put(self._new_key(), b"these", once=True, ContentMD5=wrong)
+                etag = self._put(self._new_key(), b"these", once=True, **said)
             except DamagedUploadError:
                 return True
+            self.repeats_checksums = digest_in(etag) == wrong.hex()
             return False
 
         if patiently(refused, attempts()):
             return None
         return "Content-MD5: a body that did not fit its checksum was accepted"
 
+    def etags(self) -> bool:
+        """Whether the ETag of an object is the MD5 of its bytes."""
+        return digest_in(self._put(self._new_key(), b"these")) == md5(b"these").hex()
+
     def clean(self) -> None:
         for key in self._keys:
             with contextlib.suppress(UserError, InterruptionError):
-                call(self._client.delete_object, self._where, Bucket=self._bucket, Key=key)
+                call(self._client, "delete_object", self._where, Bucket=self._bucket, Key=key)
 
     def _must_fail(self, header: str, key: str, **condition: Any) -> str | None:
         refusal = self._refusal(key, b"must not arrive", **condition)
@@ -168,7 +192,7 @@ class _Trial:
             self._put(key, body, **condition)
         except StoreUnavailableError:
             raise
-        except (ConditionFailedError, NotImplementedByServerError, UserError) as error:
+        except UserError as error:
             return error
         return None
 
@@ -193,13 +217,18 @@ class _Trial:
         return None
 
     def _put(self, key: str, body: bytes, *, once: bool = False, **arguments: Any) -> str:
-        target = {"Bucket": self._bucket, "Key": key, "Body": body}
-        put = partial(call, self._client.put_object, self._where, **target, **arguments)
+        arguments = {"Bucket": self._bucket, "Key": key} | content(body) | arguments
+        put = partial(call, self._client, "put_object", self._where, **arguments)
         return str((put() if once else patiently(put, attempts()))["ETag"])
 
     def _get(self, key: str) -> bytes:
-        get = partial(call, self._client.get_object, self._where, Bucket=self._bucket, Key=key)
-        return bytes(patiently(get, attempts())["Body"].read())
+        place = {"Bucket": self._bucket, "Key": key}
+
+        def get() -> bytes:
+            answer = call(self._client, "get_object", self._where, **place)
+            return read_body(answer, self._where)
+
+        return patiently(get, attempts())
 
     def _new_key(self) -> str:
         self._keys.append(f"{self._folder}/{uuid.uuid4().hex}")

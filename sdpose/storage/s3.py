@@ -2,14 +2,14 @@
 
 Every write carries the SHA-256 of its content, and every read is checked against it. Which
 conditional writes the endpoint really honours is probed, see `probe.py`; what it does not guarantee
-is refused. Requests and metadata: `s3_objects.py`; configuration: `s3_client.py`.
+is refused. Requests and metadata: `s3_objects.py`; listings: `s3_listing.py`; uploads of files:
+`s3_upload.py`; what an answer means: `s3_call.py`; configuration: `s3_client.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
@@ -17,25 +17,23 @@ from pathlib import Path
 from typing import Any
 
 from sdpose.errors import UserError
-from sdpose.storage import probe
+from sdpose.storage import probe, s3_listing
 from sdpose.storage.partial import partial_file
-from sdpose.storage.ranges import fetch_ranges, in_parallel, read_whole
-from sdpose.storage.s3_client import (
-    ConditionFailedError,
-    NotImplementedByServerError,
-    attempts,
-    call,
-    encryption,
-    single_writer,
+from sdpose.storage.ranges import fetch_ranges, read_whole
+from sdpose.storage.s3_client import attempts, encryption, single_writer
+from sdpose.storage.s3_errors import ConditionFailedError, NotImplementedByServerError
+from sdpose.storage.s3_objects import (
+    DIGEST,
+    NONCE,
+    ChangedError,
+    S3Objects,
+    content,
+    digest_in,
+    md5,
+    metadata_of,
 )
-from sdpose.storage.s3_objects import DIGEST, NONCE, ChangedError, S3Objects
-from sdpose.storage.store import (
-    Capabilities,
-    DamagedObjectError,
-    ObjectNotFoundError,
-    Tag,
-    sha256_of_file,
-)
+from sdpose.storage.s3_upload import Sent, fingerprint, upload
+from sdpose.storage.store import Capabilities, DamagedObjectError, ObjectNotFoundError, Tag
 
 PART_BYTES = 8 << 20  # of an upload; with 8 connections the fastest on loopback
 SEGMENT_BYTES = 8 << 20  # of a download: what a kill costs, per connection
@@ -63,18 +61,10 @@ class S3Store:
     def list(self, prefix: str) -> Iterator[str]:
         start = f"{self.prefix}/" if self.prefix else ""
         folder = f"{start}{prefix.rstrip('/')}/" if prefix else start
-        token: dict[str, str] = {}
-        while True:
-            page = self._objects.ask(
-                "list_objects_v2", folder, Bucket=self.bucket, Prefix=folder, **token
-            )
-            for entry in page.get("Contents", ()):
-                key = str(entry["Key"]).removeprefix(start)
-                if not any(part.startswith(".") or not part for part in key.split("/")):
-                    yield key
-            if not page.get("IsTruncated"):
-                return
-            token = {"ContinuationToken": page["NextContinuationToken"]}
+        for full in s3_listing.keys(self._objects, folder):
+            key = full.removeprefix(start)
+            if not any(part.startswith(".") or not part for part in key.split("/")):
+                yield key
 
     # ------------------------------------------------------------------------------- small objects
 
@@ -92,14 +82,14 @@ class S3Store:
             except ObjectNotFoundError:
                 return None
             stored = hashlib.sha256(data).hexdigest()
-            if stored == answer["Metadata"].get(DIGEST, stored):
+            if stored == metadata_of(answer).get(DIGEST, stored):
                 return data, str(answer["ETag"])
         raise DamagedObjectError(f"{self.uri(key)} is damaged: it has SHA-256 {stored}")
 
     def put(self, key: str, data: bytes) -> None:
         arguments = self._new(key, data)
-        self._objects.ask("put_object", self.uri(key), **arguments)
-        self._mend(key, arguments)
+        answer = self._objects.ask("put_object", self.uri(key), **arguments)
+        self._make_sure(key, arguments, answer["ETag"])
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         if single_writer():
@@ -124,26 +114,28 @@ class S3Store:
         arguments = self._new(key, data)
         nonce = arguments["Metadata"][NONCE]
         try:
-            self._objects.ask("put_object", self.uri(key), **arguments, **condition)
+            answer = self._objects.ask("put_object", self.uri(key), **arguments, **condition)
         except ConditionFailedError:
             # Either somebody else was faster, or our own write, whose answer was lost.
-            if not self._objects.is_ours(key, nonce):
+            ours = self._objects.ours(key, nonce)
+            if ours is None:
                 return False
+            answer = ours
         except ObjectNotFoundError:  # there is nothing to match
             return False
-        self._mend(key, arguments)
+        self._make_sure(key, arguments, answer["ETag"])
         return True
 
-    def _mend(self, key: str, written: dict[str, Any]) -> None:
-        """Reads back what was written if the server takes any bytes, and writes it again while it
-        is damaged and still ours."""
-        known, nonce = self.capabilities(), written["Metadata"][NONCE]
-        if known.checksums:
+    def _make_sure(self, key: str, written: dict[str, Any], etag: str) -> None:
+        """Reads back what was written, unless the server vouches for it, and writes it again while
+        it is damaged and still ours."""
+        if self._is_vouched_for(Sent(digest_in(etag), md5(written["Body"]).hex())):
             return
+        known, nonce = self.capabilities(), written["Metadata"][NONCE]
         for _ in range(TRIES):
             try:
                 data, answer = self._objects.get(key)
-                if data == written["Body"] or answer["Metadata"].get(NONCE) != nonce:
+                if data == written["Body"] or metadata_of(answer).get(NONCE) != nonce:
                     return
                 condition = {"IfMatch": answer["ETag"]} if known.swap else {}
                 self._objects.ask("put_object", self.uri(key), **written, **condition)
@@ -153,6 +145,12 @@ class S3Store:
                 return
         raise DamagedObjectError(f"{self.uri(key)} arrived damaged, {TRIES} times")
 
+    def _is_vouched_for(self, sent: Sent) -> bool:
+        """Whether the server has compared the bytes that arrived with a checksum of those sent, or
+        lets us do so."""
+        known = self.capabilities()
+        return known.checksums or (known.etags and sent.arrived)
+
     def delete(self, key: str) -> None:
         with contextlib.suppress(ObjectNotFoundError):
             self._objects.ask("delete_object", self.uri(key), **self._objects.at(key))
@@ -160,59 +158,29 @@ class S3Store:
     # ------------------------------------------------------------------------------- large objects
 
     def put_file(self, source: Path, key: str, sha256: str) -> None:
-        head = self._objects.head(key)
-        if (
-            head is not None
-            and head["ContentLength"] == source.stat().st_size
-            and self.digest(key) == sha256
-        ):
+        if self._holds(source, key, sha256):
             return
         for _ in range(TRIES):
             with contextlib.suppress(ObjectNotFoundError):  # the upload itself: begin another one
-                self._upload(source, key, sha256)
-                if (stored := self.digest(key)) == sha256:
+                sent = upload(self._objects, source, key, sha256, PART_BYTES)
+                if self._is_vouched_for(sent) or self.digest(key) == sha256:
                     return
-            if (stored := sha256_of_file(source)) != sha256:
-                break
-        # What is there now fits nothing; it is not deleted, for somebody else may have mended it.
-        raise DamagedObjectError(
-            f"{source} has SHA-256 {stored}, expected {sha256}: it changed while it was copied"
-            if stored != sha256
-            else f"{source} arrived damaged at {self.uri(key)}, {TRIES} times"
-        )
+        # What is there now fits nothing; it is not deleted, somebody else may have replaced it.
+        raise DamagedObjectError(f"{source} arrived damaged at {self.uri(key)}, {TRIES} times")
 
-    def _upload(self, source: Path, key: str, sha256: str) -> None:
-        if source.stat().st_size > PART_BYTES:
-            self._upload_parts(source, key, sha256)
-        else:
-            arguments = self._objects.new(key, sha256) | {"Body": source.read_bytes()}
-            self._objects.ask("put_object", self.uri(key), **arguments)
-
-    def _upload_parts(self, source: Path, key: str, sha256: str) -> None:
-        where, size, objects = self.uri(key), source.stat().st_size, self._objects
-        arguments = objects.new(key, sha256)
-        upload = objects.ask("create_multipart_upload", where, **arguments)
-        target = objects.at(key) | {"UploadId": upload["UploadId"]}
-
-        def send(number: int) -> dict[str, Any]:
-            with source.open("rb") as file:
-                file.seek((number - 1) * PART_BYTES)
-                body = file.read(PART_BYTES)
-            answer = objects.ask("upload_part", where, **target, PartNumber=number, Body=body)
-            return {"ETag": answer["ETag"], "PartNumber": number}
-
-        try:
-            numbers = range(1, -(-size // PART_BYTES) + 1)
-            parts = {"Parts": list(in_parallel(send, numbers, threading.Event()))}
-            try:
-                objects.ask("complete_multipart_upload", where, **target, MultipartUpload=parts)
-            except ObjectNotFoundError:  # NoSuchUpload: done already, and the answer was lost
-                if not objects.is_ours(key, arguments["Metadata"][NONCE]):
-                    raise
-        except BaseException:
-            with contextlib.suppress(Exception):  # sweep() finds what stays
-                call(objects.client.abort_multipart_upload, where, **target)
-            raise
+    def _holds(self, source: Path, key: str, sha256: str) -> bool:
+        """Whether the object has these bytes. It is read only if it should have them by its size
+        and its metadata, and has no ETag that proves it."""
+        head = self._objects.head(key)
+        if head is None or head["ContentLength"] != source.stat().st_size:
+            return False
+        if metadata_of(head).get(DIGEST, sha256) != sha256:
+            return False
+        if self.capabilities().etags:
+            found, etag = fingerprint(source, PART_BYTES)
+            if found == sha256 and etag == digest_in(head["ETag"]):
+                return True
+        return self.digest(key) == sha256
 
     def move(self, key: str, target: str) -> None:
         """The server copies, so the bytes go nowhere."""
@@ -239,7 +207,7 @@ class S3Store:
             head = self._objects.head(key)
             if head is None:
                 raise ObjectNotFoundError(f"{self.uri(key)} does not exist")
-            expected = sha256 or head["Metadata"].get(DIGEST)
+            expected = sha256 or metadata_of(head).get(DIGEST)
             digest = hashlib.sha256()
             with partial_file(target) as part:
                 try:
@@ -283,32 +251,29 @@ class S3Store:
                 continue
             before, found = found, digest.hexdigest()
             # Damaged on the way is not damaged in the store.
-            if found in (before, head["Metadata"].get(DIGEST, found)):
+            if found in (before, metadata_of(head).get(DIGEST, found)):
                 return found
         raise DamagedObjectError(f"{self.uri(key)} has other content each time it is read")
 
     def sweep(self, older_than: timedelta, *, dry_run: bool = True) -> tuple[str, ...]:
         oldest = datetime.now(UTC) - older_than
         prefix = f"{self.prefix}/" if self.prefix else ""  # not what only begins alike
-        where = f"s3://{self.bucket}/{prefix}"
         try:
-            answer = self._objects.ask(
-                "list_multipart_uploads", where, Bucket=self.bucket, Prefix=prefix
-            )
+            begun = s3_listing.unfinished_uploads(self._objects, prefix)
         except NotImplementedByServerError:
             return ()
-        left = [u for u in answer.get("Uploads", ()) if u["Initiated"] < oldest]
+        left = [u for u in begun if u["Initiated"] < oldest]
         if not dry_run:
-            for upload in left:
+            for one in left:
                 with contextlib.suppress(ObjectNotFoundError):
                     self._objects.ask(
                         "abort_multipart_upload",
-                        where,
+                        f"s3://{self.bucket}/{one['Key']}",
                         Bucket=self.bucket,
-                        Key=upload["Key"],
-                        UploadId=upload["UploadId"],
+                        Key=one["Key"],
+                        UploadId=one["UploadId"],
                     )
-        return tuple(str(upload["Key"]) for upload in left)
+        return tuple(str(one["Key"]) for one in left)
 
     # ---------------------------------------------------------------------------------- guarantees
 
@@ -340,4 +305,4 @@ class S3Store:
 
     def _new(self, key: str, data: bytes) -> dict[str, Any]:
         """The arguments of a write."""
-        return self._objects.new(key, hashlib.sha256(data).hexdigest()) | {"Body": data}
+        return self._objects.new(key, hashlib.sha256(data).hexdigest()) | content(data)

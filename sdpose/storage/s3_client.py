@@ -1,8 +1,9 @@
-"""The one door to boto3: configuration, and what went wrong in words without secrets.
+"""The configuration of S3, and the client that is made of it.
 
 Endpoint, region, credentials (static, profile, IRSA or pod identity, machine role), CA bundle and
-proxies come from where AWS's own tools take them: AWS_ENDPOINT_URL_S3, AWS_REGION,
-AWS_ACCESS_KEY_ID, AWS_WEB_IDENTITY_TOKEN_FILE, AWS_CA_BUNDLE, AWS_MAX_ATTEMPTS, ~/.aws and so on.
+proxies come from where AWS's own tools take them: AWS_ENDPOINT_URL_S3, AWS_REGION
+(else AWS_DEFAULT_REGION), AWS_ACCESS_KEY_ID, AWS_WEB_IDENTITY_TOKEN_FILE, AWS_CA_BUNDLE,
+AWS_MAX_ATTEMPTS, ~/.aws and so on.
 What AWS has no variable for:
 
     SDPOSE_S3_ADDRESSING      path or virtual; default: virtual at AWS, path anywhere else
@@ -20,49 +21,12 @@ import ssl
 from typing import Any
 from urllib.parse import urlsplit
 
-from sdpose.credentials import invalid_header, without_secrets
+from sdpose.credentials import without_secrets
 from sdpose.errors import UserError
-from sdpose.storage.patience import ATTEMPTS, InterruptionError
-from sdpose.storage.store import ObjectNotFoundError
+from sdpose.storage.patience import ATTEMPTS
 
 CONNECT_SECONDS = 10
 MAX_CONNECTIONS = 32
-
-# 4xx that mean "again": damaged or cut on the way, or two conditional writes at once.
-_DAMAGED_CODES = {
-    "BadDigest",
-    "XAmzContentSHA256Mismatch",
-    "XAmzContentChecksumMismatch",
-    "IncompleteBody",
-    "InvalidPart",  # so says a server without checksums of a damaged list of parts
-    "MalformedXML",
-}
-_TRANSIENT_CODES = {
-    "RequestTimeout",
-    "SlowDown",
-    "OperationAborted",
-    "ConditionalRequestConflict",
-}
-_HINTS = {
-    "NoSuchBucket": "make the bucket, or correct its name",
-    "AccessDenied": "the credentials need s3:GetObject, s3:PutObject, s3:ListBucket there",
-    "403": "the credentials need s3:GetObject and s3:ListBucket there",
-    "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL_S3",
-    "SignatureDoesNotMatch": "check AWS_SECRET_ACCESS_KEY",
-    "ExpiredToken": "get new credentials",
-}
-
-
-class ConditionFailedError(Exception):
-    """The object is not in the state that the request was for (412)."""
-
-
-class DamagedUploadError(InterruptionError):
-    """The server saw that the body is not what was sent."""
-
-
-class NotImplementedByServerError(Exception):
-    """The server does not know this request or this option of it (501)."""
 
 
 def s3_client() -> Any:
@@ -81,7 +45,10 @@ def s3_client() -> Any:
     _check_ca_bundle()
 
     def client(addressing_style: str) -> Any:
-        return boto3.session.Session().client(
+        # boto3 reads AWS_DEFAULT_REGION only. AWS's other tools, and the webhooks that give a pod
+        # its role, set AWS_REGION, which wins there.
+        session = boto3.session.Session(region_name=os.environ.get("AWS_REGION") or None)
+        return session.client(
             "s3",
             config=Config(
                 connect_timeout=CONNECT_SECONDS,
@@ -102,6 +69,7 @@ def s3_client() -> Any:
         _check_endpoint(made.meta.endpoint_url)
         if not addressing and _is_aws(made.meta.endpoint_url):
             made = client("virtual")
+        made.meta.events.register_first("needs-retry.s3.HeadBucket", _tell_a_redirect)
     except (BotoCoreError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -130,68 +98,17 @@ def single_writer() -> bool:
     return _choice("SDPOSE_S3_SINGLE_WRITER", ("true", "false")) == "true"
 
 
-def call(operation: Any, where: str, **arguments: Any) -> Any:
-    """`operation(**arguments)` of a client; `where` is what messages name.
+def _tell_a_redirect(response: Any, operation: Any, **_: Any) -> None:
+    """Ends a circle: redirected without being told the region, botocore asks HEAD of the bucket for
+    it, and does so too when that is redirected."""
+    from botocore.exceptions import ClientError
 
-    Raises ObjectNotFoundError, ConditionFailedError, NotImplementedByServerError, InterruptionError
-    for what may go away by itself, UserError for the rest.
-    """
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        return operation(**arguments)
-    except ClientError as error:
-        raise _refused(error.response, where) from None
-    except (BotoCoreError, OSError) as error:
-        raise broken(error, where) from None
-
-
-def broken(error: Exception, where: str) -> Exception:
-    """What an error of the connection or of boto3 itself means."""
-    from botocore import exceptions
-    from botocore.parsers import ResponseParserError
-    from urllib3.exceptions import HTTPError
-
-    if refused := invalid_header(error):
-        return UserError(f"{where}: {refused}")
-    text = f"{where}: {without_secrets(str(error))}"
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        return UserError(f"{text}\n  Name the authority's certificate in AWS_CA_BUNDLE.")
-    if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
-        return UserError(
-            f"{where}: no credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
-            "AWS_PROFILE, or give the pod or machine a role."
-        )
-    transient = (
-        exceptions.ConnectionError,  # refused or too slow; it is no HTTPClientError
-        exceptions.HTTPClientError,
-        exceptions.IncompleteReadError,
-        exceptions.ReadTimeoutError,
-        ResponseParserError,
-        HTTPError,
-        OSError,
-    )
-    return InterruptionError(text) if isinstance(error, transient) else UserError(text)
-
-
-def _refused(response: dict[str, Any], where: str) -> Exception:
-    status = response["ResponseMetadata"]["HTTPStatusCode"]
-    error = response.get("Error", response)  # STS says it otherwise
-    code = str(error.get("Code", status))
-    message = error.get("Message", "")
-    text = without_secrets(f"{where}: {code}" + (f" ({message})" if message else ""))
-    if status == 404 and code != "NoSuchBucket":
-        return ObjectNotFoundError(f"{where} does not exist")
-    if status == 412:
-        return ConditionFailedError(text)
-    if status == 501:
-        return NotImplementedByServerError(text)
-    if code in _DAMAGED_CODES:
-        return DamagedUploadError(text)
-    if status >= 500 or status == 429 or code in _TRANSIENT_CODES:
-        return InterruptionError(text)
-    hint = _HINTS.get(code)
-    return UserError(f"{text}\n  {hint[0].upper()}{hint[1:]}." if hint else text)
+    if response is None:
+        return
+    http, parsed = response
+    redirected = 300 <= http.status_code < 400
+    if redirected and "x-amz-bucket-region" not in parsed["ResponseMetadata"]["HTTPHeaders"]:
+        raise ClientError(parsed, operation.name)
 
 
 def _check_endpoint(url: str) -> None:

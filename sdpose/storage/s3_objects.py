@@ -6,20 +6,23 @@ lost, the nonce tells whether the object that is there now is ours.
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import uuid
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
+from sdpose.errors import UserError
 from sdpose.storage.patience import InterruptionError, patiently
 from sdpose.storage.ranges import Stream
-from sdpose.storage.s3_client import attempts, broken, call, encryption, s3_client
+from sdpose.storage.s3_call import call
+from sdpose.storage.s3_client import attempts, encryption, s3_client
+from sdpose.storage.s3_errors import Answer, broken
 from sdpose.storage.store import ObjectNotFoundError, check_key
 
 DIGEST, NONCE = "sha256", "nonce"
-
-Answer = dict[str, Any]
 
 
 class ChangedError(Exception):
@@ -48,8 +51,7 @@ class S3Objects:
 
     def ask(self, request: str, where: str, **arguments: Any) -> Answer:
         """The answer to a request by its name in boto3; `where` is what messages name."""
-        operation = getattr(self.client, request)
-        return dict(patiently(lambda: call(operation, where, **arguments), attempts()))
+        return patiently(lambda: call(self.client, request, where, **arguments), attempts())
 
     def head(self, key: str) -> Answer | None:
         try:
@@ -57,40 +59,97 @@ class S3Objects:
         except ObjectNotFoundError:
             return None
 
-    def is_ours(self, key: str, nonce: str) -> bool:
+    def ours(self, key: str, nonce: str) -> Answer | None:
+        """What HEAD says of the object that was written with this nonce, if it is still there."""
         head = self.head(key)
-        return head is not None and head["Metadata"].get(NONCE) == nonce
+        return head if head is not None and metadata_of(head).get(NONCE) == nonce else None
 
     def get(self, key: str) -> tuple[bytes, Answer]:
         """A small object. Raises ObjectNotFoundError."""
 
         def once() -> tuple[bytes, Answer]:
-            answer = call(self.client.get_object, self.uri(key), **self.at(key))
-            with contextlib.closing(answer["Body"]) as body:
-                data = _Body(body, self.uri(key)).read(-1)
-            if len(data) != answer["ContentLength"]:
-                raise InterruptionError(f"{self.uri(key)}: connection closed early")
-            return data, dict(answer)
+            answer = call(self.client, "get_object", self.uri(key), **self.at(key))
+            return read_body(answer, self.uri(key)), answer
 
         return patiently(once, attempts())
 
     @contextlib.contextmanager
     def open_range(self, key: str, etag: str, start: int, stop: int) -> Iterator[Stream]:
-        """Bytes start..stop-1, asked for once. Raises ChangedError if its state is another one."""
+        """Bytes start..stop-1, asked for once.
+
+        Raises ChangedError if its state is another one, UserError if other bytes are given.
+        """
         where = self.uri(key)
-        extent = f"bytes={start}-{stop - 1}"
-        answer = call(self.client.get_object, where, **self.at(key), Range=extent)
-        if answer["ETag"] != etag:
-            raise ChangedError(f"{where} has changed while it was fetched")
+        place = self.at(key) | {"Range": f"bytes={start}-{stop - 1}"}
+        answer = call(self.client, "get_object", where, **place)
         with contextlib.closing(answer["Body"]) as body:
-            yield _Body(body, where)
+            if answer["ETag"] != etag:
+                raise ChangedError(f"{where} has changed while it was fetched")
+            if not is_range(answer, start, stop):
+                raise ignores_ranges(where, str(self.client.meta.endpoint_url), answer)
+            yield Body(body, where)
 
     def _full(self, key: str) -> str:
         checked = check_key(key)
         return f"{self.prefix}/{checked}" if self.prefix else checked
 
 
-class _Body:
+def content(data: bytes, digest: bytes | None = None) -> dict[str, Any]:
+    """The arguments of a write that are its content; digest: its MD5, if it is known.
+
+    A bucket with a default retention (Object Lock) takes no object and no part without Content-MD5,
+    and every store knows it.
+    """
+    return {"Body": data, "ContentMD5": base64.b64encode(digest or md5(data)).decode()}
+
+
+def md5(data: bytes) -> bytes:
+    return hashlib.md5(data, usedforsecurity=False).digest()
+
+
+def metadata_of(answer: Answer) -> dict[str, str]:
+    """The metadata of an object. Proxies write the names of headers as they like."""
+    return {str(name).lower(): value for name, value in answer.get("Metadata", {}).items()}
+
+
+def digest_in(etag: str) -> str:
+    """An ETag without the quotes and the mark of weakness that proxies add and remove.
+
+    >>> digest_in('W/"0cc1-2"')
+    '0cc1-2'
+    """
+    return etag.removeprefix("W/").strip('"').lower()
+
+
+def read_body(answer: Answer, where: str) -> bytes:
+    """All of it. Raises InterruptionError."""
+    with contextlib.closing(answer["Body"]) as body:
+        data = Body(body, where).read(-1)
+    if len(data) != answer.get("ContentLength", len(data)):
+        raise InterruptionError(f"{where}: connection closed early")
+    return data
+
+
+def is_range(answer: Answer, start: int, stop: int) -> bool:
+    """Whether the body is what was asked for: servers and caches that ignore ranges give all."""
+    given = answer.get("ContentRange")
+    if given is not None:
+        return str(given).replace("=", " ").startswith(f"bytes {start}-{stop - 1}/")
+    length = answer.get("ContentLength")
+    if answer["ResponseMetadata"]["HTTPStatusCode"] == 206:  # a proxy may remove Content-Range
+        return length in (None, stop - start)
+    return start == 0 and length == stop
+
+
+def ignores_ranges(where: str, url: str, answer: Answer) -> UserError:
+    return UserError(
+        f"{where}: {url} does not give the range that was asked for, but "
+        f"{answer.get('ContentRange', 'the whole object')}. Let the proxy or cache before the "
+        "store pass the header Range, or set AWS_ENDPOINT_URL_S3 to the store itself"
+    )
+
+
+class Body(contextlib.AbstractContextManager[Stream]):
     """botocore's stream, whose errors are of four libraries."""
 
     def __init__(self, body: Any, where: str) -> None:
@@ -101,3 +160,6 @@ class _Body:
             return bytes(self._body.read() if amount < 0 else self._body.read(amount))
         except Exception as error:
             raise broken(error, self._where) from None
+
+    def __exit__(self, *_: object) -> None:
+        self._body.close()

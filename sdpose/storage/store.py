@@ -37,6 +37,7 @@ class Capabilities:
     swap: bool  # of several writers that replace the same state exactly one wins
     checksums: bool  # the store itself refuses bytes that arrived damaged
     reasons: tuple[str, ...] = ()
+    etags: bool = False  # what it calls an object tells whether all bytes arrived (an MD5)
     probed_at: str = ""  # ISO 8601, UTC; "" if the store is right by construction
 
 

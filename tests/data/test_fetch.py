@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 from mirror import Mirror
+from servers import odd_s3
+from servers.proxy import SLOW_DOWN, Cut, FaultProxy
 
 from sdpose.config import parse_experiment
 from sdpose.data import download
@@ -29,6 +31,7 @@ ZIPS = {
     "zips/train2017.zip": "train2017",
 }
 SEGMENT = 1 << 18
+CLOCK = odd_s3.error(403, "RequestTimeTooSkewed")
 
 
 @pytest.fixture(autouse=True)
@@ -212,20 +215,47 @@ def test_an_incomplete_tree_is_not_written_to(coco_mini, tmp_path):
         fetch_coco(str(tmp_path / "tree"), tmp_path / "coco")
 
 
-def test_s3(mirror, coco_mini, tmp_path, monkeypatch):
-    (mirror.folder / "bucket/some").mkdir(parents=True)
-    for name in ("annotations", "zips"):
-        (mirror.folder / name).rename(mirror.folder / "bucket/some" / name)
-    for name, value in {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x", "REGION": "r"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    with mirror.running() as url:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", url)
-        fetch_coco("s3://bucket/some", tmp_path / "coco")
-        with pytest.raises(UserError, match="does not have"):
-            fetch_coco("s3://bucket/elsewhere", tmp_path / "other")
+@pytest.fixture
+def bad_s3(zipped, moto, monkeypatch):
+    """The published files in a bucket; each 5th answer is cut, each 7th request refused."""
+    for path in zipped.rglob("*.zip"):
+        key = f"some/{path.relative_to(zipped).as_posix()}"
+        moto.client().upload_file(str(path), moto.bucket, key)
+
+    def faults(request):
+        if request.number % 7 == 0:
+            return SLOW_DOWN
+        return Cut("answer") if request.number % 5 == 0 and request.method == "GET" else None
+
+    with FaultProxy.to(moto.url) as proxy:
+        proxy.plan = faults
+        for name, value in moto.environment(proxy.url).items():
+            monkeypatch.setenv(name, value)
+        yield proxy
+
+
+def test_s3(bad_s3, moto, coco_mini, tmp_path):
+    fetch_coco(f"s3://{moto.bucket}/some", tmp_path / "coco")
     assert_is_coco_mini(tmp_path / "coco", coco_mini)
-    assert mirror.requests["bucket/some/zips/train2017.zip"] > 10
+    parts = [one for one in bad_s3.requests if one.path.endswith("some/zips/train2017.zip")]
+    assert len(parts) > 10
+    with pytest.raises(UserError, match="does not have"):
+        fetch_coco(f"s3://{moto.bucket}/elsewhere", tmp_path / "other")
+
+
+def test_an_s3_endpoint_that_is_none_or_refuses(bad_s3, moto, tmp_path):
+    page = odd_s3.answer(404, odd_s3.PAGE, "text/html")
+    for reply, told in ((page, "AWS_ENDPOINT_URL_S3"), (CLOCK, "Set the clock")):
+        bad_s3.plan = odd_s3.always(reply)
+        with pytest.raises(UserError, match=told):
+            fetch_coco(f"s3://{moto.bucket}/some", tmp_path / "coco")
+
+
+def test_an_s3_endpoint_that_ignores_ranges(bad_s3, moto, tmp_path):
+    """Its bytes were put at the wrong places."""
+    bad_s3.plan = odd_s3.ignores_range()
+    with pytest.raises(UserError, match="does not give the range"):
+        fetch_coco(f"s3://{moto.bucket}/some", tmp_path / "coco")
 
 
 # ---------------------------------------------------------------------------------------- refusals

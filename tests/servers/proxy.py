@@ -15,7 +15,7 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import BinaryIO, Literal
 from urllib.parse import urlsplit
@@ -74,10 +74,6 @@ class Call:
     when: Literal["before", "after"]
 
 
-Fault = Cut | Answer | Delay | Truncate | FlipBit | Ignore | Call
-SLOW_DOWN = Answer(503, "SlowDown")
-
-
 @dataclass
 class Message:
     """A request or an answer."""
@@ -102,6 +98,34 @@ class Message:
         ]
         return Message(self.start_line, [*kept, ("Content-Length", str(len(body)))], body)
 
+    def without(self, *names: str) -> Message:
+        """The same without these headers (lower case)."""
+        kept = [(key, value) for key, value in self.headers if key.lower() not in names]
+        return Message(self.start_line, kept, self.body)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Answers in place of the server, which hears nothing, with any answer."""
+
+    answer: Message
+
+
+def _unchanged(message: Message) -> Message:
+    return message
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Changes the request before the server hears of it, and the server's answer."""
+
+    request: Callable[[Message], Message] = _unchanged
+    answer: Callable[[Message], Message] = _unchanged
+
+
+Fault = Cut | Answer | Delay | Truncate | FlipBit | Ignore | Call | Reply | Edit
+SLOW_DOWN = Answer(503, "SlowDown")
+
 
 @dataclass(frozen=True)
 class Request:
@@ -109,6 +133,7 @@ class Request:
     method: str
     path: str  # with the query
     size: int  # of the body, bytes
+    headers: Mapping[str, str] = field(default_factory=dict, compare=False)  # names in lower case
 
 
 @dataclass
@@ -171,7 +196,8 @@ class FaultProxy:
         method, path, _ = message.start_line.split(" ", 2)
         size = int(message.header("content-length") or 0)
         with self._lock:
-            request = Request(len(self.requests) + 1, method, path, size)
+            headers = {key.lower(): value for key, value in message.headers}
+            request = Request(len(self.requests) + 1, method, path, size, headers)
             self.requests.append(request)
             plan = self.plan
         fault = plan(request)
@@ -185,6 +211,9 @@ class FaultProxy:
         message.body = _read_body(reader, message)
         if isinstance(fault, Answer):
             client.sendall(_error_answer(fault, method).to_bytes())
+            return True
+        if isinstance(fault, Reply):
+            client.sendall(_for_method(fault.answer, method).to_bytes())
             return True
         if isinstance(fault, Call) and fault.when == "before":
             fault.action()
@@ -201,7 +230,11 @@ class FaultProxy:
             message = message.with_body(message.body[: size // 2])
         if fault == FlipBit("upload"):
             message.body = _flipped(message.body)
+        if isinstance(fault, Edit):
+            message = fault.request(message)
         answer = self._ask(method, message)
+        if isinstance(fault, Edit):
+            answer = fault.answer(answer)
         if isinstance(fault, Call):
             fault.action()
         if fault == Cut("after") or isinstance(fault, Call):
@@ -281,7 +314,8 @@ def _error_answer(fault: Answer, method: str) -> Message:
         f"<Error><Code>{fault.code}</Code><Message>made by the test</Message></Error>"
     ).encode()
     answer = Message(f"HTTP/1.1 {fault.status} {fault.code}", [("Content-Type", "application/xml")])
-    answer = answer.with_body(body)
-    if method == "HEAD":
-        answer.body = b""
-    return answer
+    return _for_method(answer.with_body(body), method)
+
+
+def _for_method(answer: Message, method: str) -> Message:
+    return Message(answer.start_line, answer.headers, b"") if method == "HEAD" else answer

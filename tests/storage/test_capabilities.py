@@ -22,8 +22,10 @@ def test_servers_are_seen_as_they_are(moto, swift, connect):
     known = connect(moto).capabilities()
     assert (known.put_if_absent, known.swap, known.checksums) == (True, True, False)
     assert known.reasons == ("Content-MD5: a body that did not fit its checksum was accepted",)
+    assert known.etags
     known = connect(swift).capabilities()
     assert (known.put_if_absent, known.swap, known.checksums) == (False, False, True)
+    assert known.etags
     assert len(known.reasons) == 2
 
 
@@ -80,3 +82,44 @@ def test_it_is_remembered_for_a_week(moto, proxied, tmp_path):
         assert not again()
         path.write_text("{")
         assert again()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"probed_at": "2999-01-01T00:00:00+00:00"},
+        {"probed_at": "2026-11-30T09:00:00"},
+        {"probed_at": 1e300},
+        {"swap": 1},
+        {"swap": "true"},
+        {"reasons": "none"},
+        {"reasons": [["none"]]},
+        {"bucket": "another"},
+        {"endpoint": "http://another.test"},
+        {"more": True},
+        None,
+    ],
+    ids=str,
+)
+def test_a_record_that_is_none_is_not_believed(change, moto, proxied, tmp_path):
+    """A clock that was wrong, a file of another program, or one that somebody has copied here."""
+    with proxied(moto) as (proxy, store):
+        assert store.capabilities().swap
+        (path,) = (tmp_path / "cache").rglob("*.json")
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps([] if change is None else content | change))
+        for probed in (True, False):
+            proxy.reset()
+            assert open_store(store.uri("x")).capabilities().swap
+            assert bool(proxy.requests) == probed
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602])
+def test_a_record_that_others_can_write_is_not_believed(mode, moto, proxied, tmp_path):
+    with proxied(moto) as (proxy, store):
+        assert store.capabilities().swap
+        (path,) = (tmp_path / "cache").rglob("*.json")
+        path.chmod(mode)
+        proxy.reset()
+        assert open_store(store.uri("x")).capabilities().swap
+        assert proxy.requests
