@@ -13,10 +13,14 @@ from sdpose.config import (
     dump_experiment,
     experiment_differences,
     experiment_digest,
+    flatten,
     load_experiment,
+    load_with_origins,
 )
 from sdpose.config.reference import table
 from sdpose.errors import UserError
+
+MAX_VALUE_WIDTH = 80  # beyond it, --origin does not align
 
 
 @click.group()
@@ -25,13 +29,23 @@ def config() -> None:
 
 
 @config.command("show")
+@click.option("--origin", is_flag=True, help="Print each key with the file or option that set it.")
 @experiment_options
-def config_show(exp: str, overrides: tuple[str, ...], **options: str | None) -> None:
+def config_show(exp: str, overrides: tuple[str, ...], origin: bool, **options: str | None) -> None:
     """Print the whole resolved experiment, as every step receives it.
 
     The sha256 of what is printed is the experiment's digest: `sdpose config show EXP | sha256sum`.
     """
-    experiment = load_experiment(exp, overrides, **options)
+    experiment, origins = load_with_origins(exp, overrides, **options)
+    if origin:
+        lines = [
+            (f"{key}: {json.dumps(value, ensure_ascii=False)}", origins[key])
+            for key, value in flatten(experiment.model_dump(mode="json")).items()
+        ]
+        width = min(MAX_VALUE_WIDTH, max(len(line) for line, _ in lines))
+        for line, place in lines:
+            echo(f"{line:<{width}}  # {place.removeprefix(f'{Path.cwd()}/')}")
+        return
     echo(dump_experiment(experiment), nl=False)
     echo(f"experiment digest: {experiment_digest(experiment)}", err=True)
 

@@ -7,6 +7,7 @@ from sdpose.config.load import (
     experiment_digest,
     experiments_dir,
     load_experiment,
+    load_with_origins,
     parse_experiment,
 )
 from sdpose.config.schema import Experiment, Sweep
@@ -24,5 +25,6 @@ __all__ = [
     "flatten",
     "load_experiment",
     "load_sweep",
+    "load_with_origins",
     "parse_experiment",
 ]

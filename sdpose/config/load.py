@@ -1,7 +1,8 @@
 """From a few lines of YAML to one resolved experiment.
 
-An experiment file states its differences from the schema's defaults and from at most one `base:`
-(a name beside it); a base has no base. `--set key.path=value` comes last.
+An experiment file states its differences from its `base:` (a name beside it, or of a shipped
+experiment), which may have a base itself; the first of the chain differs from the schema's
+defaults. `--set key.path=value` comes last.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from sdpose.errors import UserError, did_you_mean
 from sdpose.printable import printable
 
 EXPERIMENTS_VARIABLE = "SDPOSE_EXPERIMENTS"
+MAX_BASES = 20
 
 
 def experiments_dir() -> Path:
@@ -40,8 +42,17 @@ def load_experiment(
     (data_root, work_dir, ...), which win over both; None means not given.
     Raises UserError naming every problem: unknown experiment or key, wrong type or range.
     """
+    return load_with_origins(name_or_path, overrides, **top_level)[0]
+
+
+def load_with_origins(
+    name_or_path: str | Path, overrides: Iterable[str] = (), **top_level: str | None
+) -> tuple[Experiment, dict[str, str]]:
+    """`load_experiment`, and where each value comes from: a file, an option or "default", by dotted
+    key."""
     path = find_document(str(name_or_path), experiments_dir(), "experiment")
-    values = _with_base(_read(path), path)
+    chain = _chain(_read(path), path)
+    values = _merged(chain)
     given_by: dict[str, str] = {}
     for override in overrides:
         _apply_override(values, override, given_by)
@@ -49,7 +60,12 @@ def load_experiment(
         if value is not None:
             values[key] = value
             given_by[key] = f"--{key.replace('_', '-')} {value}"
-    return parse_experiment(values, source=str(path), given_by=given_by)
+    in_bases: dict[str, str] = {}
+    for base, contents in chain[:-1]:
+        in_bases |= dict.fromkeys(flatten(contents), str(base))
+    in_bases = {key: base for key, base in in_bases.items() if key not in flatten(chain[-1][1])}
+    experiment = parse_experiment(values, source=str(path), given_by=given_by | in_bases)
+    return experiment, _origins(experiment, chain, given_by)
 
 
 def parse_experiment(
@@ -111,28 +127,61 @@ def find_document(name_or_path: str, folder: Path, kind: str) -> Path:
 
 def resolve_experiment(text: str, path: Path) -> Experiment:
     """The experiment of a file's text, its base looked up as if it were the file `path`."""
-    return parse_experiment(_with_base(parse_yaml(text, str(path)), path), source=str(path))
+    return parse_experiment(_merged(_chain(parse_yaml(text, str(path)), path)), source=str(path))
 
 
 def _read(path: Path) -> dict[str, Any]:
     return parse_yaml(read_text(path), str(path))
 
 
-def _with_base(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    base_name = values.pop("base", None)
-    if base_name is None:
-        return values
-    if not isinstance(base_name, str):
-        raise UserError(f"{path}: base: {describe(base_name)}: expected the name of an experiment")
-    base_path = path.parent / f"{base_name}.yaml"
-    if not os.path.isfile(base_path):
-        base_path = find_document(base_name, experiments_dir(), "experiment")
-    base = _read(base_path)
-    if "base" in base:
-        raise UserError(
-            f"{path}: base '{base_name}' has a base itself; an experiment has one base at most"
-        )
-    return _merge(base, values)
+def _chain(values: dict[str, Any], path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """A document and its bases, the first base first, each without its `base`."""
+    chain = [(path, values)]
+    while (name := values.pop("base", None)) is not None:
+        if not isinstance(name, str):
+            raise UserError(f"{path}: base: {describe(name)}: expected the name of an experiment")
+        beside = path.parent / f"{name}.yaml"
+        # An experiment may change the shipped one of its own name.
+        if os.path.isfile(beside) and not _is_same(beside, path):
+            path = beside
+        else:
+            path = find_document(name, experiments_dir(), "experiment")
+        circle = any(_is_same(path, known) for known, _ in chain)
+        if circle or len(chain) > MAX_BASES:
+            names = " -> ".join(each.stem for each in [*(known for known, _ in chain), path])
+            what = "its bases form a circle" if circle else f"more than {MAX_BASES} bases"
+            raise UserError(f"{chain[0][0]}: {what}: {names}")
+        values = _read(path)
+        chain.append((path, values))
+    return chain[::-1]
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _merged(chain: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for _, values in chain:
+        merged = _merge(merged, values)
+    return merged
+
+
+def _origins(
+    experiment: Experiment, chain: list[tuple[Path, dict[str, Any]]], given_by: dict[str, str]
+) -> dict[str, str]:
+    origins = {}
+    files = [(str(path), flatten(values)) for path, values in chain]
+    for key in flatten(experiment.model_dump(mode="json")):
+        origins[key] = "default"
+        for path, values in files:
+            # A parent that is no mapping (null, say) sets all that is below it.
+            if any(key == known or key.startswith(f"{known}.") for known in values):
+                origins[key] = path
+        for option, text in given_by.items():
+            if key == option or key.startswith(f"{option}."):
+                origins[key] = text
+    return origins
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

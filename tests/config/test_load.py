@@ -14,6 +14,7 @@ from sdpose.config import (
     experiment_digest,
     experiments_dir,
     load_experiment,
+    load_with_origins,
     parse_experiment,
 )
 from sdpose.errors import UserError
@@ -131,11 +132,60 @@ def test_all_problems_at_once_each_with_its_origin(tmp_path: Path) -> None:
     assert "optimizer.lr: 0" in message
 
 
-def test_a_chain_of_bases_is_refused(tmp_path: Path) -> None:
-    write(tmp_path, "exp_name: a", "one")
-    write(tmp_path, "base: one\nexp_name: b", "two")
-    with pytest.raises(UserError, match="one base at most"):
-        load_experiment(write(tmp_path, "base: two\nexp_name: c"))
+def test_bases_have_bases(tmp_path: Path) -> None:
+    write(tmp_path, "exp_name: a\nseed: 1\noptimizer: {lr: 1, weight_decay: 0.5}", "one")
+    write(tmp_path, "base: one\nexp_name: b\noptimizer: {lr: 2}", "two")
+    experiment = load_experiment(write(tmp_path, "base: two\nexp_name: c\ndata_root: d"))
+    assert (experiment.exp_name, experiment.seed, experiment.data_root) == ("c", 1, "d")
+    assert (experiment.optimizer.lr, experiment.optimizer.weight_decay) == (2, 0.5)
+
+
+def test_a_shipped_experiment_is_changed_under_its_own_name(tmp_path: Path) -> None:
+    path = write(tmp_path, "base: maskedkd_v2\nseed: 7", "maskedkd_v2")
+    assert load_experiment(path).seed == 7
+
+
+def test_bases_that_never_end_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, "base: three\nexp_name: a", "two")
+    write(tmp_path, "base: two\nexp_name: b", "three")
+    with pytest.raises(UserError, match="circle: mine -> two -> three -> two"):
+        load_experiment(write(tmp_path, "base: two\nexp_name: c", "mine"))
+    write(tmp_path, "exp_name: a", "b0")
+    for number in range(1, 23):
+        write(tmp_path, f"base: b{number - 1}\nexp_name: a", f"b{number}")
+    assert load_experiment(tmp_path / "b20.yaml").exp_name == "a"
+    with pytest.raises(UserError, match="more than 20 bases: b22 -> b21 -> "):
+        load_experiment(tmp_path / "b22.yaml")
+
+
+def test_a_problem_of_a_base_names_its_file(tmp_path: Path) -> None:
+    base = write(tmp_path, "exp_name: a\noptimizer: {lr: 0}", "base")
+    path = write(tmp_path, "base: base\nexp_name: b\noptimizer: {weight_decay: -1}")
+    with pytest.raises(UserError) as error:
+        load_experiment(path)
+    assert f"optimizer.lr (from {base}): 0: " in str(error.value)
+    assert "optimizer.weight_decay: -1: " in str(error.value)
+
+
+def test_origin_of_each_value(tmp_path: Path) -> None:
+    base = write(tmp_path, "exp_name: a\nseed: 1\noptimizer: {lr: 1, weight_decay: 0.5}", "base")
+    path = write(tmp_path, "base: base\nexp_name: b\noptimizer: {lr: 2}")
+    _, origins = load_with_origins(path, ["data.samples_per_gpu=8"], data_root="d")
+    assert {
+        key: origins[key]
+        for key in (
+            *("exp_name", "seed", "optimizer.lr", "optimizer.weight_decay", "optimizer.type"),
+            *("data.samples_per_gpu", "data_root"),
+        )
+    } == {
+        "exp_name": str(path),
+        "seed": str(base),
+        "optimizer.lr": str(path),
+        "optimizer.weight_decay": str(base),
+        "optimizer.type": "default",
+        "data.samples_per_gpu": "--set data.samples_per_gpu=8",
+        "data_root": "--data-root d",
+    }
 
 
 @pytest.mark.parametrize("override", ["optimizer.lr", "=1", "a..b=1", "seed.x=1", "seed=[1"])
