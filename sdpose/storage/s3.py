@@ -262,7 +262,7 @@ class S3Store:
             begun = s3_listing.unfinished_uploads(self._objects, prefix)
         except NotImplementedByServerError:
             return ()
-        left = [u for u in begun if u["Initiated"] < oldest]
+        left = [u for u in begun if _in_utc(u["Initiated"]) < oldest]
         if not dry_run:
             for one in left:
                 with contextlib.suppress(ObjectNotFoundError):
@@ -306,3 +306,8 @@ class S3Store:
     def _new(self, key: str, data: bytes) -> dict[str, Any]:
         """The arguments of a write."""
         return self._objects.new(key, hashlib.sha256(data).hexdigest()) | content(data)
+
+
+def _in_utc(time: datetime) -> datetime:
+    """Not every server names its time zone."""
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

@@ -62,7 +62,7 @@ _RIGHTS = {
     "abort_multipart_upload": "s3:AbortMultipartUpload",
     "delete_object": "s3:DeleteObject",
 }
-_WRITING = "s3:PutObject"
+_WRITING = "s3:GetObject, s3:PutObject, s3:DeleteObject, and s3:ListBucket on the bucket"
 
 
 class AccessDeniedError(UserError):

@@ -24,9 +24,10 @@ def keys(objects: S3Objects, folder: str) -> Iterator[str]:
     tokens: set[str] = set()
     for _ in range(MAX_PAGES):
         page = objects.ask(request, where, Bucket=objects.bucket, Prefix=folder, **more)
-        found = [str(entry["Key"]) for entry in page.get("Contents", ())]
-        if stranger := next((key for key in found if not key.startswith(folder)), None):
-            raise UserError(f"{where}: the server lists {stranger!r}, which is not below it")
+        found = [str(entry.get("Key", "")) for entry in page.get("Contents", ())]
+        strangers = [key for key in found if not key.startswith(folder)]
+        if strangers:
+            raise UserError(f"{where}: the server lists {strangers[0]!r}, which is not below it")
         by_token = "ContinuationToken" in more
         if more and not by_token:
             found = [key for key in found if key > last]
@@ -71,7 +72,7 @@ def _uploads(objects: S3Objects, prefix: str) -> Iterator[Answer]:
             "list_multipart_uploads", where, Bucket=objects.bucket, Prefix=prefix, **markers
         )
         found = page.get("Uploads", [])
-        yield from found
+        yield from (one for one in found if one.keys() >= {"Key", "UploadId", "Initiated"})
         if not page["IsTruncated"]:
             return
         last = found[-1] if found else {}

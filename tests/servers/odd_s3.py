@@ -182,7 +182,7 @@ def uploads_in_pages(keys: list[str], size: int) -> Plan:
         page, more = left[:size], len(left) > size
         uploads = "".join(
             f"<Upload><Key>{key}</Key><UploadId>id</UploadId>"
-            "<Initiated>2020-01-01T00:00:00.000Z</Initiated></Upload>"
+            "<Initiated>2020-01-01T00:00:00</Initiated></Upload>"
             for key in page
         )
         body = f"<IsTruncated>{str(more).lower()}</IsTruncated>{uploads}"

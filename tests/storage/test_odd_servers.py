@@ -109,7 +109,7 @@ def test_the_right_that_is_missing_is_named(use, moto, proxied, tmp_path):
     rights = {
         "read": "s3:GetObject, and s3:ListBucket",
         "list": "s3:ListBucket on the bucket",
-        "put": "s3:PutObject",
+        "put": "s3:GetObject, s3:PutObject",
         "delete": "s3:DeleteObject",
         "sweep": "s3:ListBucketMultipartUploads",
     }
