@@ -5,14 +5,15 @@ can put an older pointer back. So a reader remembers how far a channel was, in t
 does not go back. A machine that reads a channel for the first time, or whose cache is emptied,
 cannot tell.
 
-One empty-bodied file per generation, named by number and seal: of two readers at the same time none
-can take the other's memory back.
+One empty file per generation, named by number and seal: of two readers at the same time none can
+take back what the other one has seen.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from sdpose.registry.layout import channel_folder
 from sdpose.storage import Store
 
 FOLDER = "registry-generations"
+_NAME = re.compile(r"([0-9]{8,18})-([0-9a-f]{64})")
 
 
 class OlderPointerError(UserError):
@@ -90,10 +92,8 @@ def _seen(folder: Path) -> Seen:
             f"cannot read {folder}, where the generations that this machine has seen are: "
             f"{error.strerror}; set {CACHE_VARIABLE} to a folder of your own"
         ) from None
-    pairs = (name.partition("-") for name in names)
-    return [
-        (int(number), seal) for number, _, seal in pairs if number.isascii() and number.isdigit()
-    ]
+    found = filter(None, map(_NAME.fullmatch, names))
+    return [(int(match[1]), match[2]) for match in found]
 
 
 def _remember(folder: Path, generation: int, seal: str, seen: Seen) -> None:
