@@ -95,8 +95,8 @@ def refuse_credentials(address: str) -> str:
         raise UserError(
             f"{address}: an address with credentials would be kept where others "
             "read it; leave them out and give them as environment variables (AWS_ACCESS_KEY_ID, "
-            "AWS_SECRET_ACCESS_KEY, AWS_PROFILE, MLFLOW_TRACKING_USERNAME and _PASSWORD, KFP_TOKEN; "
-            "on a cluster from a Secret, under `secrets:` in the cluster profile)"
+            "AWS_SECRET_ACCESS_KEY, AWS_PROFILE, MLFLOW_TRACKING_USERNAME and _PASSWORD, "
+            "KFP_TOKEN; on a cluster from a Secret, under `secrets:` in the cluster profile)"
         )
     return address
 

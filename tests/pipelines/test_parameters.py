@@ -1,4 +1,4 @@
-"""Kubernetes' and Kubeflow's own syntax in what a user writes: it arrives as it is or is refused."""
+"""Kubernetes' and Kubeflow's own syntax in what a user writes: it stays as it is or is refused."""
 
 from __future__ import annotations
 
