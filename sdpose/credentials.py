@@ -47,16 +47,22 @@ _CLEANED = re.compile(
 )
 _WHITE = string.whitespace + "\u00a0\u200b\ufeff"  # also a byte order mark, of a file on Windows
 
-# In the user info of a URL a password may hold ":" and "@", and "/" although it should not.
-_USER_INFO = re.compile(r"(://)(?:[^/\s\"'<>?#]+|[^/\s\"'<>@:]*:(?!\d+(?:/|$))[^\s\"'<>@]+)@")
+# In the user info of a URL a password may hold ":" and "@", and "/" although it should not. No
+# search goes beyond the next "://", and none goes back: a text of megabytes must not take hours.
+_USER_INFO = re.compile(
+    r"(://)(?:[^/\s\"'<>?#@]*+@(?:[^/\s\"'<>?#@]*+@)*+"
+    r"|[^/\s\"'<>@:]*+:(?!\d{1,5}(?:/|$))(?:(?!://)[^\s\"'<>@])++@)"
+)
+_TO_QUERY = r"://(?:(?!://)[^\s?\"'])*+\?"
 _SIGNED_QUERY = re.compile(
-    r"\w+://\S*[?&](x-amz-\w+|sig|auth|[\w-]*(signature|token|passw(or)?d|secret|credential"
+    rf"{_TO_QUERY}(?:[^\s=&]{{1,64}}+=[^\s&]{{0,256}}+&){{0,16}}"
+    r"(?:x-amz-\w{1,64}|sig|auth|[\w-]{0,32}(?:signature|token|passw(?:or)?d|secret|credential"
     r"|api[_-]?key|accesskeyid))=",
     re.IGNORECASE,
 )
 _PATTERNS = (
     (_USER_INFO, r"\1***@"),
-    (re.compile(r"(\w+://[^\s?\"']+\?)[^\s\"']+"), r"\1***"),
+    (re.compile(rf"({_TO_QUERY})[^\s\"']+"), r"\1***"),
     (re.compile(r"\b(X-Amz-\w+=)[^\s&\"']+", re.IGNORECASE), r"\1***"),
     (re.compile(r"\b((?:Credential|Signature)=)[^\s,&\"'\\]+", re.IGNORECASE), r"\1***"),
     (re.compile(r"\b(Bearer\s+)[^\s,;\"'\\]+", re.IGNORECASE), r"\1***"),

@@ -115,10 +115,22 @@ def test_a_file_of_a_token_may_be_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "address", ["https://u@h", "s3://b/p?X-Amz-Security-Token=x", "https://h/?password=x"]
+    "address",
+    ["https://u@h", "s3://b/p?X-Amz-Security-Token=x", "https://h/?password=x", "h://h?a=b&sig=c"],
 )
 def test_addresses_with_credentials(address: str) -> None:
     assert has_credentials(address)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a" * 2_000_000, "://" * 700_000, "x://a:" * 300_000, "x://a?a=b&" * 200_000, "?" * 2_000_000],
+    ids=["a word", "empty addresses", "addresses", "queries", "question marks"],
+)
+def test_a_long_text_takes_no_longer_than_it_is(text: str) -> None:
+    """The time would grow with the square of its length: hours (pytest's own limit ends it)."""
+    assert not has_credentials(text)
+    assert without_secrets(text)[:100] == text[:100] or "?***" in without_secrets(text)
 
 
 def test_entry_points_strip_what_libraries_read(monkeypatch: pytest.MonkeyPatch) -> None:
