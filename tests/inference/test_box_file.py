@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sdpose.errors import UserError
-from sdpose.inference.pictures import BoxFile
+from sdpose.inference.boxes import BoxFile
 
 DAMAGED = [
     *(b"", b"{bad", b"null", b"5", b'["x"]', b"[" * 100_000, b"\xff\xfe[\x00", b"\xe9", b"{}"),
