@@ -20,6 +20,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from sdpose.errors import UserError
 from sdpose.files import matching
 from sdpose.storage import DamagedObjectError, ObjectNotFoundError, Store, sha256_of_file
 from sdpose.training.checkpoint import (
@@ -110,7 +111,7 @@ class Mirror:
         # The work dir's own files first: a checkpoint without its experiment has no owner.
         files: dict[str, Path] = {}
         for pattern in self._own_files if patterns is None else patterns:
-            for path in matching(self._work_dir, pattern):
+            for path in self._own(pattern):
                 state = path.stat()
                 version = (state.st_size, state.st_mtime_ns)
                 key = path.relative_to(self._work_dir).as_posix()
@@ -126,6 +127,15 @@ class Mirror:
                 self._wanted.pop(key, None)
                 self._wanted[key] = (path, self._requests)
             self._changed.notify_all()
+
+    def _own(self, pattern: str) -> list[Path]:
+        try:
+            return matching(self._work_dir, pattern)
+        except (
+            UserError
+        ) as error:  # a share that is away for a moment: the next request looks again
+            self._reminder.trouble(f"warning: {error}: what changed there is uploaded later")
+            return []
 
     def _work(self) -> None:
         while True:
