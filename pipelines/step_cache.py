@@ -128,7 +128,7 @@ def _artifacts(output: dict[str, Any]) -> list[dict[str, Any]]:
 def _tree_digest(path: Path) -> str:
     """Of a file, or of all files below a folder; of nothing, if it is not there."""
     digest = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(walk(path)):
+    for file in [path] if path.is_file() else sorted(filter(Path.is_file, map(Path, walk(path)))):
         digest.update(f"{file.relative_to(path)} {sha256_of_file(file)}\n".encode())
     return digest.hexdigest()
 

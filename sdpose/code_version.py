@@ -19,7 +19,7 @@ def source_version() -> str:
     """SHA-256, in hex, of this package's Python files."""
     digest = hashlib.sha256(b"sdpose sources 1\n")
     package = Path(__file__).parent
-    for path in sorted(path for path in walk(package) if path.suffix == ".py"):
+    for path in sorted(Path(p) for p in walk(package, hidden=False) if p.endswith(".py")):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(f"{path.relative_to(package).as_posix()} {content}\n".encode())
     return digest.hexdigest()

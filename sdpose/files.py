@@ -186,8 +186,8 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def walk(folder: Path, *, hidden: bool = True) -> Iterator[Path]:
-    """Every file below a folder, in no order; none if the folder is not there.
+def walk(folder: Path, *, hidden: bool = True) -> Iterator[str]:
+    """The path of every file below a folder, in no order; none if the folder is not there.
 
     Links are followed: what can be read below the folder is listed. `os.walk` and `rglob` leave out
     what cannot be listed, so a caller that deletes what is not listed would lose data.
@@ -197,25 +197,27 @@ def walk(folder: Path, *, hidden: bool = True) -> Iterator[Path]:
     Raises:
         OSError: a folder cannot be listed, or a link leads back to a folder above it.
     """
-    if not _is_absent(folder):
-        yield from _walk(str(folder), hidden, ())
-
-
-def _walk(folder: str, hidden: bool, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
-    status = os.stat(folder)
-    identity = status.st_dev, status.st_ino
-    if identity in above:
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), folder)
-    if not above and not stat.S_ISDIR(status.st_mode):
+    if _is_absent(folder):
         return
-    with os.scandir(folder) as entries:
-        for entry in list(entries):
-            if entry.name.startswith(".") and not hidden:
-                continue
-            if entry.is_dir():
-                yield from _walk(entry.path, hidden, (*above, identity))
-            else:
-                yield Path(entry.path)
+    # Folders to look into, and which folders (device, inode) are above each.
+    pending: list[tuple[str, tuple[tuple[int, int], ...]]] = [(str(folder), ())]
+    while pending:
+        place, above = pending.pop()
+        status = os.stat(place)
+        if not above and not stat.S_ISDIR(status.st_mode):
+            return
+        identity = status.st_dev, status.st_ino
+        if identity in above:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), place)
+        above = (*above, identity)
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if not hidden and entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    pending.append((entry.path, above))
+                else:
+                    yield entry.path
 
 
 def matching(folder: Path, pattern: str) -> list[Path]:

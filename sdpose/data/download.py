@@ -40,16 +40,12 @@ def download(
     Args:
         part: where it grows; with what lies beside it (.json) a later call goes on there, if the
             source can read ranges and the file has not changed.
-        largest: bytes; a server that sends more, or for ever, must not fill the disk.
+        largest: bytes, where the server does not say how many come; one that sends for ever must
+            not fill the disk.
     Raises:
-        UserError: the source fails for good, the file is too large or cannot be written, or its
+        UserError: the source fails for good, the file does not end or cannot be written, or its
             checksum is another.
     """
-    if file.size is not None and file.size > largest:
-        raise UserError(
-            f"{file.name} has {file.size / 1e9:.1f} GB there, {largest / 1e9:.1f} GB are the most "
-            "that is expected: not fetched; take another mirror"
-        )
     try:
         _download(source, file, target, part, checksum, largest, progress)
     except OSError as error:
@@ -158,10 +154,10 @@ def _download_whole(
             sink.truncate(0)
             while chunk := stream.read(CHUNK_BYTES):
                 size += len(chunk)
-                if size > largest:
+                if size > (largest if file.size is None else file.size):
                     raise UserError(
-                        f"{file.name} does not end after {largest / 1e9:.1f} GB, the most that is "
-                        "expected: not fetched; take another mirror"
+                        f"{file.name} does not end after {size / 1e9:.1f} GB, more than it can "
+                        "have: not fetched; take another mirror"
                     )
                 sink.write(chunk)
                 if progress:

@@ -56,8 +56,10 @@ class FileStore:
             ) from None
 
     def list(self, prefix: str) -> Iterator[str]:
-        paths = self._walk(prefix, hidden=False)
-        yield from sorted(path.relative_to(self.root).as_posix() for path in paths)
+        folder = self.root / prefix
+        start = len(os.path.join(folder, ""))
+        below = f"{prefix.strip('/')}/" if prefix else ""
+        yield from sorted(below + path[start:] for path in self._walk(folder, hidden=False))
 
     def read(self, key: str) -> bytes:
         with self._reading(key):
@@ -193,7 +195,7 @@ class FileStore:
     def sweep(self, older_than: timedelta, *, dry_run: bool = True) -> tuple[str, ...]:
         oldest = time.time() - older_than.total_seconds()
         left = []
-        for path in self._walk("", hidden=True):
+        for path in map(Path, self._walk(self.root, hidden=True)):
             if path.name.startswith(TEMPORARY_PREFIX):
                 with contextlib.suppress(FileNotFoundError):  # its writer is done meanwhile
                     if path.lstat().st_mtime < oldest:
@@ -213,11 +215,11 @@ class FileStore:
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
 
-    def _walk(self, prefix: str, *, hidden: bool) -> Iterator[Path]:
+    def _walk(self, folder: Path, *, hidden: bool) -> Iterator[str]:
         """Files below a folder. Whoever removes what is not listed needs an error where something
         cannot be listed."""
         try:
-            yield from walk(self.root / prefix, hidden=hidden)
+            yield from walk(folder, hidden=hidden)
         except OSError as error:
             raise StoreUnavailableError(
                 f"cannot list {error.filename or self.root}: {error.strerror}; nothing is known of "

@@ -22,6 +22,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from sdpose.errors import UserError
 from sdpose.files import matching
 from sdpose.storage import DamagedObjectError, ObjectNotFoundError, Store, sha256_of_file
 from sdpose.training.checkpoint import (
@@ -120,7 +121,7 @@ class Mirror:
         # The work dir's own files first: a checkpoint without its experiment has no owner.
         files: dict[str, Path] = {}
         for pattern in self._own_files if patterns is None else patterns:
-            for path in matching(self._work_dir, pattern):
+            for path in self._own(pattern):
                 state = path.stat()
                 version = (state.st_size, state.st_mtime_ns)
                 key = path.relative_to(self._work_dir).as_posix()
@@ -136,6 +137,15 @@ class Mirror:
                 self._wanted.pop(key, None)
                 self._wanted[key] = (path, self._requests)
             self._changed.notify_all()
+
+    def _own(self, pattern: str) -> list[Path]:
+        try:
+            return matching(self._work_dir, pattern)
+        except (
+            UserError
+        ) as error:  # a share that is away for a moment: the next request looks again
+            self._reminder.trouble(f"warning: {error}: what changed there is uploaded later")
+            return []
 
     def _work(self) -> None:
         while True:

@@ -285,11 +285,11 @@ def test_sums_without_end(tmp_path, monkeypatch):
         download.Checksums(HttpSource(url)).of("zips/val2017.zip")
 
 
-def test_a_file_that_is_larger_than_any_of_coco(tmp_path):
+def test_a_file_that_is_larger_than_the_disk(tmp_path):
     headers = {"Content-Range": f"bytes 0-0/{10**15}", "Content-Length": "1"}
     with answering(lambda h, _: send(h, 206, headers, b"x")) as (url, _):
         source = HttpSource(url)
-        with pytest.raises(UserError, match=r"1000000\.0 GB there"):
+        with pytest.raises(UserError, match=r"1000000\.0 GB are needed"):
             download.download(source, source.find("f"), tmp_path / "f", part=tmp_path / "p")
 
 

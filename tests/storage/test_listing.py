@@ -80,6 +80,19 @@ def test_what_is_not_there_is_empty(tmp_path):
     assert list(store.list("a")) == []  # an object is no folder
 
 
+@pytest.mark.parametrize("place", [".", "", "store", "./store/../store"])
+def test_keys_do_not_depend_on_how_the_folder_is_written(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    store = FileStore(Path(place))
+    keys = ["models/m/1.json", "models/m/versions/1.json", "x.json"]
+    for key in keys:
+        store.put(key, b"{}")
+    assert list(store.list("")) == keys
+    for prefix in ("models", "models/", "models/m"):
+        assert list(store.list(prefix)) == keys[:2]
+    assert store.sweep(timedelta(hours=-1)) == ()
+
+
 def test_links_are_listed_as_they_are_read(root, tmp_path):
     """A model that an operator has moved to another disk."""
     (root / "models/m").rename(tmp_path / "moved")

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -37,16 +38,23 @@ print(json.dumps([answers, list(store.list(""))]))
 
 def run_on(kinds: str, folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     """A command whose processes find such a file system everywhere."""
-    odd = Path(__file__).parent / "odd"
-    environment = {
-        **os.environ,
-        "ODD_FILE_SYSTEM": kinds,
-        "PYTHONPATH": os.pathsep.join([str(odd), *filter(None, [os.environ.get("PYTHONPATH")])]),
-        "SDPOSE_CACHE": str(folder / "cache"),
-    }
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, env=environment, cwd=folder
-    )
+    with tempfile.TemporaryDirectory() as odd:
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment_on(kinds, odd) | {"SDPOSE_CACHE": str(folder / "cache")},
+            cwd=folder,
+        )
+
+
+def environment_on(kinds: str, odd: str) -> dict[str, str]:
+    """odd: an empty folder, which must be there as long as processes are started."""
+    program = Path(__file__).with_name("odd_file_system.py")
+    Path(odd, "sitecustomize.py").write_text(f"import runpy\nrunpy.run_path({str(program)!r})\n")
+    python_path = os.pathsep.join([odd, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "ODD_FILE_SYSTEM": kinds, "PYTHONPATH": python_path}
 
 
 @pytest.mark.parametrize(
@@ -102,7 +110,7 @@ def test_a_disk_that_fails_is_no_odd_file_system(tmp_path):
         assert "Input/output error" in answers[name], f"{name}: {answers[name]}"
 
 
-def test_downloads_at_once_without_locks(tmp_path):
+def test_downloads_at_once_without_locks(tmp_path, tmp_path_factory):
     """Processes of one machine that need the same shard: none may break another one's file."""
     program = (
         "import sys; from pathlib import Path; from sdpose.storage import open_store, s3\n"
@@ -112,8 +120,7 @@ def test_downloads_at_once_without_locks(tmp_path):
     (tmp_path / "store").mkdir()
     content = os.urandom(1 << 20)
     (tmp_path / "store/large").write_bytes(content)
-    odd = str(Path(__file__).parent / "odd")
-    environment = {**os.environ, "ODD_FILE_SYSTEM": "no-locks", "PYTHONPATH": odd}
+    environment = environment_on("no-locks", str(tmp_path_factory.mktemp("odd")))
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", program],

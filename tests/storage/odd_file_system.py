@@ -1,4 +1,5 @@
-"""Makes the system calls of every Python process below answer as odd file systems do.
+"""Makes the system calls of a Python process answer as odd file systems do; run by its
+`sitecustomize`, so by every process below it, too.
 
 $ODD_FILE_SYSTEM is a list of: no-locks (NFS without its lock service), no-folder-sync (SMB, FUSE),
 no-chmod (SMB), no-links (object stores on FUSE), one-name (a file system whose files have one
