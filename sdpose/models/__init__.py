@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from sdpose.config.schema import Model
+from sdpose.errors import UserError
 from sdpose.models.hrnet import HRNet3Stage
 from sdpose.models.sdpose import CycleOutput, SDPose, sdpose_b, sdpose_s_v1, sdpose_s_v2, sdpose_t
 from sdpose.models.stemnet import StemNet
@@ -50,8 +51,21 @@ def build_model(config: Model, initialise: bool = True) -> SDPose:
 
     Draws from torch's global generator. `config.pretrained` is not read here
     (`load_backbone_weights`). initialise: False where all weights are loaded next; they have
-    values of no meaning then, and SDPose-B is built in a quarter of the time.
+    values of no meaning then, and SDPose-B is built in a quarter of the time. Raises UserError if
+    there is not enough memory.
     """
+    try:
+        return _build(config, initialise)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate" not in str(error):
+            raise
+        raise UserError(
+            "the model does not fit in this machine's memory: lower model.backbone.width, or dim, "
+            "depth or heatmap_size of model.keypoint_head.tokenpose_cfg"
+        ) from None
+
+
+def _build(config: Model, initialise: bool) -> SDPose:
     backbone, head = config.backbone, config.keypoint_head.tokenpose_cfg
     assert backbone.width is not None  # the schema fills it in
     return SDPose(

@@ -126,5 +126,5 @@ def test_digits_that_are_no_numbers(checkpoint: Path, photos: Path, tmp_path: Pa
 def test_a_malformed_file_of_boxes(
     content: str, checkpoint: Path, photos: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match="holds no boxes"):
+    with pytest.raises(UserError, match=r"b\.json"):
         results(checkpoint, photos, tmp_path / "out", *boxes_file(tmp_path / "b.json", content))

@@ -120,7 +120,9 @@ def test_registry_models_and_their_files(
 ) -> None:
     monkeypatch.setenv("SDPOSE_REGISTRY", str(tmp_path / "registry"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    run("registry", "register", "small", str(checkpoint))
+    figures = tmp_path / "figures.json"
+    figures.write_text('{"AP": 0.5}')
+    run("registry", "register", "small", str(checkpoint), "--metrics", str(figures))
     run("registry", "promote", "small", "1", "--channel", "production")
     pulled = tmp_path / "device/model.safetensors"
     run("registry", "pull", "small@production", str(pulled))
