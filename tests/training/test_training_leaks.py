@@ -62,7 +62,12 @@ def test_descriptors_that_run_out_are_no_lost_process() -> None:
 
 def test_a_run_with_many_evaluations_leaks_nothing(make, launch) -> None:
     run = launch(
-        make("data.samples_per_gpu=4", "total_epochs=8", "evaluation.interval=1"),
+        make(
+            "data.samples_per_gpu=4",
+            "data.workers_per_gpu=1",  # of training and, new for every evaluation, of those
+            "total_epochs=8",
+            "evaluation.interval=1",
+        ),
         ranks=2,
         pause=0.02,
     )
