@@ -12,6 +12,7 @@ after COLLECTIVE_TIMEOUT.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -125,7 +126,8 @@ def process_group() -> Iterator[World]:
         backend, store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT
     )
     try:
-        yield World(rank=rank, size=size, device=device)
+        with _enough_descriptors():
+            yield World(rank=rank, size=size, device=device)
     except UserError as error:
         if is_main_process():
             raise
@@ -144,6 +146,20 @@ def process_group() -> Iterator[World]:
         os._exit(PEER_LOST_EXIT_CODE)
     finally:
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _enough_descriptors() -> Iterator[None]:
+    """Running out of file descriptors looks like a lost connection to gloo."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if os.strerror(errno.EMFILE) not in str(error):
+            raise
+        raise UserError(
+            "too many open files: connections to the other processes, logs and the batches of "
+            "loaders take them. Raise the limit of the shell or the container (ulimit -n)"
+        ) from None
 
 
 def _report_user_error(store: PrefixStore, message: str) -> None:

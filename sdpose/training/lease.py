@@ -27,7 +27,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sdpose.errors import UserError
 from sdpose.storage import Store, StoreUnavailableError, Tag
@@ -61,11 +61,13 @@ class Holder(BaseModel):
     process_started: int  # clock ticks since the boot
     since: str
     beat: int = 0
-    expires_after: float = EXPIRY_SECONDS  # seconds without a heartbeat
+    expires_after: float = Field(EXPIRY_SECONDS, gt=0, allow_inf_nan=False)
+    """Seconds without a heartbeat."""
     released: bool = False
 
     def __str__(self) -> str:
-        return f"process {self.process} on {self.host}, since {self.since}"
+        text = f"process {self.process} on {self.host}, since {self.since}"
+        return "".join(c if c.isprintable() else "?" for c in text)  # somebody else wrote it
 
     def is_alive_here(self) -> bool | None:
         """Whether the process is one of this machine's; None if that cannot be told from here."""

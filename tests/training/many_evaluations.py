@@ -1,22 +1,27 @@
-"""One process of several: `python many_evaluations.py TIMES`, with RANK and the like set.
+"""One process of several: `python many_evaluations.py TIMES [MORE]`, with RANK and the like set.
 
 Does TIMES times what every evaluated epoch does between the processes, and prints what this process
-holds after the first time and after the last one.
+holds after the first time and after the last one. MORE: descriptors that it may still open.
 """
 
 from __future__ import annotations
 
+import resource
 import sys
 
 import psutil
 import torch.distributed as dist
 
+from sdpose.errors import user_errors
 from sdpose.training.distributed import PREPARE_TIMEOUT, on_main, process_group
 
 
-def main(times: int) -> None:
+def main(times: int, more: int | None = None) -> None:
     process = psutil.Process()
-    with process_group() as world:
+    with user_errors(), process_group() as world:
+        if more is not None:
+            files = process.num_fds() + more
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
         for number in range(1, times + 1):
             assert on_main(world, lambda: number, timeout=PREPARE_TIMEOUT) == number  # noqa: B023
             if number in (1, times):
@@ -25,4 +30,4 @@ def main(times: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(*map(int, sys.argv[1:]))

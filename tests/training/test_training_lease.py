@@ -136,7 +136,12 @@ def test_a_heartbeat_is_a_refusal(store: Store, monkeypatch: pytest.MonkeyPatch)
     assert read(store).token == "another"
 
 
-@pytest.mark.parametrize("content", [b"", b"{bad", b"[]", b'{"token": 5}', b"\xff\x00"])
+NEVER = elsewhere().model_dump_json().replace('"expires_after":1.0', '"expires_after":Infinity')
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{bad", b"[]", b'{"token": 5}', b"\xff\x00", b"[" * 100_000, NEVER.encode()]
+)
 def test_a_damaged_lease_expires(
     store: Store, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,3 +260,12 @@ def test_doctor_names_the_holder(make, tmp_path: Path) -> None:
     assert "in use by another training: process 41 on node-7, since 2026-11-30T08" in doctor()
     write(store, elsewhere(released=True))
     assert "in use by another training" not in doctor()
+
+
+def test_what_another_wrote_cannot_steer_the_terminal(store: Store) -> None:
+    write(store, elsewhere(host="\x1b[2Jnode\n7"))
+    said: list[str] = []
+    with Lease(store, said.append).held():
+        pass
+    assert said[0].isprintable()
+    assert "?[2Jnode?7" in said[0]
