@@ -10,6 +10,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,12 +44,20 @@ def server(
     objects: dict[tuple[str, str], Object], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[MlflowServer]:
     folder = tmp_path_factory.mktemp("mlflow")
-    [container] = objects["Deployment", "mlflow"]["spec"]["template"]["spec"]["containers"]
+    pod = objects["Deployment", "mlflow"]["spec"]["template"]["spec"]
+    [container], [prepares] = pod["containers"], pod["initContainers"]
     configuration = objects["ConfigMap", "mlflow-auth"]["data"]["basic_auth.ini"]
-    database = "postgresql://mlflow@postgres:5432/mlflow"
+    database = next(e["value"] for e in prepares["env"] if e["name"] == "MLFLOW_BACKEND_STORE_URI")
     assert database in configuration
-    (folder / "basic_auth.ini").write_text(
-        configuration.replace(database, f"sqlite:///{folder}/users.db")
+    here = f"sqlite:///{folder}/mlflow.db"
+    (folder / "basic_auth.ini").write_text(configuration.replace(database, here))
+    programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    subprocess.run(
+        prepares["command"],
+        env={"PATH": programs, "HOME": str(folder), "MLFLOW_BACKEND_STORE_URI": here},
+        cwd=folder,
+        check=True,
+        capture_output=True,
     )
     options = [word for word in container["command"] if word.startswith("--app-name")]
     assert options == ["--app-name=basic-auth"]
@@ -56,7 +65,7 @@ def server(
         for name, value in ADMIN.items():
             patch.setenv(name, value)
         patch.setenv("MLFLOW_AUTH_CONFIG_PATH", str(folder / "basic_auth.ini"))
-        server = MlflowServer(folder, options=options)
+        server = MlflowServer(folder, here, options)
         yield server.start()
         server.stop()
 
@@ -77,6 +86,7 @@ def make_user(objects: dict[tuple[str, str], Object], uri: str, **changes: str) 
         assert canary not in done.stdout + done.stderr
 
 
+@pytest.mark.timeout(900)  # imports MLflow eight times, which takes a busy machine a minute each
 def test_runs_are_logged_by_its_user_only(
     server: MlflowServer,
     objects: dict[tuple[str, str], Object],
