@@ -153,6 +153,8 @@ def convert_weights(
         state = {official_name(name) or name: tensor for name, tensor in state.items()}
     else:
         meta["format"] = CHECKPOINT_FORMAT
+    if not target.parent.is_dir():
+        raise UserError(f"cannot write {target}: no such folder: {target.parent}")
     with atomic_file(target) as file:
         if target.suffix == ".pth":
             torch.save({"state_dict": state, "meta": meta}, file)
