@@ -328,6 +328,36 @@ def test_the_words_of_another_are_not_signed(
 
 
 @only_files
+def test_a_move_while_the_pointer_is_read_is_no_older_pointer(
+    store: Store,
+    register: Register,
+    move: Callable[..., Any],
+    signer: Signer,
+    verifier: Verifier,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for seed in (1, 2):
+        register(seed, ap=0.5 + seed / 10, signer=signer)
+    move(1)
+    old = store.read(POINTER)
+    read_tagged, moved = store.read_tagged, []
+
+    def read_and_wait(key: str) -> Any:
+        found = read_tagged(key)
+        if key == POINTER and not moved:
+            moved.append(True)
+            move(2)  # another process of this machine, before the answer is here
+        return found
+
+    monkeypatch.setattr(store, "read_tagged", read_and_wait)
+    assert current(store, "tiny", CHANNEL, verifier)["version"] == 1  # type: ignore[index]
+    assert current(store, "tiny", CHANNEL, verifier)["version"] == 2  # type: ignore[index]
+    store.put(POINTER, old)
+    with pytest.raises(OlderPointerError):
+        current(store, "tiny", CHANNEL, verifier)
+
+
+@only_files
 def test_readers_that_run_beside_a_promoter_raise_no_false_alarm(
     store: Store, register: Register, move: Callable[..., Any], signer: Signer, keys: Any
 ) -> None:
