@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from made import Register, write_checkpoint
 from servers.s3 import S3Server
+from signing_keys import write_pair
 
 from sdpose.config import Experiment, parse_experiment
+from sdpose.registry.promote import promote
 from sdpose.registry.register import register_checkpoint
+from sdpose.registry.signatures import Signer, Verifier
 from sdpose.registry.versions import ModelVersion
 from sdpose.storage import Store, open_store
 
@@ -87,5 +91,46 @@ def register(store: Store, experiment: Experiment, tmp_path: Path) -> Register:
         }
         model = changes.pop("model", "tiny")
         return register_checkpoint(model, path, **arguments | changes)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return write_pair(tmp_path_factory.mktemp("keys"), "ours")
+
+
+@pytest.fixture(scope="session")
+def other_keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return write_pair(tmp_path_factory.mktemp("keys"), "theirs")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str) -> Path:
+    """This machine has seen nothing yet."""
+    monkeypatch.setenv("SDPOSE_CACHE", str(tmp_path / "cache"))
+    for name in ("SDPOSE_PUBLIC_KEY", "SDPOSE_SIGNING_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def signer(keys: tuple[Path, Path]) -> Signer:
+    return Signer(keys[0])
+
+
+@pytest.fixture
+def verifier(keys: tuple[Path, Path], cache: Path) -> Verifier:
+    return Verifier(keys[1])
+
+
+@pytest.fixture
+def move(store: Store, signer: Signer, verifier: Verifier) -> Callable[..., Any]:
+    def call(version: int, channel: str = "production") -> Any:
+        record = promote(
+            store, "tiny", version, channel, approver="kim", signer=signer, verifier=verifier
+        )
+        assert record["allowed"], record["gates"]
+        return record
 
     return call

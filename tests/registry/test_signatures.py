@@ -27,13 +27,8 @@ PASSWORD = b"not in any message"
 
 
 @pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return write_pair(tmp_path_factory.mktemp("keys"), "ours")
-
-
-@pytest.fixture(scope="module")
-def other_public(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pair(tmp_path_factory.mktemp("keys"), "theirs")[1]
+def other_public(other_keys: tuple[Path, Path]) -> Path:
+    return other_keys[1]
 
 
 def test_only_what_the_key_signed_is_pulled(
