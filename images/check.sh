@@ -78,5 +78,5 @@ run = tracking.start_run("check", params={"a": 1}, tags={})
 run.log_metrics({"loss": 1.5}, step=1)
 run.end("FINISHED")
 print("MLflow run", run.run_id)'
-docker exec sdpose-mlflow-check python -c 'import boto3, psycopg; print("psycopg", psycopg.__version__)'
+docker exec sdpose-mlflow-check python -c 'import boto3, flask_wtf, psycopg; print("psycopg", psycopg.__version__)'
 echo "the images are fine"

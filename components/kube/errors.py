@@ -135,7 +135,7 @@ def _message(error: ApiException) -> str:
 def _retry_after(error: ApiException) -> float | None:
     """Seconds that the server asks to wait."""
     value = (error.headers or {}).get("Retry-After", "")
-    return float(value) if value.isdigit() else None
+    return float(value) if value.isdecimal() and value.isascii() else None
 
 
 def _status(error: ApiException) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class Kind:
     def rank(self, pod: Object) -> tuple[bool, int]:
         """Sorts pods by the ranks of their processes: the master first."""
         role, _, index = self.replica(pod).rpartition("-")
-        return role == "worker", int(index) if index.isdigit() else 0
+        return role == "worker", int(index) if index.isdecimal() else 0
 
 
 PYTORCHJOB = Kind(

@@ -179,7 +179,7 @@ def move(
         record = _finished(Move, record, signer, verifier)
         if _commit(store, name, channel, record, found):
             _write_down(store, name, channel, record)
-            _check_withdrawn(store, record)
+            _check_withdrawn(store, record, signer)
             if verifier is not None:
                 verifier.check_pointer(store, name, channel, record, [])
             return record
@@ -280,7 +280,7 @@ def rollback(
     )
 
 
-def _check_withdrawn(store: Store, record: Record) -> None:
+def _check_withdrawn(store: Store, record: Record, signer: Signer | None) -> None:
     """Takes back a move to a version that was withdrawn while its gates were asked.
 
     Whoever withdraws looks at the pointers after writing it down, and whoever promotes looks at the
@@ -292,7 +292,7 @@ def _check_withdrawn(store: Store, record: Record) -> None:
         return
     what = explain_withdrawal(name, withdrawn)
     try:
-        rollback(store, name, channel, approver=record["approver"], comment=what)
+        rollback(store, name, channel, approver=record["approver"], comment=what, signer=signer)
     except UserError as error:
         raise UserError(
             f"{what}; {channel} points at it, and gives it to nobody: promote another version "

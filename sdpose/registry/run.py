@@ -69,7 +69,7 @@ def register_run(
 
 def write_summary(work_dir: Path, summary: dict[str, Any]) -> None:
     """Replaces `<work_dir>/summary.json`, whole or not at all."""
-    text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(work_dir / SUMMARY, text)
 
 

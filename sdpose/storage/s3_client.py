@@ -80,7 +80,7 @@ def s3_client() -> Any:
 def attempts() -> int:
     """$AWS_MAX_ATTEMPTS, else 6."""
     configured = os.environ.get("AWS_MAX_ATTEMPTS", "")
-    return max(int(configured), 1) if configured.isdigit() else ATTEMPTS
+    return max(int(configured), 1) if configured.isdecimal() else ATTEMPTS
 
 
 def encryption() -> dict[str, str]:

@@ -110,7 +110,8 @@ def test_list_does_not_list_manifests(
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
         shown = CliRunner().invoke(cli, ["registry", "list", "tiny", "--registry", on_s3])
     assert shown.exit_code == 0, shown.output
-    assert len(proxy.requests) == 5  # three channels, the index, the next number
+    # three channels, the index, the next number, what was withdrawn
+    assert len(proxy.requests) == 6
     assert not [request for request in proxy.requests if "list-type" in request.path]
 
 

@@ -123,7 +123,7 @@ def test_a_link_in_a_circle_is_an_error(root):
 def test_gc_deletes_nothing_when_a_model_cannot_be_listed(root, tmp_path):
     """The finding: the weights of a version in production were deleted."""
     program = (
-        "import sys; from datetime import timedelta; from sdpose.registry.upkeep import gc; "
+        "import sys; from datetime import timedelta; from sdpose.registry.gc import gc; "
         "from sdpose.errors import user_errors; from sdpose.storage import open_store\n"
         "with user_errors(): print(gc(open_store(sys.argv[1]), grace=timedelta(), dry_run=False))"
     )
