@@ -16,9 +16,9 @@ from sdpose.errors import UserError
 from sdpose.registry.channels import Record, current, history
 from sdpose.registry.documents import Seen, decode, document, new_document
 from sdpose.registry.layout import CHANNELS, NAME, SEEN, index_key, manifest_key
-from sdpose.registry.versions import parse_index, read_versions, version_numbers
+from sdpose.registry.versions import NEW_INDEX, parse_index, read_versions, version_numbers
 from sdpose.registry.withdrawals import read_withdrawals
-from sdpose.storage import ObjectNotFoundError, Store
+from sdpose.storage import DamagedObjectError, ObjectNotFoundError, Store
 
 SHOWN = 10
 
@@ -131,3 +131,5 @@ def _read_index(store: Store, name: str) -> Iterable[int]:
         return parse_index(store.read(key), store.uri(key)).keys()
     except ObjectNotFoundError:
         return ()
+    except DamagedObjectError as error:
+        raise type(error)(f"{error}; {NEW_INDEX}") from None

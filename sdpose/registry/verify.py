@@ -43,6 +43,7 @@ from sdpose.registry.layout import (
 )
 from sdpose.registry.signatures import SignatureError, Verifier, read_signature
 from sdpose.registry.versions import (
+    NEW_INDEX,
     WITHDRAW,
     ModelVersion,
     digests_of,
@@ -53,7 +54,6 @@ from sdpose.registry.versions import (
 from sdpose.registry.withdrawals import Withdrawal, read_withdrawals
 from sdpose.storage import DamagedObjectError, ObjectNotFoundError, Store, StoreUnavailableError
 
-NEW_INDEX = "delete it, and the next registration writes a new one"
 STRANGER = "it does not belong here"
 
 

@@ -45,6 +45,7 @@ IDENTITY = ("weights", "dataset_digest", "evaluation_settings_digest")
 # So many manifests may be missing in the index before `list` writes it again.
 STALE_INDEX = 16
 READERS = 16
+NEW_INDEX = "delete it, and the next registration writes a new one"
 WITHDRAW = "`sdpose registry withdraw` takes the version out of use"
 NO_SUMMARY: dict[str, Any] = {
     **dict.fromkeys(("identity", "dataset_digest", "evaluation_settings_digest"), ""),

@@ -190,7 +190,11 @@ class FileStore:
         except FileNotFoundError:
             raise ObjectNotFoundError(f"{self.uri(key)} does not exist") from None
         except OSError as error:
-            raise UserError(f"cannot move {self.uri(key)}: {error.strerror}") from None
+            if error.errno != errno.EXDEV:
+                raise UserError(f"cannot move {self.uri(key)}: {error.strerror}") from None
+            # A folder of the store is a link to another disk.
+            self.put_file(source, target, self.digest(key))
+            self.delete(key)
 
     def sweep(self, older_than: timedelta, *, dry_run: bool = True) -> tuple[str, ...]:
         oldest = time.time() - older_than.total_seconds()

@@ -105,7 +105,7 @@ def test_sources_that_disagree(store: Store, register: Register) -> None:
         pointer_key("tiny", "production")
     )
     store.put(index_key("tiny"), b"{}")
-    with pytest.raises(DamagedObjectError, match=r"index\.json is malformed"):
+    with pytest.raises(DamagedObjectError, match=r"index\.json is malformed.*; delete it"):
         gc(store, dry_run=False, grace=NOW)
     store.delete(index_key("tiny"))  # it is a cache
     assert gc(store, dry_run=False, grace=NOW).marked == ()

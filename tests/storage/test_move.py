@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from sdpose.errors import UserError
-from sdpose.storage import ObjectNotFoundError, Store, s3
+from sdpose.storage import FileStore, ObjectNotFoundError, Store, s3
 
 KEY, TARGET = "blobs/sha256/Ä b+c&d%20", "gc/trash/x/2026"
 
@@ -42,3 +43,17 @@ def test_what_is_not_there_is_not_moved(store: Store) -> None:
     assert store.read(TARGET) == b"stays"
     with pytest.raises(UserError, match="cannot be stored"):
         store.move(TARGET, "../outside")
+
+
+def test_a_folder_of_the_store_may_lie_on_another_disk(tmp_path: Path) -> None:
+    other = Path("/dev/shm")
+    if not os.access(other, os.W_OK) or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs a second file system: /dev/shm is none")
+    with tempfile.TemporaryDirectory(dir=other) as folder:
+        (tmp_path / "blobs").symlink_to(folder)
+        store = FileStore(tmp_path)
+        store.put("blobs/x", b"weights")
+        store.move("blobs/x", TARGET)
+        assert list(store.list("")) == [TARGET]
+        store.move(TARGET, "blobs/x")
+        assert (store.read("blobs/x"), store.exists(TARGET)) == (b"weights", False)
