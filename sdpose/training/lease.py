@@ -30,6 +30,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sdpose.errors import UserError
+from sdpose.printable import printable_line
 from sdpose.storage import Store, StoreUnavailableError, Tag
 from sdpose.training.records import Say
 
@@ -66,8 +67,7 @@ class Holder(BaseModel):
     released: bool = False
 
     def __str__(self) -> str:
-        text = f"process {self.process} on {self.host}, since {self.since}"
-        return "".join(c if c.isprintable() else "?" for c in text)  # somebody else wrote it
+        return printable_line(f"process {self.process} on {self.host}, since {self.since}")
 
     def is_alive_here(self) -> bool | None:
         """Whether the process is one of this machine's; None if that cannot be told from here."""

@@ -40,7 +40,7 @@ def test_a_sweep_ranks_registers_and_runs_again_only_what_is_missing(
     def run(text: str) -> tuple[int, str, str]:
         command = ("--sweep", write(tmp_path, text), "--data-root", tiny_coco, "--parallel", "2")
         process = submit(*command, cwd=tmp_path)
-        output, errors = process.communicate(timeout=240)
+        output, errors = process.communicate(timeout=600)
         return process.returncode, output, errors
 
     code, output, errors = run(SWEEP)

@@ -49,6 +49,7 @@ def sync(work_dir: Path, server: MlflowServer) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.timeout(900)  # it waits for clients that give up
 def test_a_server_that_is_gone_misses_nothing(make, launch, server, records) -> None:
     """It is killed while a run goes on, the run is killed, too, and goes on without it."""
     experiment = make("total_epochs=8", HOOKS)
