@@ -24,7 +24,6 @@ ANNOTATIONS_LIMIT = 256 * 1024  # bytes, of all annotations of an object; Kubern
 ROOM_FOR_OTHER_ANNOTATIONS = 16 * 1024
 
 DISK = "ephemeral-storage"
-DISK_REQUEST = "1Gi"
 ROOM_FOR_LOGS = "2Gi"
 
 NAME_LABEL = "app.kubernetes.io/name"
@@ -122,12 +121,16 @@ def volume_mounts(cluster: Cluster) -> list[Object]:
 
 def resources(cluster: Cluster) -> Object:
     """Requests and limits; GPUs are a limit, which is their request too."""
-    limits = {DISK: disk_limit(cluster)} | dict(cluster.resources.limits)
+    limits, requests = dict(cluster.resources.limits), dict(cluster.resources.requests)
+    # Kueue admits nothing that asks for a resource which its ClusterQueue does not cover.
+    if DISK not in limits and not cluster.queue:
+        limits[DISK] = disk_limit(cluster)
+        # Without a request the limit would be it, and a node with less disk would not do.
+        requests.setdefault(DISK, "0")
     if cluster.gpus_per_node:
         limits[cluster.accelerator] = str(cluster.gpus_per_node)
-    # Without a request the limit would be it, and a node with less disk would not do.
-    requests = {DISK: min(DISK_REQUEST, limits[DISK], key=parse_quantity)}
-    return {"requests": requests | dict(cluster.resources.requests), "limits": limits}
+    both = {"requests": requests, "limits": limits}
+    return {key: value for key, value in both.items() if value}
 
 
 def disk_limit(cluster: Cluster) -> str:

@@ -91,7 +91,8 @@ def _needed(cluster: Cluster) -> dict[str, Decimal]:
 def _of_one_pod(cluster: Cluster) -> dict[str, str]:
     """What the scheduler counts: requests; a limit is the request where there is none."""
     stated = resources(cluster)
-    return {**stated.get("limits", {}), **stated.get("requests", {})}
+    counted = {**stated.get("limits", {}), **stated.get("requests", {})}
+    return {name: value for name, value in counted.items() if parse_quantity(value)}
 
 
 def _wanted(cluster: Cluster) -> str:
