@@ -268,4 +268,4 @@ def test_what_another_wrote_cannot_steer_the_terminal(store: Store) -> None:
     with Lease(store, said.append).held():
         pass
     assert said[0].isprintable()
-    assert "?[2Jnode?7" in said[0]
+    assert r"\u001b[2Jnode\u000a7" in said[0]
