@@ -98,8 +98,8 @@ def single_writer() -> bool:
 
 
 def _report_redirect(response: Any, operation: Any, **_: Any) -> None:
-    """Ends a circle: redirected without the name of the region, botocore asks HEAD of the bucket for
-    it, and does so too when that is redirected."""
+    """Ends a circle: redirected without the name of the region, botocore asks for it with HEAD of
+    the bucket, and does so too when that is redirected."""
     from botocore.exceptions import ClientError
 
     if response is None:

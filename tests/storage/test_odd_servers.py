@@ -1,4 +1,4 @@
-"""What a server says is told, only S3 is believed, and S3 in all its kinds can be used."""
+"""What a server says reaches the user, only S3 is believed, and S3 of every kind can be used."""
 
 from __future__ import annotations
 
