@@ -69,7 +69,7 @@ def s3_client() -> Any:
         _check_endpoint(made.meta.endpoint_url)
         if not addressing and _is_aws(made.meta.endpoint_url):
             made = client("virtual")
-        made.meta.events.register_first("needs-retry.s3.HeadBucket", _tell_a_redirect)
+        made.meta.events.register_first("needs-retry.s3.HeadBucket", _report_redirect)
     except (BotoCoreError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -98,9 +98,9 @@ def single_writer() -> bool:
     return _choice("SDPOSE_S3_SINGLE_WRITER", ("true", "false")) == "true"
 
 
-def _tell_a_redirect(response: Any, operation: Any, **_: Any) -> None:
-    """Ends a circle: redirected without being told the region, botocore asks HEAD of the bucket for
-    it, and does so too when that is redirected."""
+def _report_redirect(response: Any, operation: Any, **_: Any) -> None:
+    """Ends a circle: redirected without the name of the region, botocore asks for it with HEAD of
+    the bucket, and does so too when that is redirected."""
     from botocore.exceptions import ClientError
 
     if response is None:

@@ -1,4 +1,4 @@
-"""What a server says is told, only S3 is believed, and S3 in all its kinds can be used."""
+"""What a server says reaches the user, only S3 is believed, and S3 of every kind can be used."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _uses(store: Store, tmp_path) -> dict[str, object]:
     ],
     ids=lambda value: None if isinstance(value, str) else value.answer.body.decode()[13:33],
 )
-def test_the_reason_of_a_refusal_is_told(refusal, told, moto, proxied, tmp_path):
+def test_the_reason_of_a_refusal_is_reported(refusal, told, moto, proxied, tmp_path):
     """The answer to HEAD, the first request of a registration, has none."""
     with proxied(moto) as (proxy, store):
         proxy.plan = odd_s3.always(refusal)
@@ -69,7 +69,7 @@ def test_the_reason_of_a_refusal_is_told(refusal, told, moto, proxied, tmp_path)
             assert f"s3://{store.bucket}" in str(refused.value), name
 
 
-def test_a_real_server_tells_its_reason(swift, connect, tmp_path, monkeypatch):
+def test_a_real_server_gives_its_reason(swift, connect, tmp_path, monkeypatch):
     store = connect(swift)
     with monkeypatch.context() as patch:
         patch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
@@ -221,7 +221,7 @@ def test_what_is_no_s3_is_not_believed(which, moto, proxied, tmp_path, monkeypat
             assert "AWS_ENDPOINT_URL_S3" in str(refused.value), name
 
 
-def test_a_redirect_is_told(moto, proxied):
+def test_a_redirect_is_reported(moto, proxied):
     with proxied(moto) as (proxy, store):
         location = ("Location", "https://s3.test/bucket")
         proxy.plan = odd_s3.always(odd_s3.answer(308, odd_s3.PAGE, "text/html", (location,)))
