@@ -117,13 +117,17 @@ def _as_url(name: str, value: str) -> str:
 def clean_environment() -> None:
     """Strips credentials, addresses and settings in `os.environ`, where libraries read them.
 
-    The user and password of MLflow's address get their own variables: MLflow prints the address.
+    AWS_REGION counts for boto3, too. The user and password of MLflow's address get variables of
+    their own: MLflow prints the address.
     Every entry point calls this before anything is read (through `sdpose.errors.user_errors`).
     """
     for name, value in os.environ.items():
         stripped = value.strip(_WHITE)
         if stripped != value and (_CLEANED.fullmatch(name) or is_secret_name(name)):
             os.environ[name] = stripped
+    if region := os.environ.get("AWS_REGION"):
+        # boto3 does not read it; MLflow makes clients of its own.
+        os.environ["AWS_DEFAULT_REGION"] = region
     address = os.environ.get("MLFLOW_TRACKING_URI", "")
     if found := re.fullmatch(r"(https?://)([^/?#]*)@([^@]*)", address, re.IGNORECASE):
         user, _, password = found[2].partition(":")

@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Thread
 from urllib.parse import quote, quote_plus
 
+import boto3
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -151,6 +152,13 @@ def test_entry_points_strip_what_libraries_read(monkeypatch: pytest.MonkeyPatch)
     with user_errors():
         assert {os.environ[name] for name in stripped} == {"value inside"}
     assert os.environ["PS1"] == "sdpose $ "
+
+
+def test_the_region_counts_for_every_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_REGION", "garage")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    clean_environment()
+    assert boto3.session.Session().region_name == "garage"
 
 
 def test_mlflows_address_loses_its_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
