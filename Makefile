@@ -50,14 +50,9 @@ registry-fuzz: $(VENV)/.dev  ## 100,000 mutations of the registry's documents (4
 	FUZZ_CASES=100000 FUZZ_SEED=$(FUZZ_SEED) $(BIN)/pytest -s tests/registry/test_fuzz.py
 
 faults: $(VENV)/.dev  ## every fault and kill -9 at every request of register, promote and pull (65 min)
-	SDPOSE_FAULTS=all $(BIN)/pytest -q -rP --show-capture=stdout tests/registry/faults
+	SDPOSE_FAULTS=all $(BIN)/pytest -n 2 -q -rP --show-capture=stdout --timeout 5400 tests/registry/faults
 
-launcher-# Each time other documents; those of a failure again: make registry-fuzz FUZZ_SEED=...
-FUZZ_SEED ?= $(shell date +%s)
-registry-fuzz: $(VENV)/.dev  ## 100,000 mutations of the registry's documents (45 min)
-	FUZZ_CASES=100000 FUZZ_SEED=$(FUZZ_SEED) $(BIN)/pytest -s tests/registry/test_fuzz.py
-
-faults: $(VENV)/.dev  ## every fault at every request of the launcher's life (40 min)
+launcher-faults: $(VENV)/.dev  ## every fault at every request of the launcher's life (40 min)
 	SDPOSE_LAUNCHER_FAULTS=all $(BIN)/pytest -q -n 2 tests/cluster/test_launcher_faults.py
 
 check: format lint types imports test  ## format, lint, types, import contracts, tests
