@@ -61,6 +61,7 @@ PLACEHOLDERS = {
     "MODEL": MODEL,
     "MODEL@1": f"{MODEL}@1",
     "MODEL@production": f"{MODEL}@production",
+    "registry://MODEL/production": f"registry://{MODEL}/production",
 }
 # Not this program's: the shell's, Kubernetes', or of the project's Makefile (which is looked up).
 OTHERS = ("source", "export", "eval", "kubectl", "cd", "for", "done", "docker", "pip", "unset")
