@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sdpose.errors import UserError
+from sdpose.errors import UserError, how_to_install
 from sdpose.registry.documents import SEAL, Signature, decode, document, new_document
 from sdpose.registry.generations import Seen, check_generation
 from sdpose.registry.layout import signature_key
@@ -204,7 +204,7 @@ def _model_signing() -> Iterator[None]:
         yield
     except ImportError as error:
         raise UserError(
-            f"signatures need model-signing ({error}): pip install 'sdpose[signing]'"
+            f"signatures need model-signing ({error}): {how_to_install('signing')}"
         ) from None
 
 
