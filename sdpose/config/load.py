@@ -24,6 +24,8 @@ from sdpose.printable import printable
 EXPERIMENTS_VARIABLE = "SDPOSE_EXPERIMENTS"
 MAX_BASES = 20
 
+Chain = list[tuple[Path, dict[str, Any]]]  # a document after its bases, the first base first
+
 
 def experiments_dir() -> Path:
     """`pipelines/experiments` of this repository, or $SDPOSE_EXPERIMENTS."""
@@ -42,7 +44,7 @@ def load_experiment(
     (data_root, work_dir, ...), which win over both; None means not given.
     Raises UserError naming every problem: unknown experiment or key, wrong type or range.
     """
-    return load_with_origins(name_or_path, overrides, **top_level)[0]
+    return _load(name_or_path, overrides, top_level)[0]
 
 
 def load_with_origins(
@@ -50,6 +52,14 @@ def load_with_origins(
 ) -> tuple[Experiment, dict[str, str]]:
     """`load_experiment`, and where each value comes from: a file, an option or "default", by dotted
     key."""
+    experiment, chain, given_by = _load(name_or_path, overrides, top_level)
+    return experiment, _origins(experiment, chain, given_by)
+
+
+def _load(
+    name_or_path: str | Path, overrides: Iterable[str], top_level: dict[str, str | None]
+) -> tuple[Experiment, Chain, dict[str, str]]:
+    """The experiment, the documents it is made of, and the options that set a key."""
     path = find_document(str(name_or_path), experiments_dir(), "experiment")
     chain = _chain(_read(path), path)
     values = _merged(chain)
@@ -63,9 +73,10 @@ def load_with_origins(
     in_bases: dict[str, str] = {}
     for base, contents in chain[:-1]:
         in_bases |= dict.fromkeys(flatten(contents), str(base))
-    in_bases = {key: base for key, base in in_bases.items() if key not in flatten(chain[-1][1])}
+    for key in flatten(chain[-1][1]):
+        in_bases.pop(key, None)
     experiment = parse_experiment(values, source=str(path), given_by=given_by | in_bases)
-    return experiment, _origins(experiment, chain, given_by)
+    return experiment, chain, given_by
 
 
 def parse_experiment(
@@ -134,8 +145,8 @@ def _read(path: Path) -> dict[str, Any]:
     return parse_yaml(read_text(path), str(path))
 
 
-def _chain(values: dict[str, Any], path: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """A document and its bases, the first base first, each without its `base`."""
+def _chain(values: dict[str, Any], path: Path) -> Chain:
+    """A document and its bases, each without its `base`."""
     chain = [(path, values)]
     while (name := values.pop("base", None)) is not None:
         if not isinstance(name, str):
@@ -160,16 +171,15 @@ def _is_same(one: Path, other: Path) -> bool:
     return os.path.realpath(one) == os.path.realpath(other)
 
 
-def _merged(chain: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
+def _merged(chain: Chain) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for _, values in chain:
         merged = _merge(merged, values)
     return merged
 
 
-def _origins(
-    experiment: Experiment, chain: list[tuple[Path, dict[str, Any]]], given_by: dict[str, str]
-) -> dict[str, str]:
+def _origins(experiment: Experiment, chain: Chain, given_by: dict[str, str]) -> dict[str, str]:
+    """By dotted key of the experiment; what comes later in the chain wins, and options over all."""
     origins = {}
     files = [(str(path), flatten(values)) for path, values in chain]
     for key in flatten(experiment.model_dump(mode="json")):

@@ -140,8 +140,8 @@ def _refuse_others_words(version: ModelVersion, manifest: dict[str, Any]) -> Non
 
 
 def _write_weights(checkpoint: Path, experiment: Experiment, target: Path) -> dict[str, Any]:
-    """Writes the tensors under our names, the same bytes for the same tensors; what the checkpoint
-    says of itself."""
+    """Writes the tensors under our names, the same bytes for the same tensors. Returns the
+    checkpoint's own metadata."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 

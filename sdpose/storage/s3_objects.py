@@ -60,7 +60,7 @@ class S3Objects:
             return None
 
     def ours(self, key: str, nonce: str) -> Answer | None:
-        """What HEAD says of the object that was written with this nonce, if it is still there."""
+        """HEAD of the object that was written with this nonce, if it is still there."""
         head = self.head(key)
         return head if head is not None and metadata_of(head).get(NONCE) == nonce else None
 
