@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,6 +96,17 @@ def same_environment() -> Iterator[None]:
     for name in os.environ.keys() - before.keys() - {"PYTEST_CURRENT_TEST"}:
         del os.environ[name]
     os.environ.update({n: v for n, v in before.items() if n != "PYTEST_CURRENT_TEST"})
+
+
+@pytest.fixture(scope="session")
+def may_mount() -> None:
+    """For tests that give a process a small /dev/shm of its own."""
+    command = ["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/tmp"]
+    try:
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+    except (OSError, subprocess.CalledProcessError) as error:
+        message = f"a /dev/shm of 1 MB needs root on Linux with CAP_SYS_ADMIN: {error}"
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(message)
 
 
 @pytest.fixture(scope="session")

@@ -18,3 +18,23 @@ def fast_experiment(root, pack_dir, *, batch=16, workers=0, **changes) -> Experi
         },
         **changes,
     )
+
+
+# A program: prepares the data of argv[1] in the packs of argv[2], and is killed after 15 photos.
+KILLED_AFTER_15 = """
+import os, sys
+from pathlib import Path
+from packed import fast_experiment
+from sdpose.data.pack import build
+from sdpose.data.prepare import prepare_coco
+
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one photo after the other
+build.SHARD_BYTES, decode_image, photos = 1, build.decode_image, []
+def decode(data, name):
+    photos.append(name)
+    if len(photos) == 15:
+        os._exit(9)
+    return decode_image(data, name)
+build.decode_image = decode
+prepare_coco(fast_experiment(Path(sys.argv[1]), Path(sys.argv[2])))
+"""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -43,16 +42,6 @@ with user_errors():
     for batch in crop_batches(ImageCrops(images, (1024, 1024)), 1, num_workers=1):
         print("a batch")
 """
-
-
-@pytest.fixture(scope="module")
-def may_mount() -> None:
-    command = ["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/tmp"]
-    try:
-        subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)
-    except (OSError, subprocess.CalledProcessError) as error:
-        message = f"a /dev/shm of 1 MB needs root on Linux with CAP_SYS_ADMIN: {error}"
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(message)
 
 
 def run_with_little_shared_memory(

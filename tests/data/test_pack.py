@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from packed import fast_experiment
+from packed import KILLED_AFTER_15, fast_experiment
 
 from sdpose.data.coco import load_annotations
 from sdpose.data.images import read_image
@@ -70,28 +70,9 @@ def test_a_pack_that_is_there_is_used(coco_mini, tmp_path, decoded):
     assert len(decoded) == 28
 
 
-KILLED = """
-import os, sys
-from pathlib import Path
-from packed import fast_experiment
-from sdpose.data.pack import build
-from sdpose.data.prepare import prepare_coco
-
-os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one photo after the other
-build.SHARD_BYTES, decode_image, photos = 1, build.decode_image, []
-def decode(data, name):
-    photos.append(name)
-    if len(photos) == 15:
-        os._exit(9)
-    return decode_image(data, name)
-build.decode_image = decode
-prepare_coco(fast_experiment(Path(sys.argv[1]), Path(sys.argv[2])))
-"""
-
-
 def test_a_killed_build_is_continued(coco_mini, tmp_path, decoded):
     tests = Path(__file__).parent
-    command = [sys.executable, "-c", KILLED, coco_mini, tmp_path / "packs"]
+    command = [sys.executable, "-c", KILLED_AFTER_15, coco_mini, tmp_path / "packs"]
     killed = subprocess.run(command, cwd=tests, timeout=250, check=False)
     assert killed.returncode == 9
     (folder,) = (tmp_path / "packs").iterdir()

@@ -11,31 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from packed import fast_experiment
+from packed import KILLED_AFTER_15, fast_experiment
 
 from sdpose.data.pack import build, open_pack
 from sdpose.data.pack.layout import MANIFEST
 from sdpose.data.prepare import prepare_coco
 
 Decoded = list[str]
-
-KILLED_AFTER_15 = """
-import os, sys
-from pathlib import Path
-from packed import fast_experiment
-from sdpose.data.pack import build
-from sdpose.data.prepare import prepare_coco
-
-os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one photo after the other
-build.SHARD_BYTES, decode_image, photos = 1, build.decode_image, []
-def decode(data, name):
-    photos.append(name)
-    if len(photos) == 15:
-        os._exit(9)
-    return decode_image(data, name)
-build.decode_image = decode
-prepare_coco(fast_experiment(Path(sys.argv[1]), Path(sys.argv[2])))
-"""
 
 
 @pytest.fixture(autouse=True)

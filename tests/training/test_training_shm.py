@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,16 +11,6 @@ import pytest
 from sdpose.config import dump_experiment
 
 SECONDS = 300  # it used to wait for ever
-
-
-@pytest.fixture(scope="module")
-def may_mount() -> None:
-    command = ["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/tmp"]
-    try:
-        subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)
-    except (OSError, subprocess.CalledProcessError) as error:
-        message = f"a /dev/shm of 1 MB needs root on Linux with CAP_SYS_ADMIN: {error}"
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(message)
 
 
 @pytest.mark.usefixtures("may_mount")
