@@ -47,7 +47,7 @@ registry-fight: $(VENV)/.dev  ## 16 processes, 64 checkpoints, 200 promotions, o
 # Each time other documents; those of a failure again: make registry-fuzz FUZZ_SEED=...
 FUZZ_SEED ?= $(shell date +%s)
 registry-fuzz: $(VENV)/.dev  ## 100,000 mutations of the registry's documents (45 min)
-	FUZZ_CASES=100000 FUZZ_SEED=$(FUZZ_SEED) $(BIN)/pytest -s tests/registry/test_fuzz.py
+	FUZZ_CASES=100000 FUZZ_SEED=$(FUZZ_SEED) $(BIN)/pytest -s tests/registry/test_documents_fuzz.py
 
 faults: $(VENV)/.dev  ## every fault and kill -9 at every request of register, promote and pull (65 min)
 	SDPOSE_FAULTS=all $(BIN)/pytest -n 2 -q -rP --show-capture=stdout --timeout 5400 tests/registry/faults
