@@ -23,7 +23,7 @@ from machine import machine, show
 from sdpose.config import load_experiment
 from sdpose.data.synthetic import write_synthetic_coco
 from sdpose.errors import user_errors
-from sdpose.training import train
+from sdpose.training.loop import train
 
 
 def main() -> None:

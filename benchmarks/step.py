@@ -40,10 +40,10 @@ from sdpose.errors import user_errors
 from sdpose.losses import build_loss
 from sdpose.models import build_model
 from sdpose.models.complexity import count_macs
-from sdpose.training import train_step
 from sdpose.training.meters import Stopwatch
 from sdpose.training.optim import build_optimizer
 from sdpose.training.options import StepOptions, step_options
+from sdpose.training.step import train_step
 
 OFFICIAL = ["sdpose_t", "sdpose_s_v1", "sdpose_s_v2", "sdpose_b"]
 # Tensor cores, bf16, without sparsity: NVIDIA's data sheets.

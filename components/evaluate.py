@@ -41,7 +41,7 @@ def evaluate(
     from sdpose.errors import user_errors
     from sdpose.evaluation import format_table, write_results
     from sdpose.report.run import report_run
-    from sdpose.training import test_checkpoint
+    from sdpose.training.testing import test_checkpoint
 
     with user_errors():
         resolved = parse_experiment(experiment)

@@ -39,7 +39,7 @@ def place(
     """
     slim = cluster.pipelines.image or cluster.image
     image = cluster.image if torch or computes else slim
-    step.set_container_image(image)
+    step.container_spec.image = image
     kubernetes.set_image_pull_policy(step, cluster.image_pull_policy)
     if cluster.image_pull_secrets:
         kubernetes.set_image_pull_secrets(step, list(cluster.image_pull_secrets))
@@ -54,8 +54,9 @@ def place(
         kubernetes.add_pod_annotation(step, name, value)
     kubernetes.use_field_path_as_env(step, RUN_ID_VARIABLE, f"metadata.labels['{RUN_ID_LABEL}']")
     own = {IMAGE_VARIABLE: image} | cluster.places_to_write
-    for name, value in (own | cluster.env).items():
-        step.set_env_variable(name, literal(value))
+    # kfp's own setters (set_env_variable, set_container_image) read the source of the whole call
+    # stack each time: seconds for a pipeline.
+    step.container_spec.env = {n: literal(value) for n, value in (own | cluster.env).items()}
     for name, secret in cluster.secrets_of(role).items():
         kubernetes.use_secret_as_env(step, secret.name, {secret.key: name})
     for volume in cluster.volumes:

@@ -21,7 +21,7 @@ from sdpose.registry.gates import gates_for
 from sdpose.registry.promote import promote
 from sdpose.registry.register import register_checkpoint
 from sdpose.storage import open_store
-from sdpose.training import train
+from sdpose.training.loop import train
 
 TINY = (
     "model.backbone={width: 4, num_blocks: 1}",

@@ -87,7 +87,7 @@ def test_no_server_is_a_users_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 FIRST_USE = """
 import sys
-import sdpose.training
+import sdpose.training.loop
 from sdpose import tracking
 heavy = {"mlflow", "boto3", "kfp", "kubernetes", "pycocotools", "tensorboard"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)

@@ -96,7 +96,7 @@ def train(exp: str, overrides: tuple[str, ...], overwrite: bool, **options: str 
     """
     experiment = load_experiment(exp, overrides, **options)
 
-    from sdpose.training import train as train_experiment
+    from sdpose.training.loop import train as train_experiment
 
     train_experiment(experiment, overwrite=overwrite)
 
@@ -132,7 +132,8 @@ def sync(work_dir: Path) -> None:
 
     Exit code 1 if it still does not take everything; nothing is lost, nor sent twice.
     """
-    from sdpose.training.workdir import EXPERIMENT_FILE, locked
+    from sdpose.training.layout import EXPERIMENT_FILE
+    from sdpose.training.workdir import locked
 
     if not (work_dir / EXPERIMENT_FILE).is_file():
         raise UserError(f"{work_dir}: no training's work dir: it holds no {EXPERIMENT_FILE}")
@@ -176,7 +177,7 @@ def test(
     experiment = load_experiment(exp, overrides, **options)
 
     from sdpose.evaluation import format_table, write_results
-    from sdpose.training import test_checkpoint
+    from sdpose.training.testing import test_checkpoint
 
     result = test_checkpoint(experiment, checkpoint)
     if result is None:  # not the first process of torchrun

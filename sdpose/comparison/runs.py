@@ -13,7 +13,7 @@ from sdpose.documents import MAX_YAML_BYTES, read_bytes
 from sdpose.errors import UserError, did_you_mean
 from sdpose.report.history import read_history
 from sdpose.training.changes import PLACES
-from sdpose.training.workdir import EXPERIMENT_FILE
+from sdpose.training.layout import EXPERIMENT_FILE
 
 # What tells runs apart, and not configurations.
 NAMES = ("exp_name", "seed", *PLACES)

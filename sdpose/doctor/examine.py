@@ -19,7 +19,8 @@ from sdpose.doctor.start import check_start
 from sdpose.errors import UserError
 from sdpose.registry import registry_root
 from sdpose.storage import Store, open_store
-from sdpose.training.workdir import mirror_uri, open_mirror
+from sdpose.training.layout import mirror_uri
+from sdpose.training.workdir import open_mirror
 
 SHARED_MEMORY = Path("/dev/shm")
 BATCHES_PER_WORKER = 2  # torch's prefetch_factor

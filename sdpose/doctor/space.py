@@ -20,7 +20,7 @@ from sdpose.errors import UserError
 from sdpose.files import matching
 from sdpose.storage import FileStore, S3Store, Store, sha256_of_file
 from sdpose.training.checkpoint import Checkpoint
-from sdpose.training.workdir import OWN_CHECKPOINTS, checkpoint_folder, work_dir_of
+from sdpose.training.layout import OWN_CHECKPOINTS, checkpoint_folder, work_dir_of
 
 MAKE_ROOM = "make room, or keep fewer: --set checkpoint_config.max_keep_ckpts=3"
 OTHER_FOLDER = "choose a folder that can be written"

@@ -12,16 +12,9 @@ from sdpose.files import matching
 from sdpose.models import SDPose
 from sdpose.storage import Store
 from sdpose.training.begin import check_fits
+from sdpose.training.layout import OWN_CHECKPOINTS, checkpoint_folder, work_dir_of
 from sdpose.training.lease import LEASE, other_holder
-from sdpose.training.workdir import (
-    OWN_CHECKPOINTS,
-    Start,
-    checkpoint_folder,
-    find_start,
-    locked,
-    start_anew,
-    work_dir_of,
-)
+from sdpose.training.workdir import Start, find_start, locked, start_anew
 
 DAMAGED = "skipped a damaged checkpoint: "
 

@@ -21,7 +21,7 @@ from sdpose.registry.signatures import Signer, Verifier, signer_of, verifier_of
 from sdpose.registry.versions import read_version
 from sdpose.registry.withdrawals import read_withdrawals
 from sdpose.storage import Store, open_store
-from sdpose.training.workdir import work_dir_of
+from sdpose.training.layout import work_dir_of
 
 
 def promote(

@@ -11,7 +11,7 @@ from sdpose.files import write_atomically
 from sdpose.registry.register import register_checkpoint
 from sdpose.registry.signatures import signer_of
 from sdpose.registry.versions import ModelVersion
-from sdpose.training.workdir import work_dir_of
+from sdpose.training.layout import work_dir_of
 
 SUMMARY = "summary.json"
 

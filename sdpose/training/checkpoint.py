@@ -34,10 +34,10 @@ from torch import Tensor
 from sdpose.errors import UserError
 from sdpose.files import atomic_file, matching, sync_folder
 from sdpose.training.checkpoint_content import problem_of
+from sdpose.training.layout import LATEST
 from sdpose.training.records import Say
 
 FORMAT = "sdpose/1"
-LATEST = "latest.pth"
 BEST = "best_AP_epoch_"
 
 Checkpoint = dict[str, Any]

@@ -22,6 +22,7 @@ from sdpose.config import Experiment, dump_experiment, experiment_digest
 from sdpose.errors import UserError
 from sdpose.printable import printable
 from sdpose.training.environment import environment
+from sdpose.training.layout import work_dir_of
 from sdpose.training.log_file import NO_ROOM, LogFile
 from sdpose.training.mlflow_sink import MlflowSink
 from sdpose.training.progress import ProgressFile, ProgressSink, Reporter, progress_in
@@ -36,7 +37,6 @@ from sdpose.training.records import (
     tracked_metrics,
 )
 from sdpose.training.trainjob_status import TrainJobStatus
-from sdpose.training.workdir import work_dir_of
 
 
 class Events(Sink):

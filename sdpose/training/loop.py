@@ -43,6 +43,7 @@ from sdpose.training.distributed import (
 from sdpose.training.events import ConsoleSink, Events
 from sdpose.training.halving import reason_to_stop
 from sdpose.training.interrupt import Interrupted, StopSignals
+from sdpose.training.layout import work_dir_of
 from sdpose.training.lease import Lease
 from sdpose.training.memory import killed_loader, memory_errors
 from sdpose.training.meters import Window
@@ -68,11 +69,7 @@ from sdpose.training.run import (
 )
 from sdpose.training.step import train_step
 from sdpose.training.watch import DivergedError
-from sdpose.training.workdir import (
-    Start,
-    locked_results,
-    work_dir_of,
-)
+from sdpose.training.workdir import Start, locked_results
 
 # What SharedStop agrees on beside the numbers of signals, which are larger.
 SAVE = 1

@@ -27,7 +27,6 @@ from sdpose.files import matching
 from sdpose.storage import DamagedObjectError, ObjectNotFoundError, Store, sha256_of_file
 from sdpose.training.checkpoint import (
     BEST,
-    LATEST,
     Checkpoint,
     CorruptCheckpointError,
     ForeignCheckpointError,
@@ -36,6 +35,7 @@ from sdpose.training.checkpoint import (
     outdated,
 )
 from sdpose.training.checkpoint_content import Position
+from sdpose.training.layout import LATEST
 from sdpose.training.lease import Lease, LeaseLostError
 from sdpose.training.records import Say
 from sdpose.training.reminder import Reminder

@@ -10,6 +10,7 @@ from sdpose import tracking
 from sdpose.config import Experiment, experiment_digest, flatten
 from sdpose.tracking.delivery import Delivery
 from sdpose.tracking.system import SystemMonitor
+from sdpose.training.layout import EXPERIMENT_FILE, MLFLOW_QUEUE, MLFLOW_RUN_FILE
 from sdpose.training.records import (
     EpochRecord,
     EvaluationRecord,
@@ -18,7 +19,6 @@ from sdpose.training.records import (
     Status,
     tracked_metrics,
 )
-from sdpose.training.workdir import EXPERIMENT_FILE, MLFLOW_QUEUE, MLFLOW_RUN_FILE
 
 DELIVERY_SECONDS = 600.0  # the most that the end of a run waits for an MLflow that makes progress
 

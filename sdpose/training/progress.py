@@ -22,6 +22,7 @@ from sdpose.config import Experiment
 from sdpose.errors import UserError
 from sdpose.files import write_atomically
 from sdpose.storage import ObjectNotFoundError, open_store
+from sdpose.training.layout import PROGRESS_FILE, mirror_uri, work_dir_of
 from sdpose.training.records import (
     EpochRecord,
     EvaluationRecord,
@@ -30,7 +31,6 @@ from sdpose.training.records import (
     TrainRecord,
     duration,
 )
-from sdpose.training.workdir import PROGRESS_FILE, mirror_uri, work_dir_of
 
 # People do not look more often, and a network disk takes time for each record.
 WRITE_SECONDS = 10.0

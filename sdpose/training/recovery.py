@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sdpose.training.checkpoint import (
-    LATEST,
     Checkpoint,
     CorruptCheckpointError,
     ForeignCheckpointError,
@@ -15,6 +14,7 @@ from sdpose.training.checkpoint import (
     training_weights,
 )
 from sdpose.training.distributed import on_main
+from sdpose.training.layout import LATEST
 from sdpose.training.run import Run, best_checkpoint, position, restore
 from sdpose.training.watch import AP_DROP, BadStep, DivergedError
 

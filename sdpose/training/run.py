@@ -20,6 +20,14 @@ from sdpose.training.distributed import World, on_main
 from sdpose.training.ema import AveragedModel
 from sdpose.training.events import Events
 from sdpose.training.interrupt import StopSignals
+from sdpose.training.layout import (
+    EXPERIMENT_FILE,
+    OWN_FILES,
+    PROGRESS_FILE,
+    checkpoint_folder,
+    mirror_uri,
+    work_dir_of,
+)
 from sdpose.training.lease import Lease
 from sdpose.training.meters import Progress, Stopwatch
 from sdpose.training.mirror import Mirror
@@ -34,15 +42,7 @@ from sdpose.training.parallel_model import distribute
 from sdpose.training.records import Say
 from sdpose.training.saving import CheckpointSaver, NoSaver
 from sdpose.training.watch import LossWatch
-from sdpose.training.workdir import (
-    EXPERIMENT_FILE,
-    OWN_FILES,
-    PROGRESS_FILE,
-    Start,
-    checkpoint_folder,
-    mirror_uri,
-    work_dir_of,
-)
+from sdpose.training.workdir import Start
 
 
 @dataclass

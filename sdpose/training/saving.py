@@ -23,13 +23,13 @@ import torch
 from sdpose.errors import UserError
 from sdpose.files import matching
 from sdpose.training.checkpoint import (
-    LATEST,
     Checkpoint,
     epoch_of,
     outdated,
     same_file,
     save_checkpoint,
 )
+from sdpose.training.layout import LATEST
 from sdpose.training.mirror import Mirror
 from sdpose.training.records import Say
 from sdpose.training.reminder import Reminder

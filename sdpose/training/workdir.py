@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from sdpose.cache import scratch_dir
 from sdpose.config import Experiment, dump_experiment
 from sdpose.errors import UserError
 from sdpose.files import atomic_file, matching
@@ -19,7 +18,6 @@ from sdpose.locking import lock
 from sdpose.storage import Store, StoreUnavailableError, open_store
 from sdpose.training.changes import differences, stored_experiment
 from sdpose.training.checkpoint import (
-    LATEST,
     Checkpoint,
     CorruptCheckpointError,
     load_checkpoint,
@@ -27,29 +25,18 @@ from sdpose.training.checkpoint import (
     newest_first,
     same_file,
 )
+from sdpose.training.layout import (
+    EXPERIMENT_FILE,
+    LATEST,
+    OWN_CHECKPOINTS,
+    OWN_FILES,
+    checkpoint_folder,
+    mirror_uri,
+    work_dir_of,
+)
 from sdpose.training.lease import Lease
 from sdpose.training.mirror import newer_checkpoint, remove, restore_files
 from sdpose.training.records import Say
-
-EXPERIMENT_FILE = "experiment.yaml"
-MLFLOW_RUN_FILE = "mlflow_run_id"
-MLFLOW_QUEUE = "mlflow_queue.jsonl"  # what MLflow has not got yet
-PROGRESS_FILE = "progress.json"  # how far the run has come (progress.py)
-REPORT = "report.html"
-
-# What a run leaves in its work dir; --overwrite removes these and nothing else.
-OWN_FILES = (
-    EXPERIMENT_FILE,
-    MLFLOW_RUN_FILE,
-    MLFLOW_QUEUE,
-    PROGRESS_FILE,
-    "summary.json",
-    REPORT,
-    "????????_??????.log",
-    "????????_??????.log.json",
-    "tf_logs/events.out.tfevents.*",
-)
-OWN_CHECKPOINTS = (LATEST, "epoch_*.pth", "best_AP_epoch_*.pth", ".*.pth.tmp*")
 
 # No upload of a checkpoint goes on for longer.
 UPLOADS_TAKE = timedelta(days=1)
@@ -69,32 +56,6 @@ class Start:
     """Its file."""
     same_run: bool = False
     """The work dir holds an earlier part of this very run."""
-
-
-def work_dir_of(experiment: Experiment) -> Path:
-    """The folder that is worked in; of `work_dir: s3://bucket/prefix` one of its own, below
-    `scratch_dir`."""
-    assert experiment.work_dir is not None  # the schema fills it in
-    if "://" not in experiment.work_dir:
-        return Path(experiment.work_dir)
-    scheme, _, place = experiment.work_dir.partition("://")
-    return scratch_dir() / Path("work_dirs", scheme, *place.strip("/").split("/"))
-
-
-def mirror_uri(experiment: Experiment) -> str | None:
-    """The second place of the results: the work dir itself if it is a URI, else a folder of its
-    name in checkpoint_config.mirror (as out_dir), if there is one."""
-    if "://" in str(experiment.work_dir):
-        return experiment.work_dir
-    mirror = experiment.checkpoint_config.mirror
-    return mirror and f"{mirror.rstrip('/')}/{work_dir_of(experiment).absolute().name}"
-
-
-def checkpoint_folder(experiment: Experiment) -> Path:
-    """Where the .pth files go: the work dir, or a folder of its name in checkpoint_config.out_dir
-    (as mmcv does it: experiments that share an out_dir do not overwrite each other's)."""
-    work_dir, out_dir = work_dir_of(experiment), experiment.checkpoint_config.out_dir
-    return work_dir if out_dir is None else Path(out_dir) / work_dir.absolute().name
 
 
 @contextlib.contextmanager

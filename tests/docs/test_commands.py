@@ -27,7 +27,7 @@ from sdpose.cli import cli
 from sdpose.config import dump_experiment, load_experiment
 from sdpose.data.synthetic import write_synthetic_coco
 from sdpose.models.weights import convert_weights
-from sdpose.training import train
+from sdpose.training.loop import train
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [

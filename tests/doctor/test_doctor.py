@@ -27,7 +27,7 @@ from sdpose.doctor.batch import Trial, largest_that_fits
 from sdpose.doctor.space import kept_checkpoints
 from sdpose.registry.register import register_checkpoint
 from sdpose.storage import S3Store
-from sdpose.training import train
+from sdpose.training.loop import train
 
 TINY = """
 exp_name: tiny

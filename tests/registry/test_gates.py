@@ -17,7 +17,7 @@ from sdpose.models import build_model, load_weights
 from sdpose.registry.promote import promote
 from sdpose.registry.register import register_checkpoint
 from sdpose.storage import Store
-from sdpose.training import train
+from sdpose.training.loop import train
 
 TINY = Path(__file__).parents[1] / "pipelines/tiny.yaml"
 

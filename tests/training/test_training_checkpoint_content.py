@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from sdpose.errors import UserError
-from sdpose.training import train
 from sdpose.training.checkpoint import CorruptCheckpointError, load_checkpoint, save_checkpoint
+from sdpose.training.loop import train
 from sdpose.training.mirror import POSITION
 
 Checkpoint = dict[str, Any]

@@ -16,9 +16,9 @@ from components.train import train as train_step
 from sdpose.config import dump_experiment
 from sdpose.data.prepare import prepare_coco
 from sdpose.errors import UserError
-from sdpose.training import test_checkpoint as evaluate_checkpoint
-from sdpose.training import train
+from sdpose.training.loop import train
 from sdpose.training.result import finished_training, require_data
+from sdpose.training.testing import test_checkpoint as evaluate_checkpoint
 from sdpose.training.trial import TrialOutcome, outcomes_on, run_trial
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdpose.training import train
+from sdpose.training.loop import train
 
 
 def losses(lines: list[dict]) -> dict[str, list[float]]:

@@ -10,8 +10,8 @@ import torch
 
 from components.open_sweep import open_sweep
 from sdpose.config import Trial, dump_experiment, expand, load_sweep
-from sdpose.training import train
 from sdpose.training.halving import reason_to_stop, remove_records, rungs
+from sdpose.training.loop import train
 from sdpose.training.result import finished_training
 
 

@@ -12,8 +12,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from sdpose.errors import UserError
-from sdpose.training import loop, train
+from sdpose.training import loop
 from sdpose.training.distributed import PEER_LOST_EXIT_CODE
+from sdpose.training.loop import train
 from sdpose.training.memory import killed_loader
 
 

@@ -17,8 +17,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sdpose.errors import UserError
-from sdpose.training import loop, mirror, reminder, saving, train
+from sdpose.training import loop, mirror, reminder, saving
 from sdpose.training.events import TensorboardSink, TextSink
+from sdpose.training.loop import train
 from sdpose.training.records import Sink, TrainRecord
 from sdpose.training.result import finished_training
 

@@ -11,9 +11,11 @@ from test_training_step import random_batch, tiny_step_parts
 
 from sdpose.errors import UserError
 from sdpose.models import build_model, load_weights
-from sdpose.training import loop, train, train_step
+from sdpose.training import loop
 from sdpose.training.ema import AveragedModel
 from sdpose.training.interrupt import StopSignals
+from sdpose.training.loop import train
+from sdpose.training.step import train_step
 
 OPTIONS = {
     "bf16, fused, channels_last": ("amp=bf16", "optimizer.fused=on", "channels_last=on"),

@@ -16,8 +16,9 @@ from servers.trainer_status import StatusServer
 from sdpose.config import Experiment
 from sdpose.errors import UserError
 from sdpose.storage import Store, open_store
-from sdpose.training import mirror, progress, train, trainjob_status
+from sdpose.training import mirror, progress, trainjob_status
 from sdpose.training.lease import Lease
+from sdpose.training.loop import train
 from sdpose.training.mirror import Mirror
 from sdpose.training.progress import RunProgress, read_progress
 from sdpose.training.trainjob_status import TrainJobStatus

@@ -15,8 +15,9 @@ from servers.proxy import Answer, Delay, FaultProxy
 from sdpose.cli import main
 from sdpose.config import dump_experiment
 from sdpose.storage import Store, open_store
-from sdpose.training import mirror, saving, train
+from sdpose.training import mirror, saving
 from sdpose.training.checkpoint import load_checkpoint
+from sdpose.training.loop import train
 
 SAVED_OFTEN = "checkpoint_config.interval_minutes=1e-3"
 # So that an outage is told in seconds; the mirror tries again whatever it is.

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from sdpose.losses import build_loss
 from sdpose.models import build_model
-from sdpose.training import train, train_step
-from sdpose.training.step import pose_accuracy
+from sdpose.training.loop import train
+from sdpose.training.step import pose_accuracy, train_step
 
 
 def tiny_step_parts(make) -> tuple:
