@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.cluster import Cluster
 from components.kube.api import Api, Object
@@ -30,9 +31,11 @@ from components.pytorchjob.submit import (
 from components.pytorchjob.supervise import Supervisor
 from sdpose.config import Experiment
 from sdpose.errors import USER_ERROR_EXIT_CODE, UserError
-from sdpose.training.result import TrainResult, finished_training
-from sdpose.training.trial import TrialOutcome, run_trial
-from sdpose.training.workdir import leased, remove_results
+from sdpose.training.hold import leased, remove_results
+
+if TYPE_CHECKING:
+    from sdpose.training.result import TrainResult
+    from sdpose.training.trial import TrialOutcome
 
 
 def train_on_cluster(
@@ -60,6 +63,11 @@ def train_on_cluster(
     except ApiUnavailableError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
+
+    from sdpose.training.result import (
+        finished_training,  # loads PyTorch: not before the job is over
+    )
+
     return finished_training(experiment)
 
 
@@ -73,6 +81,8 @@ def run_trial_in_job(
     log: Path,
 ) -> TrialOutcome:
     """`run_trial` by `train_on_cluster`; for a training that has been finished there is no job."""
+    from sdpose.training.result import finished_training
+    from sdpose.training.trial import run_trial
 
     def train(environment: dict[str, str]) -> TrainResult:
         if not overwrite:

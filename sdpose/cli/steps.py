@@ -132,8 +132,8 @@ def sync(work_dir: Path) -> None:
 
     Exit code 1 if it still does not take everything; nothing is lost, nor sent twice.
     """
+    from sdpose.training.hold import locked
     from sdpose.training.layout import EXPERIMENT_FILE
-    from sdpose.training.workdir import locked
 
     if not (work_dir / EXPERIMENT_FILE).is_file():
         raise UserError(f"{work_dir}: no training's work dir: it holds no {EXPERIMENT_FILE}")

@@ -12,9 +12,10 @@ from sdpose.files import matching
 from sdpose.models import SDPose
 from sdpose.storage import Store
 from sdpose.training.begin import check_fits
+from sdpose.training.hold import locked
 from sdpose.training.layout import OWN_CHECKPOINTS, checkpoint_folder, work_dir_of
 from sdpose.training.lease import LEASE, other_holder
-from sdpose.training.workdir import Start, find_start, locked, start_anew
+from sdpose.training.workdir import Start, find_start, start_anew
 
 DAMAGED = "skipped a damaged checkpoint: "
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from sdpose.cache import scratch_dir
 from sdpose.config import Experiment
 
 LATEST = "latest.pth"
+BEST = "best_AP_epoch_"
+POSITION = "latest.json"  # in a mirror: how far its latest.pth is
 EXPERIMENT_FILE = "experiment.yaml"
 MLFLOW_RUN_FILE = "mlflow_run_id"
 MLFLOW_QUEUE = "mlflow_queue.jsonl"  # what MLflow has not got yet
@@ -53,3 +57,47 @@ def checkpoint_folder(experiment: Experiment) -> Path:
     (as mmcv does it: experiments that share an out_dir do not overwrite each other's)."""
     work_dir, out_dir = work_dir_of(experiment), experiment.checkpoint_config.out_dir
     return work_dir if out_dir is None else Path(out_dir) / work_dir.absolute().name
+
+
+def newest_first(names: Iterable[str]) -> list[str]:
+    """The names that checkpoints have, the newest first.
+
+    latest.pth is replaced at every save; behind it come epoch_N.pth and best_AP_epoch_N.pth by N.
+
+    >>> newest_first(["epoch_9.pth", "x.pth", "best_AP_epoch_10.pth", "epoch_10.pth", "latest.pth"])
+    ['latest.pth', 'epoch_10.pth', 'best_AP_epoch_10.pth', 'epoch_9.pth']
+    """
+    known = [name for name in names if name == LATEST or epoch_of(name) is not None]
+    order = {name: (name == LATEST, epoch_of(name) or 0, name) for name in known}
+    return sorted(known, key=order.__getitem__, reverse=True)
+
+
+def outdated(names: Iterable[str], new: str, keep: int) -> list[str]:
+    """Those of `names` that a new checkpoint replaces: a best one all other best ones, epoch_N.pth
+    all but the `keep` newest (-1: none) up to N.
+
+    Later ones are of a run that was continued from an earlier epoch since; they stay.
+
+    >>> outdated([f"epoch_{n}.pth" for n in (1, 2, 3, 9)], "epoch_3.pth", keep=2)
+    ['epoch_1.pth']
+    >>> outdated(["best_AP_epoch_2.pth", "epoch_2.pth"], "best_AP_epoch_3.pth", keep=2)
+    ['best_AP_epoch_2.pth']
+    """
+    if new.startswith(BEST):
+        return [name for name in names if name.startswith(BEST) and name != new]
+    epoch = epoch_of(new)
+    if epoch is None or keep < 0:
+        return []
+    numbers = {name: epoch_of(name) or 0 for name in names if name.startswith("epoch_")}
+    ours = sorted((number, name) for name, number in numbers.items() if 0 < number <= epoch)
+    return [name for _, name in ours[: max(len(ours) - keep, 0)]]
+
+
+def epoch_of(name: str) -> int | None:
+    """N of `epoch_N.pth` and `best_AP_epoch_N.pth`.
+
+    >>> epoch_of("best_AP_epoch_10.pth"), epoch_of("epoch_last.pth")
+    (10, None)
+    """
+    match = re.fullmatch(r"(?:best_AP_)?epoch_(\d+)\.pth", name)
+    return int(match.group(1)) if match else None

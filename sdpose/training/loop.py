@@ -42,6 +42,7 @@ from sdpose.training.distributed import (
 )
 from sdpose.training.events import ConsoleSink, Events
 from sdpose.training.halving import reason_to_stop
+from sdpose.training.hold import locked_results
 from sdpose.training.interrupt import Interrupted, StopSignals
 from sdpose.training.layout import work_dir_of
 from sdpose.training.lease import Lease
@@ -69,7 +70,7 @@ from sdpose.training.run import (
 )
 from sdpose.training.step import train_step
 from sdpose.training.watch import DivergedError
-from sdpose.training.workdir import Start, locked_results
+from sdpose.training.workdir import Start
 
 # What SharedStop agrees on beside the numbers of signals, which are larger.
 SAVE = 1

@@ -26,21 +26,17 @@ from sdpose.errors import UserError
 from sdpose.files import matching
 from sdpose.storage import DamagedObjectError, ObjectNotFoundError, Store, sha256_of_file
 from sdpose.training.checkpoint import (
-    BEST,
     Checkpoint,
     CorruptCheckpointError,
     ForeignCheckpointError,
     load_checkpoint,
-    newest_first,
-    outdated,
 )
 from sdpose.training.checkpoint_content import Position
-from sdpose.training.layout import LATEST
+from sdpose.training.layout import BEST, LATEST, POSITION, newest_first, outdated
 from sdpose.training.lease import Lease, LeaseLostError
 from sdpose.training.records import Say
 from sdpose.training.reminder import Reminder
 
-POSITION = "latest.json"
 FETCHED = ".fetched.pth.tmp"
 RETRY_SECONDS = 5.0
 LIVE_SECONDS = 60.0  # between two uploads of a live file, while nothing else is uploaded
@@ -250,16 +246,6 @@ def newer_checkpoint(
     for left in matching(folder, f"*{FETCHED}*"):  # and what a killed run had fetched of it
         left.unlink()
     return found
-
-
-def remove(store: Store, own_files: tuple[str, ...]) -> None:
-    """Removes what runs have left in the mirror, and nothing else."""
-    keys = list(store.list(""))
-    checkpoints = newest_first(keys)
-    for key in keys:
-        own = any(fnmatch(key, pattern) for pattern in (POSITION, *own_files))
-        if own or key in checkpoints:
-            store.delete(key)
 
 
 def _fetch(store: Store, name: str, folder: Path, say: Say) -> Checkpoint | None:

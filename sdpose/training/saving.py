@@ -22,14 +22,8 @@ import torch
 
 from sdpose.errors import UserError
 from sdpose.files import matching
-from sdpose.training.checkpoint import (
-    Checkpoint,
-    epoch_of,
-    outdated,
-    same_file,
-    save_checkpoint,
-)
-from sdpose.training.layout import LATEST
+from sdpose.training.checkpoint import Checkpoint, same_file, save_checkpoint
+from sdpose.training.layout import LATEST, epoch_of, outdated
 from sdpose.training.mirror import Mirror
 from sdpose.training.records import Say
 from sdpose.training.reminder import Reminder

@@ -14,10 +14,10 @@ from sdpose.training.checkpoint import (
     CorruptCheckpointError,
     load_checkpoint,
     newest_checkpoint,
-    outdated,
     same_file,
     save_checkpoint,
 )
+from sdpose.training.layout import outdated
 
 
 def content(value: float, **meta: Any) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from sdpose.config import dump_experiment
 from sdpose.errors import UserError
 from sdpose.storage import Store, open_store
 from sdpose.training import lease as leases
+from sdpose.training.hold import leased
 from sdpose.training.lease import LEASE, Holder, Lease, LeaseLostError
-from sdpose.training.workdir import Start, claim, leased
+from sdpose.training.workdir import Start, claim
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ from sdpose.config import Experiment
 from sdpose.errors import UserError
 from sdpose.training import workdir
 from sdpose.training.checkpoint import FORMAT, load_checkpoint, save_checkpoint
+from sdpose.training.hold import locked
 from sdpose.training.layout import checkpoint_folder
-from sdpose.training.workdir import Start, claim, find_start, locked, open_mirror, start_anew
+from sdpose.training.workdir import Start, claim, find_start, open_mirror, start_anew
 
 
 @pytest.fixture
