@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import uuid
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
 from made import with_promotion, write_checkpoint
 from servers.mlflow import MlflowServer
 
+from sdpose.cli import main
 from sdpose.config import Experiment
 from sdpose.storage import open_store
 
@@ -32,7 +32,12 @@ def without_canaries(where: str, content: bytes) -> None:
 
 
 def test_no_secret_is_said_or_kept(
-    mlflow_server: MlflowServer, on_s3: str, experiment: Experiment, tmp_path: Path
+    mlflow_server: MlflowServer,
+    on_s3: str,
+    experiment: Experiment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     model = f"tiny-{uuid.uuid4().hex[:8]}"
     good = write_checkpoint(tmp_path / "good.pth", experiment, 1)
@@ -41,7 +46,6 @@ def test_no_secret_is_said_or_kept(
     metrics = tmp_path / "metrics.json"
     metrics.write_text('{"AP": 0.5}')
     environment = {
-        **os.environ,
         **CANARIES,
         "MLFLOW_TRACKING_USERNAME": "somebody",
         "MLFLOW_TRACKING_URI": f"http://somebody:{IN_URLS}@{urlsplit(mlflow_server.uri).netloc}",
@@ -50,16 +54,16 @@ def test_no_secret_is_said_or_kept(
     said = []
 
     def run(*words: str, code: int = 0, **changes: str) -> None:
-        done = subprocess.run(
-            [sys.executable, "-m", "sdpose", "registry", *words],
-            env=environment | changes,
-            capture_output=True,
-            check=False,
-            timeout=180,
-        )
-        without_canaries(" ".join(words), done.stdout + done.stderr)
-        assert done.returncode == code, (words, done.stdout, done.stderr)
-        said.append(done.stderr.decode())
+        with monkeypatch.context() as patch:
+            for name, value in (environment | changes).items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", ["sdpose", "registry", *words])
+            with pytest.raises(SystemExit) as ended:
+                main()
+        output, errors = capfd.readouterr()
+        without_canaries(" ".join(words), (output + errors).encode())
+        assert int(ended.value.code or 0) == code, (words, output, errors)
+        said.append(errors)
 
     channel = ("--channel", "production")
     run("register", model, str(good), "--metrics", str(metrics))
