@@ -23,7 +23,8 @@ ui: $(VENV)/.runtime  ## the MLflow UI on http://127.0.0.1:5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --host 127.0.0.1 --port 5000 \
 		--workers 1 --backend-store-uri sqlite:///work_dirs/mlflow.db
 
-PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 \
+	--durations 40 --durations-min 5
 test: $(VENV)/.dev  ## the tests
 	$(PYTEST)
 
