@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sdpose.documents import describe, read_bytes
+from sdpose.documents import decode, describe, read_bytes
 from sdpose.errors import UserError
 
 Ints = NDArray[np.int64]
@@ -42,7 +42,7 @@ class Problems:
 
 
 def read_json(path: Path) -> Any:
-    text = read_bytes(path, limit=None)
+    text = decode(read_bytes(path, limit=None), str(path))
     collecting = gc.isenabled()
     gc.disable()  # it would look through millions of new lists again and again: a fifth of the time
     try:
@@ -50,7 +50,7 @@ def read_json(path: Path) -> Any:
     except (ValueError, RecursionError) as error:
         # a cut-off download is the usual cause, and the position tells
         raise UserError(
-            f"{path}: not valid JSON ({len(text)} bytes): {error}; if the file was cut off, "
+            f"{path}: not valid JSON ({len(text)} characters): {error}; if the file was cut off, "
             "fetch it again"
         ) from None
     finally:
