@@ -73,7 +73,7 @@ def local_path(text: str, key: str) -> str:
         raise UserError(
             f"{key}: {text}: the variable ${name} is not set: export it, or give a path"
         )
-    if re.match(r"~\w*/|~\w*$", expanded):
+    if expanded.startswith("~"):
         raise UserError(f"{key}: {text}: there is no home folder of that user: give the whole path")
     return expanded
 

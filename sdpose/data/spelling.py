@@ -54,7 +54,7 @@ class _Listing:
         self._folders: dict[str, dict[str, str]] = {}
 
     def find(self, name: str) -> str | None:
-        """The name on disk that differs from `name` in spelling only."""
+        """The file that differs from `name` in spelling only."""
         if re.match(r"[A-Za-z]:/", name):
             return None
         there = "/" if name.startswith("/") else ""
@@ -63,7 +63,7 @@ class _Listing:
             if entry is None:
                 return None
             there = posixpath.join(there, entry)
-        return posixpath.normpath(there)
+        return posixpath.normpath(there) if (self._root / there).is_file() else None
 
     def _entries(self, folder: str) -> dict[str, str]:
         if folder not in self._folders:
