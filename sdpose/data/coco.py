@@ -9,6 +9,7 @@ N = boxes or persons, I = images, A = annotations of the person category, K = 17
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -231,7 +232,12 @@ def load_detections(
     index = [i for i, row in enumerate(rows) if row["category_id"] == wanted]
     persons = [rows[i] for i in index]
     if not persons:
-        raise UserError(f"{path}: no detection of category {wanted} (person)")
+        found = Counter(describe(row["category_id"]) for row in rows)
+        there = ", ".join(f"{category} ({n} rows)" for category, n in found.most_common(5))
+        raise UserError(
+            f"{path}: no detection of category {wanted} (person); "
+            + (f"category_id must be {wanted}, found {there}" if there else "the list is empty")
+        )
     names = [f"index {i}" for i in index]
     image_ids = integers([row["image_id"] for row in persons], "image_id", names, problems)
     boxes = floats([row["bbox"] for row in persons], 4, "bbox", names, problems)

@@ -89,11 +89,12 @@ def odd_boxes(boxes_N4: Floats, sizes_N2: Floats) -> str:
 
 
 def _fit(boxes_P4: Floats, joints_PK2: Floats, shown_PK: Floats, sizes_P2: Floats) -> float:
-    """The share of persons whose joints are in their box, and whose box is in the image."""
+    """The share of persons whose joints are in their box and in the image, and the box, too."""
     margin_P12 = (_MARGIN * boxes_P4[:, None, 2:]).clip(1)
     first_P12, extent_P12 = boxes_P4[:, None, :2], boxes_P4[:, None, 2:]
     inside_PK2 = joints_PK2 >= first_P12 - margin_P12
     inside_PK2 &= joints_PK2 <= first_P12 + extent_P12 + margin_P12
+    inside_PK2 &= joints_PK2 <= (1 + _MARGIN) * sizes_P2[:, None, :]
     share_P = (inside_PK2.all(axis=2) & shown_PK).sum(axis=1) / shown_PK.sum(axis=1)
     return float(np.mean((share_P >= _FITS) & _inside_image(boxes_P4, sizes_P2)))
 
