@@ -56,18 +56,21 @@ def odd_coordinates(annotations: CocoAnnotations) -> list[str]:
             f"{' and '.join(unit)} look normalised to 0..1: multiply x and width by the image's "
             "width, y and height by its height"
         ]
-    fit = _fit(boxes_P4, joints_PK3[:, :, :2], shown_PK, sizes_P2)
+    joints_PK2 = joints_PK3[:, :, :2]
+    fit = _fit(boxes_P4, joints_PK2, shown_PK, sizes_P2)
     if fit >= _FITS:
         return []
     fits = {
-        name: _fit(layout(boxes_P4), joints_PK3[:, :, :2], shown_PK, sizes_P2)
+        f"boxes look like {name}: write bbox as [x, y, width, height] in pixels": _fit(
+            layout(boxes_P4), joints_PK2, shown_PK, sizes_P2
+        )
         for name, layout in _LAYOUTS.items()
     }
-    best = max(fits, key=lambda name: fits[name])
+    swapped = _fit(boxes_P4, joints_PK2[:, :, ::-1], shown_PK, sizes_P2)
+    fits["joints look like y, x: write keypoints as x, y, v"] = swapped
+    best = max(fits, key=lambda text: fits[text])
     if fits[best] >= _FITS:
-        return [f"boxes look like {best}: write bbox as [x, y, width, height] in pixels"]
-    if _fit(boxes_P4, joints_PK3[:, :, 1::-1], shown_PK, sizes_P2) >= _FITS:
-        return ["joints look like y, x: write keypoints as x, y, v"]
+        return [best]
     if fit < 0.5:
         return [
             f"{1 - fit:.0%} of the persons have joints outside of their box, or a box that leaves "
@@ -78,6 +81,8 @@ def odd_coordinates(annotations: CocoAnnotations) -> list[str]:
 
 def odd_boxes(boxes_N4: Floats, sizes_N2: Floats) -> str:
     """What detections look like, if not like [x, y, width, height]; there are no joints to tell."""
+    if not len(boxes_N4):
+        return ""
     if np.mean(boxes_N4.max(axis=1) <= 1 + _MARGIN) > 1 - _FITS:
         return "boxes look normalised to 0..1: multiply them by the image's width and height"
     outside = ~_inside_image(boxes_N4, sizes_N2)
