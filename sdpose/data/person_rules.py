@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 KEPT = "kept"
 CROWD = "crowd"
 UNLABELLED = "without labelled joints"
+NO_FLAGS = "whose joints have coordinates but v 0"
 NO_COUNT = "with num_keypoints 0 although joints are labelled"
 NO_AREA = "with area 0 or less"
 NO_BOX = "whose box is empty within the image"
@@ -24,10 +25,11 @@ OTHER_LABELLED = "of another category although joints are labelled"
 NO_CATEGORY = "whose category_id is no integer"
 
 # In this order: an annotation is counted where the first rule drops it.
-_RULES = (KEPT, CROWD, UNLABELLED, NO_COUNT, NO_BOX, NO_AREA)
+_RULES = (KEPT, CROWD, UNLABELLED, NO_FLAGS, NO_COUNT, NO_BOX, NO_AREA)
 
 # Of the rules that drop labelled persons. {id}: of the person category.
 _REMEDIES = {
+    NO_FLAGS: "write v as 2 (visible) or 1 (hidden); 0 is a joint that is not annotated",
     NO_COUNT: "write the number of joints with v > 0, or remove the key num_keypoints",
     NO_AREA: "write the area in square pixels, or remove the key area: width x height of the box "
     "is taken then",
@@ -53,7 +55,8 @@ def rule_of(
     blank = ~(keypoints > 0).any(axis=(1, 2))
     dropped = (
         iscrowd,
-        blank | ((num_keypoints <= 0) & ~labelled),
+        blank,
+        (num_keypoints <= 0) & ~labelled,
         num_keypoints <= 0,
         ~has_box,
         areas <= 0,

@@ -69,6 +69,12 @@ class Split:
         """What a training would go on with, though it is hardly meant."""
         used = self.usable(unusable)
         lost = lost_persons(used.left_out(), used.person_category["id"])
+        blind = int((used.persons().visible.max(axis=1) == 0).sum())
+        if blind:
+            lost.append(
+                f"{blind} persons have no joint with v > 0 and teach nothing, though num_keypoints "
+                "counts some: write v as 2 (visible) or 1 (hidden)"
+            )
         return [*lost, *odd_coordinates(used)]
 
     def without_persons(self, unusable: dict[str, str]) -> str:

@@ -13,6 +13,7 @@ import pytest
 from sdpose.data.coco import CocoAnnotations, load_annotations
 from sdpose.data.person_rules import lost_persons
 from sdpose.data.plausibility import odd_boxes, odd_coordinates
+from sdpose.data.splits import Split
 from sdpose.errors import UserError
 from sdpose.skeleton import JOINT_NAMES
 
@@ -72,6 +73,7 @@ def put(**values: object) -> Change:
         (put(category_id="1"), "whose category_id is no integer", "the person's is 1"),
         (put(category_id=None), "whose category_id is no integer", "the person's is 1"),
         (put(category_id=2), "of another category although", "category_id, 1"),
+        (put(keypoints=[5, 5, 0] * 17, num_keypoints=0), "whose joints have coordin", "v as 2"),
         (put(iscrowd=1), "crowd", ""),
         (put(keypoints=[0] * 51, num_keypoints=0), "without labelled joints", ""),
         (put(keypoints=[0] * 51, category_id=3), "of another category", ""),
@@ -90,6 +92,12 @@ def test_who_is_left_out_is_counted_and_labelled_persons_are_a_warning(
     for warning in warnings:
         assert warning.startswith("10 labelled persons are left out")
         assert remedy in warning
+
+
+def test_persons_that_teach_nothing_are_a_warning(read: Callable[..., CocoAnnotations]) -> None:
+    split = Split("annotations.json", "images", read(put(keypoints=[5, 5, 0] * 17), every=4))
+    (warning,) = split.warnings({})
+    assert warning.startswith("10 persons have no joint with v > 0")
 
 
 def test_an_annotation_is_counted_once(read: Callable[..., CocoAnnotations]) -> None:
