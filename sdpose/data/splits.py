@@ -81,7 +81,12 @@ class Split:
         """Why nobody is there to train on or to evaluate."""
         used = self.usable(unusable)
         counts = used.left_out()
-        why = describe_left_out(counts) or "it has no annotations of usable images"
+        reasons = [describe_left_out(counts)]
+        lost = [name for name in self.image_names if name in unusable]
+        if lost:
+            example = f"{lost[0]}: {unusable[lost[0]]}"
+            reasons.append(f"{len(lost)} of {len(self.image_names)} images left out ({example})")
+        why = ", ".join(filter(None, reasons)) or "it has no annotations"
         lines = [f"{used.path}: no person with keypoints in any usable image: {why}"]
         return "\n    ".join([*lines, *lost_persons(counts, used.person_category["id"])])
 

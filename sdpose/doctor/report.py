@@ -50,6 +50,8 @@ class Report:
             head = "nothing is missing"
             if self.unknown:
                 head += f", but not all could be seen ({len(self.unknown)} unknown)"
+        if self.warnings:
+            head += f"; {len(self.warnings)} warning{'s' if len(self.warnings) > 1 else ''}"
         return "\n".join(
             [
                 f"{self.title}: {head}",
