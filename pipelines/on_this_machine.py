@@ -17,7 +17,6 @@ from pipelines.run_local import RUN_FILE, StepError, run_local
 from pipelines.sdpose_pipeline import compile_pipeline, make_pipeline
 from sdpose.code_version import code_version
 from sdpose.config import Experiment, dump_experiment, parse_experiment
-from sdpose.data.splits import missing_data
 from sdpose.documents import read_json
 from sdpose.errors import UserError
 from sdpose.registry.promote import objections
@@ -46,6 +45,8 @@ def run_experiment_here(
     compile_here(pipeline, package)
     if dry_run:
         say(f"# compiled pipeline: {package.absolute()}")
+        from sdpose.data.splits import missing_data
+
         absent = missing_data(experiment)
         if absent:
             say(f"# {absent}: the first step would fail (--data-root DIR)")
