@@ -26,6 +26,7 @@ from sdpose.data.tables import (
     Problems,
     floats,
     integers,
+    is_integer,
     kind_of,
     read_json,
 )
@@ -308,7 +309,9 @@ def _images(images: list[Any], licenses: Any, problems: Problems) -> dict[str, A
         (n for n, file in zip(names, file_names, strict=True) if not file or type(file) is not str),
     )
     sizes = [[row.get("width"), row.get("height")] for row in rows]
-    good = [all(isinstance(v, int | float) and v >= 1 and v % 1 == 0 for v in s) for s in sizes]
+    good = [
+        all(isinstance(v, int | float) and 1 <= v < 2**31 and v % 1 == 0 for v in s) for s in sizes
+    ]
     problems.add(
         "images without a valid width and height (pixels)",
         (f"{n}: {s[0]} x {s[1]}" for n, s, ok in zip(names, sizes, good, strict=True) if not ok),
@@ -321,7 +324,7 @@ def _images(images: list[Any], licenses: Any, problems: Problems) -> dict[str, A
             [size if ok else (1, 1) for size, ok in zip(sizes, good, strict=True)], dtype=np.int64
         ).reshape(-1, 2),
         "image_licenses": np.array(
-            [row["license"] if type(row.get("license")) is int else -1 for row in rows],
+            [row["license"] if is_integer(row.get("license")) else -1 for row in rows],
             dtype=np.int64,
         ),
         "licenses": {row["id"]: f"{row.get('name')} ({row.get('url')})" for row in table},

@@ -113,5 +113,5 @@ def _look(split: Split, files: CheckedFiles) -> tuple[dict[str, FileCheck], int,
 def _size(root: Path, name: str) -> int | None:
     try:
         return (root / name).stat().st_size
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name that no file can have
         return None

@@ -69,7 +69,7 @@ class _Listing:
         if folder not in self._folders:
             try:
                 entries = os.listdir(self._root / folder)
-            except OSError:
+            except (OSError, ValueError):
                 entries = []
             self._folders[folder] = {_key(entry): entry for entry in entries}
         return self._folders[folder]

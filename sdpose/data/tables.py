@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sdpose.documents import decode, describe, read_bytes
 from sdpose.errors import UserError
 
+_INFINITE = 1e12  # pixels or square pixels; what is beyond overflows in float32
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -64,11 +65,16 @@ def _drop_segmentation(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def is_integer(value: Any) -> bool:
+    """Of 64 bits; 1.0 and "1" are none."""
+    return type(value) in (int, bool) and -(2**63) <= value < 2**63
+
+
 def integers(
     values: Sequence[Any], key: str, names: Sequence[str], problems: Problems, unique: str = ""
 ) -> Ints:
     """int64[len(values)]; offenders are reported and become 0. unique: what may occur once only."""
-    good = [type(v) in (int, bool) and -(2**63) <= v < 2**63 for v in values]
+    good = [is_integer(v) for v in values]
     offenders = [
         f"{n} ({describe(v):.40})" for n, v, ok in zip(names, values, good, strict=True) if not ok
     ]
@@ -104,7 +110,7 @@ def floats(
         ]
         padded = [v if ok else blank for v, ok in zip(values, right, strict=True)]
         array = np.array(padded, dtype=np.float64).reshape(-1, length)
-    finite = np.asarray(np.isfinite(array).all(axis=1))
+    finite = np.asarray((np.abs(array) < _INFINITE).all(axis=1))
     for i in np.flatnonzero(~finite).tolist():
         right[i] = right[i] and None not in values[i]  # numpy makes NaN of None
     expected = "a number" if length == 1 else f"a list of {length} numbers"
