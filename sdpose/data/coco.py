@@ -364,9 +364,8 @@ def _annotations(
         (names[int(i)] for i in np.flatnonzero((keypoints[:, :, 2] < 0).any(axis=1))),
     )
     crowds = integers([row.get("iscrowd", 0) for row in rows], "iscrowd", names, problems)
-    boxes = floats(
-        [row.get("bbox") for row in rows], 4, "bbox", names, problems, "[x, y, width, height]"
-    )
+    meaning = "[x, y, width, height]; the extent of the joints and a margin will do"
+    boxes = floats([row.get("bbox") for row in rows], 4, "bbox", names, problems, meaning)
     # mmpose trains without areas, COCOeval has none to go without: OKS is measured by them.
     stated = np.array(["area" in row for row in rows], dtype=bool)
     areas = floats([[row.get("area", 0)] for row in rows], 1, "area", names, problems)[:, 0]
