@@ -45,6 +45,11 @@ def run_experiment_here(
     compile_here(pipeline, package)
     if dry_run:
         say(f"# compiled pipeline: {package.absolute()}")
+        from sdpose.data.splits import missing_data
+
+        absent = missing_data(experiment)
+        if absent:
+            say(f"# {absent}: the first step would fail (--data-root DIR)")
         say(dump_experiment(experiment))
         return
     if overwrite and (work_dir / EXPERIMENT_FILE).exists():

@@ -7,6 +7,7 @@ million digits. Everything here either returns plain data of a bounded size or r
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -42,7 +43,7 @@ class DocumentError(UserError):
 
 
 def read_text(path: Path, limit: int = MAX_YAML_BYTES) -> str:
-    """The text of a regular file of at most `limit` bytes, in UTF-8.
+    """The text of a regular file of at most `limit` bytes, see `decode`.
 
     A device or a pipe is refused: it may never end. Raises DocumentError.
     """
@@ -71,15 +72,47 @@ def read_bytes(path: Path, limit: int | None) -> bytes:
 
 
 def decode(data: bytes | str, source: str) -> str:
-    """The text of a document in UTF-8, with or without a byte-order mark. Raises DocumentError."""
+    """The text of a document: UTF-8, or UTF-16 with a byte-order mark, which is not part of it.
+
+    Raises DocumentError, which names the encoding that the bytes look like.
+    """
     if isinstance(data, str):
         return data.removeprefix("\ufeff")
+    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     try:
-        return data.decode("utf-8-sig")
+        return data.decode(encoding)
     except UnicodeDecodeError as error:
-        utf_16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-        found = "it is UTF-16" if utf_16 else f"byte {error.start + 1} is {data[error.start]:#04x}"
-        raise DocumentError(f"{source}: not UTF-8 text ({found}): save it as UTF-8") from None
+        if encoding == "utf-16":
+            found, command = "its byte-order mark says UTF-16, and it is not", ""
+        else:
+            legacy = _legacy_encoding(data)
+            found = f"byte {error.start + 1} is {data[error.start]:#04x}"
+            found += f": it looks like {legacy}" if legacy else ""
+            command = f" (iconv -f {legacy} -t utf-8 OLD > NEW)" if legacy else ""
+        raise DocumentError(
+            f"{source}: not UTF-8 text ({found}): save it as UTF-8{command}"
+        ) from None
+
+
+# What editors and exporters wrote before UTF-8, and the letters that tell it from the others.
+_LEGACY = (
+    ("cp949", re.compile("[가-힣]")),
+    ("cp932", re.compile("[ぁ-ヺ]")),
+    ("cp1252", re.compile("[À-ÿ]")),
+)
+
+
+def _legacy_encoding(data: bytes) -> str:
+    """The encoding in which most of what is not ASCII is letters of its script; "" for none."""
+    for encoding, letters in _LEGACY:
+        try:
+            start = codecs.getincrementaldecoder(encoding)().decode(data[:MAX_YAML_BYTES])
+        except UnicodeDecodeError:
+            continue
+        text = re.sub(r"[\0-\x7f]+", "", start)
+        if 2 * len(letters.findall(text)) > len(text):
+            return encoding
+    return ""
 
 
 # ------------------------------------------------------------------------------------------- JSON

@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,6 +91,18 @@ def shared_path(*parts: str) -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return path
+
+
+@pytest.fixture(scope="session")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small inputs that real users have, a folder NN-name each: a test may change its own copy."""
+    folder = tmp_path_factory.mktemp("cases")
+    script = shared_path("cases", "data", "make_all.py")
+    environment = os.environ | {"CASES": str(folder)}
+    subprocess.run(
+        [sys.executable, script], env=environment, check=True, capture_output=True, timeout=300
+    )
+    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,8 @@ by path, size and times. The record lies in the user's cache folder: the dataset
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -126,7 +128,10 @@ class CheckedFiles:
     def _check(self, name: str, *, is_image: bool) -> FileCheck:
         path = self.root / name
         try:
-            stamp = _stamp(path)
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):  # a device or a pipe may never end
+                return FileCheck("", 0, 0, "not a regular file")
+            stamp = _stamp(status)
             known = self._known.get(name)
             if known and known[0] == (*stamp, is_image):
                 return FileCheck(*known[1])
@@ -136,16 +141,17 @@ class CheckedFiles:
             return FileCheck("", 0, 0, MISSING)
         except OSError as error:
             return FileCheck("", 0, 0, error.strerror or str(error))
+        except ValueError:  # a NUL, or half of a surrogate pair
+            return FileCheck("", 0, 0, "no file can have this name")
         check = _look_at(data, name, is_image)
-        if _stamp(path) == stamp and now - max(stamp[1:]) > _TICK_NS:
+        if _stamp(path.stat()) == stamp and now - max(stamp[1:]) > _TICK_NS:
             values = (check.sha256, check.width, check.height, check.error)
             self._known[name] = ((*stamp, is_image), values)
         return check
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
+def _stamp(status: os.stat_result) -> tuple[int, int, int]:
     """Size and times of the last change: mtime can be set at will, ctime cannot."""
-    status = path.stat()
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 

@@ -76,7 +76,8 @@ YAML = {
     "half a surrogate pair": ('a: "\\ud800"', "surrogate"),
     "two documents": ("a: 1\n---\nb: 1", "single document"),
     "latin-1": ("exp_name: café".encode("latin-1"), "save it as UTF-8"),
-    "utf-16": ("exp_name: a".encode("utf-16"), "it is UTF-16"),
+    "half a utf-16": ("exp_name: a".encode("utf-16")[:-1], "says UTF-16"),
+    "cp949": ("exp_name: 창고 실험".encode("cp949"), "looks like cp949"),
 }
 
 
@@ -162,7 +163,7 @@ def test_a_message_names_few_of_many_problems() -> None:
         ("[-" + "1" * 101 + "]", "digits"),
         ('{"a"', "not valid JSON"),
         ("", "not valid JSON"),
-        (b"\xff\xfe1\x00", "it is UTF-16"),
+        (b"\xff\xfe1", "says UTF-16"),
         (b'"\xe9"', "save it as UTF-8"),
         ('"\\ud800"', "not valid JSON"),
     ],
@@ -178,6 +179,27 @@ def test_numbers_that_are_none_are_refused_where_they_do_harm(text: str) -> None
     parse_json(text, "metrics.json")
     with pytest.raises(DocumentError, match=r"metrics\.json"):
         parse_json(text, "metrics.json", finite=True)
+
+
+def test_text_is_read_in_every_encoding_that_its_first_bytes_name() -> None:
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        assert parse_yaml_value("a: 창고".encode(encoding), "x") == {"a": "창고"}
+        assert parse_json('{"a": "창고"}'.encode(encoding), "x") == {"a": "창고"}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("cp949", "# 창고 실험\nexp_name: q"),
+        ("cp932", "# そうこの写真\nexp_name: q"),
+        ("cp1252", "# café, Größe\nexp_name: q"),
+    ],
+)
+def test_another_encoding_is_named_with_the_command_that_converts_it(
+    encoding: str, text: str
+) -> None:
+    with pytest.raises(DocumentError, match=f"iconv -f {encoding} -t utf-8"):
+        parse_yaml_value(text.encode(encoding), "mine.yaml")
 
 
 def test_json_that_is_right_is_read() -> None:

@@ -181,7 +181,10 @@ def test_skip_leaves_unusable_images_out(tiny):
 def test_skip_does_not_leave_out_everything(tiny):
     for path in (tiny / "val2017").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(UserError, match="no person with keypoints in any usable image"):
+    why = (
+        r"no person with keypoints in any usable image: 2 of 2 images left out \(val2017/0.jpg: em"
+    )
+    with pytest.raises(UserError, match=why):
         prepare_coco(experiment(tiny, data={"on_corrupt": "skip"}))
 
 
