@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -95,6 +96,7 @@ def predict(
         trust=trust,
         public_key=public_key,
         allow_older=allow_older,
+        say=partial(echo, err=True),
     )
     find: Detector = box_file or whole_picture
     if detector:
@@ -160,7 +162,11 @@ def export(
     from sdpose.inference.exported import export as write
 
     network, experiment = load_network(
-        model, exp=exp, public_key=public_key, allow_older=allow_older
+        model,
+        exp=exp,
+        public_key=public_key,
+        allow_older=allow_older,
+        say=partial(echo, err=True),
     )
     path = out or Path(experiment.exp_name + SUFFIXES[format_])
     done = write(network, experiment, format_, path)

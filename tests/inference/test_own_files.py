@@ -139,6 +139,7 @@ def test_own_files(name: str, cases: Path, checkpoint: Path, tmp_path: Path) -> 
         return
     results = json.loads(path.read_bytes())
     told = json.loads(done.stdout)
+    assert done.stderr.count(f"{checkpoint}: ") == done.stderr.count(" tensors loaded (") == 1
     assert (told["pictures"], told["persons"]) == (case.pictures, case.persons)
     assert len(results) == case.persons
     assert {row["category_id"] for row in results} <= {case.category}
