@@ -17,6 +17,7 @@ from pipelines.run_local import RUN_FILE, StepError, run_local
 from pipelines.sdpose_pipeline import compile_pipeline, make_pipeline
 from sdpose.code_version import code_version
 from sdpose.config import Experiment, dump_experiment, parse_experiment
+from sdpose.data.splits import missing_data
 from sdpose.documents import read_json
 from sdpose.errors import UserError
 from sdpose.registry.promote import objections
@@ -45,6 +46,9 @@ def run_experiment_here(
     compile_here(pipeline, package)
     if dry_run:
         say(f"# compiled pipeline: {package.absolute()}")
+        absent = missing_data(experiment)
+        if absent:
+            say(f"# {absent}: the first step would fail (--data-root DIR)")
         say(dump_experiment(experiment))
         return
     if overwrite and (work_dir / EXPERIMENT_FILE).exists():

@@ -31,6 +31,7 @@ from sdpose.config import (  # noqa: E402
     load_experiment,
     load_sweep,
 )
+from sdpose.config.paths import local_path  # noqa: E402
 from sdpose.errors import UserError, user_errors  # noqa: E402
 from sdpose.registry import CHANNELS  # noqa: E402
 
@@ -430,7 +431,7 @@ def _absolute(paths: dict[str, str | None]) -> dict[str, str | None]:
     return {
         key: path
         if path is None or path == "auto" or "://" in path
-        else os.path.abspath(os.path.expanduser(path))
+        else os.path.abspath(local_path(path, key))
         for key, path in paths.items()
     }
 

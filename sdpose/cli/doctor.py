@@ -23,7 +23,7 @@ def doctor(
 
     \b
     name      does it stand for these settings alone (work dir, MLflow, model registry)?
-    data      are annotations and images there, do some of them decode?
+    data      are annotations and images there, do some of them decode, who is left out?
     batch     does it fit? Steps with all options of the run, on a GPU
     space     for the checkpoints to come: disk, bucket, shared memory
     start     what would be continued, is it whole, does it fit the model?

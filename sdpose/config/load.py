@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from sdpose.config.document import flatten, parse_document, parse_yaml
+from sdpose.config.paths import expand_paths
 from sdpose.config.schema import Experiment
 from sdpose.documents import DocumentError, describe, parse_yaml_value, read_text
 from sdpose.errors import UserError, did_you_mean
@@ -75,6 +76,7 @@ def _load(
         in_bases |= dict.fromkeys(flatten(contents), str(base))
     for key in flatten(chain[-1][1]):
         in_bases.pop(key, None)
+    values = expand_paths(values)
     experiment = parse_experiment(values, source=str(path), given_by=given_by | in_bases)
     return experiment, chain, given_by
 

@@ -9,14 +9,17 @@ N = boxes or persons, I = images, A = annotations of the person category, K = 17
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sdpose.data.joint_names import joint_names_problem, says_nothing
+from sdpose.data.person_rules import count_left_out, count_others, rule_of
 from sdpose.data.tables import (
     Floats,
     Ints,
@@ -25,7 +28,6 @@ from sdpose.data.tables import (
     integers,
     kind_of,
     read_json,
-    report_duplicates,
 )
 from sdpose.documents import describe
 from sdpose.errors import UserError
@@ -87,37 +89,49 @@ class CocoAnnotations:
     iscrowd: NDArray[np.bool_]  # [A]
     num_keypoints: Ints  # [A]
     keypoints: Floats  # [A,17,3] = x, y, v (0 not annotated, 1 hidden, 2 visible)
+    # By reason, annotations that are not the person category's.
+    others: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # what was assumed where the file does not say it
 
     def persons(self) -> Persons:
         """The persons that training and ground-truth evaluation use.
 
         Images in file order, annotations in file order within each. Left out are crowds, persons
         without keypoints, with area <= 0 or a box that is empty once clipped to
-        0 <= x1 < x2 <= width - 1 (and the same in y).
+        0 <= x1 < x2 <= width - 1 (and the same in y); see `left_out`.
         """
-        x, y, width, height = self.boxes_xywh.T
-        last_x, last_y = (self.image_sizes_wh[self.ann_image_index] - 1).T
-        x1, y1 = np.maximum(0, x), np.maximum(0, y)
-        x2 = np.minimum(last_x, x1 + np.maximum(0, width))
-        y2 = np.minimum(last_y, y1 + np.maximum(0, height))
-        used = (
-            ~self.iscrowd
-            & (self.areas > 0)
-            & (x2 > x1)
-            & (y2 > y1)
-            & (self.num_keypoints > 0)
-            & (self.keypoints.reshape(-1, NUM_JOINTS * 3) > 0).any(axis=1)
-        )
-        rows = np.flatnonzero(used)
+        boxes = self._clipped_xywh()
+        rows = np.flatnonzero(self._rules(boxes) == 0)
         rows = rows[np.argsort(self.ann_image_index[rows], kind="stable")]
         return Persons(
             image_index=self.ann_image_index[rows],
             image_id=self.image_ids[self.ann_image_index[rows]],
             key=self.ann_ids[rows],
-            boxes_xywh=np.stack([x1, y1, x2 - x1, y2 - y1], axis=1)[rows],
+            boxes_xywh=boxes[rows],
             box_score=np.ones(len(rows)),
             joints=self.keypoints[rows, :, :2].astype(np.float32),
             visible=np.minimum(1, self.keypoints[rows, :, 2]).astype(np.float32),
+        )
+
+    def left_out(self) -> dict[str, int]:
+        """Numbers of annotations that `persons` leaves out, by reason."""
+        return count_left_out(self._rules(self._clipped_xywh()), self.others)
+
+    def _clipped_xywh(self) -> Floats:
+        x, y, width, height = self.boxes_xywh.T
+        last_x, last_y = (self.image_sizes_wh[self.ann_image_index] - 1).T
+        x1, y1 = np.maximum(0, x), np.maximum(0, y)
+        x2 = np.minimum(last_x, x1 + np.maximum(0, width))
+        y2 = np.minimum(last_y, y1 + np.maximum(0, height))
+        return np.stack([x1, y1, x2 - x1, y2 - y1], axis=1)
+
+    def _rules(self, clipped_xywh: Floats) -> Ints:
+        return rule_of(
+            iscrowd=self.iscrowd,
+            keypoints=self.keypoints,
+            num_keypoints=self.num_keypoints,
+            areas=self.areas,
+            has_box=np.all(clipped_xywh[:, 2:] > 0, axis=1),
         )
 
     def without_images(self, file_names: Collection[str]) -> CocoAnnotations:
@@ -164,7 +178,7 @@ def load_annotations(path: str | Path) -> CocoAnnotations:
     category = _person_category(document["categories"], problems)
     problems.stop(path, "not a COCO keypoints file")
     images = _images(document["images"], document.get("licenses"), problems)
-    annotations = _annotations(document["annotations"], category["id"], problems)
+    annotations, notes = _annotations(document["annotations"], category["id"], problems)
     problems.stop(path, "unusable annotations")
 
     index_of = {image_id: index for index, image_id in enumerate(images["image_ids"].tolist())}
@@ -183,6 +197,7 @@ def load_annotations(path: str | Path) -> CocoAnnotations:
     return CocoAnnotations(
         path=path,
         person_category=category,
+        notes=(*_unnamed_joints(category), *notes),
         ann_image_index=image_index,
         **images,
         **annotations,
@@ -217,7 +232,12 @@ def load_detections(
     index = [i for i, row in enumerate(rows) if row["category_id"] == wanted]
     persons = [rows[i] for i in index]
     if not persons:
-        raise UserError(f"{path}: no detection of category {wanted} (person)")
+        found = Counter(describe(row["category_id"]) for row in rows)
+        there = ", ".join(f"{category} ({n} rows)" for category, n in found.most_common(5))
+        raise UserError(
+            f"{path}: no detection of category {wanted} (person); "
+            + (f"category_id must be {wanted}, found {there}" if there else "the list is empty")
+        )
     names = [f"index {i}" for i in index]
     image_ids = integers([row["image_id"] for row in persons], "image_id", names, problems)
     boxes = floats([row["bbox"] for row in persons], 4, "bbox", names, problems)
@@ -261,15 +281,19 @@ def _person_category(categories: list[Any], problems: Problems) -> dict[str, Any
         )
         return {}
     (category,) = named
-    joints = [_normal(name) for name in _list(category.get("keypoints"))]
-    if joints and len(joints) != NUM_JOINTS:
-        problems.add(f"the person category has {len(joints)} keypoints, not COCO's {NUM_JOINTS}")
-    elif joints != list(JOINT_NAMES) and sorted(joints) == sorted(JOINT_NAMES):
-        problems.add(
-            f"the person category's keypoints are in another order than COCO's: {joints}; "
-            f"reorder names and annotations to {list(JOINT_NAMES)}"
-        )
+    problem = joint_names_problem(_list(category.get("keypoints")), JOINT_NAMES)
+    if problem:
+        problems.add(problem)
     return category
+
+
+def _unnamed_joints(category: dict[str, Any]) -> list[str]:
+    if not says_nothing(_list(category.get("keypoints"))):
+        return []
+    return [
+        "the person category does not name its keypoints: they are taken for COCO's in its order "
+        f"({', '.join(JOINT_NAMES[:3])}, ...); names in categories[].keypoints would be compared"
+    ]
 
 
 def _images(images: list[Any], licenses: Any, problems: Problems) -> dict[str, Any]:
@@ -277,8 +301,7 @@ def _images(images: list[Any], licenses: Any, problems: Problems) -> dict[str, A
     rows = [value if isinstance(value, dict) else {} for value in images]
     if not rows:
         problems.add("'images' is empty")
-    ids = integers([row.get("id") for row in rows], "id", names, problems)
-    report_duplicates(ids, "image ids", problems)
+    ids = integers([row.get("id") for row in rows], "id", names, problems, unique="image ids")
     file_names = [row.get("file_name") for row in rows]
     problems.add(
         "images without a file_name",
@@ -305,23 +328,28 @@ def _images(images: list[Any], licenses: Any, problems: Problems) -> dict[str, A
     }
 
 
-def _annotations(annotations: list[Any], category_id: int, problems: Problems) -> dict[str, Any]:
-    """The arrays of one category's annotations, with `image_ids` instead of `ann_image_index`."""
+def _annotations(
+    annotations: list[Any], category_id: int, problems: Problems
+) -> tuple[dict[str, Any], list[str]]:
+    """The arrays of one category's annotations, with `image_ids` instead of `ann_image_index`, and
+    notes."""
     wrong = [i for i, a in enumerate(annotations) if not isinstance(a, dict)]
     problems.add("annotations that are no objects", (f"index {i}" for i in wrong))
-    position = [
-        i
-        for i, a in enumerate(annotations)
-        if isinstance(a, dict) and a.get("category_id", category_id) == category_id
-    ]
+    position, others = [], []
+    for i, row in enumerate(annotations):
+        if isinstance(row, dict):
+            is_person = row.get("category_id", category_id) == category_id
+            if is_person:
+                position.append(i)
+            else:
+                others.append(row)
     rows = [annotations[i] for i in position]
     names = [_name("annotation", row, i) for i, row in zip(position, rows, strict=True)]
     problems.add(
         "annotations without category_id",
         (n for n, row in zip(names, rows, strict=True) if "category_id" not in row),
     )
-    ids = integers([row.get("id") for row in rows], "id", names, problems)
-    report_duplicates(ids, "annotation ids", problems)
+    ids = integers([row.get("id") for row in rows], "id", names, problems, unique="annotation ids")
     not_annotated = [0.0] * (NUM_JOINTS * 3)
     triples = [row.get("keypoints", not_annotated) for row in rows]
     keypoints = floats(triples, NUM_JOINTS * 3, "keypoints", names, problems)
@@ -333,25 +361,34 @@ def _annotations(annotations: list[Any], category_id: int, problems: Problems) -
         (names[int(i)] for i in np.flatnonzero((keypoints[:, :, 2] < 0).any(axis=1))),
     )
     crowds = integers([row.get("iscrowd", 0) for row in rows], "iscrowd", names, problems)
-    areas = floats([[row.get("area")] for row in rows], 1, "area", names, problems)
+    boxes = floats(
+        [row.get("bbox") for row in rows], 4, "bbox", names, problems, "[x, y, width, height]"
+    )
+    # mmpose trains without areas, COCOeval has none to go without: OKS is measured by them.
+    stated = np.array(["area" in row for row in rows], dtype=bool)
+    areas = floats([[row.get("area", 0)] for row in rows], 1, "area", names, problems)[:, 0]
+    areas = np.where(stated, areas, np.maximum(0, boxes[:, 2]) * np.maximum(0, boxes[:, 3]))
+    notes = []
+    if not stated.all():
+        notes.append(
+            f"{np.sum(~stated)} annotations have no area: width x height of the box is taken; "
+            "COCO's is the segment's, about half of that, so that AP is a little higher here"
+        )
     return {
         "ann_ids": ids,
         "image_ids": integers([row.get("image_id") for row in rows], "image_id", names, problems),
-        "boxes_xywh": floats([row.get("bbox") for row in rows], 4, "bbox", names, problems),
-        "areas": areas[:, 0],
+        "boxes_xywh": boxes,
+        "areas": areas,
         "iscrowd": crowds != 0,
         "num_keypoints": integers(counts, "num_keypoints", names, problems),
         "keypoints": keypoints,
-    }
+        "others": count_others(others),
+    }, notes
 
 
 def _name(what: str, value: Any, position: int) -> str:
     known = isinstance(value, dict) and "id" in value
     return f"{what} {describe(value['id']):.40}" if known else f"{what} at index {position}"
-
-
-def _normal(name: Any) -> str:
-    return str(name).strip().lower().replace(" ", "_").replace("-", "_")
 
 
 def _list(value: Any) -> list[Any]:

@@ -11,10 +11,12 @@ from functools import partial
 from pathlib import Path
 
 from sdpose.config import Experiment
+from sdpose.data.person_rules import describe_left_out
 from sdpose.data.splits import (
-    HOW_TO_GET_COCO,
     Split,
     describe_unusable,
+    how_to_get_data,
+    once,
     read_split,
     val_boxes,
 )
@@ -27,11 +29,13 @@ _THREADS = 16  # a file system on the network answers many at once
 
 @dataclass(frozen=True)
 class Glance:
-    """lines: what was seen, for people. problems: what is wrong, and what to do. pack: the folder
-    and size in bytes of the training pack that `prepare_coco` is going to make, if any."""
+    """lines: what was seen, for people. problems: what is wrong, and what to do. warnings: what a
+    training would go on with, though hardly meant. pack: the folder and size in bytes of the
+    training pack that `prepare_coco` is going to make, if any."""
 
     lines: tuple[str, ...]
     problems: tuple[tuple[str, str], ...]
+    warnings: tuple[str, ...] = ()
     pack: tuple[Path, int] | None = None
 
 
@@ -39,23 +43,27 @@ def glance_at_coco(experiment: Experiment) -> Glance:
     """Annotations are read whole, every image is looked for, some are decoded."""
     root = Path(experiment.data_root)
     if not root.is_dir():
-        return Glance((), ((f"data_root is not a folder: {root.absolute()}", HOW_TO_GET_COCO),))
+        what = f"data_root is not a folder: {root.absolute()}"
+        return Glance((), ((what, how_to_get_data(experiment)),))
     texts: list[str] = []
     splits = {name: read_split(experiment, name, texts) for name in ("train", "val")}
-    problems = [(text, HOW_TO_GET_COCO if " not found: " in text else "") for text in texts]
-    files, lines = CheckedFiles(root), []
+    remedy = how_to_get_data(experiment)
+    problems = [(text, remedy if " not found: " in text else "") for text in texts]
+    files, lines, warnings = CheckedFiles(root), [], []
     for name, split in splits.items():
         if split is None:
             continue
         checks, decoded, size = _look(split, files)
         unusable = split.unusable(checks)
         if unusable and experiment.data.on_corrupt == "fail":
-            what, _, remedy = describe_unusable(unusable, len(checks), files).rpartition("\n")
+            what, _, remedy = describe_unusable(unusable, [split], files).rpartition("\n")
             problems.append((what, remedy.strip()))
         persons = len(split.usable(unusable).persons())
-        if not persons and not unusable:
-            where = split.annotations.path
-            problems.append((f"{where}: no person with keypoints in any image", ""))
+        if not persons and (not unusable or experiment.data.on_corrupt == "skip"):
+            problems.append((split.without_persons(unusable), ""))
+        else:
+            remarks = (*split.warnings(unusable), *split.annotations.notes)
+            warnings += [(split.ann_file, text) for text in remarks]
         boxes = ""
         if name == "val":
             found = val_boxes(experiment, split, unusable, texts := [])
@@ -63,11 +71,14 @@ def glance_at_coco(experiment: Experiment) -> Glance:
             boxes = f", boxes of {found.file or 'the annotations'}"
             boxes += f" ({found.note})" if found.note else ""
         left_out = f", {len(unusable)} unusable left out" if unusable else ""
+        others = describe_left_out(split.usable(unusable).left_out())
+        left_out += f" (annotations left out: {others})" if others else ""
         lines.append(
             f"data.{name}: {len(checks)} images ({size / 1e9:.2f} GB) with {persons} persons are "
             f"there, {decoded} of them decoded{left_out}{boxes}"
         )
-    return Glance(tuple(lines), tuple(problems), _pack_to_make(experiment, splits["train"]))
+    pack = _pack_to_make(experiment, splits["train"])
+    return Glance(tuple(lines), tuple(problems), tuple(once(warnings)), pack)
 
 
 def _pack_to_make(experiment: Experiment, train: Split | None) -> tuple[Path, int] | None:

@@ -17,11 +17,13 @@ from typing import Literal
 
 from sdpose.config import Experiment
 from sdpose.data.pack import Source, prepare_pack
+from sdpose.data.person_rules import describe_left_out
 from sdpose.data.progress import ConsoleProgress
 from sdpose.data.splits import (
-    HOW_TO_GET_COCO,
     Split,
     describe_unusable,
+    how_to_get_data,
+    once,
     read_split,
     val_boxes,
 )
@@ -44,7 +46,9 @@ class PreparedDataset:
     bbox_source: Literal["detections", "ground truth"]
     corrupt: tuple[str, ...]  # images left out (data.on_corrupt: skip), relative to data_root
     licenses: dict[str, int]  # number of images under each licence that the annotations name
-    note: str  # what the user should know; may be empty
+    left_out: dict[str, dict[str, int]]  # by split: annotations that no person is made of, and why
+    warnings: tuple[str, ...]  # what is hardly meant, with the remedy
+    note: str  # what the user should know; lines; may be empty
     pack: str | None  # where the training pack is (data.pipeline: fast)
 
     def summary(self) -> str:
@@ -54,12 +58,24 @@ class PreparedDataset:
             f"val      {self.num_val_images} images, {self.num_val_persons} persons, "
             f"{self.num_val_boxes} boxes ({self.bbox_source})",
             *(f"licence  {count} images: {name}" for name, count in self.licenses.items()),
-            *([f"note     {self.note}"] if self.note else []),
+            *self.remarks(),
             *([f"pack     {self.pack}"] if self.pack else []),
             *([f"left out {len(self.corrupt)} unusable images"] if self.corrupt else []),
             f"digest   {self.digest}",
         ]
         return "\n".join(lines)
+
+    def remarks(self) -> list[str]:
+        """What the user should know before a training, a line each."""
+        return [
+            *(
+                f"left out {name}: {describe_left_out(counts)}"
+                for name, counts in self.left_out.items()
+                if counts
+            ),
+            *(f"warning  {text}" for text in self.warnings),
+            *(f"note     {text}" for text in self.note.splitlines()),
+        ]
 
 
 def prepare_coco(
@@ -79,7 +95,8 @@ def prepare_coco(
     """
     root = Path(experiment.data_root)
     if not root.is_dir():
-        raise UserError(f"data_root is not a folder: {root.absolute()}\n  {HOW_TO_GET_COCO}")
+        remedy = how_to_get_data(experiment)
+        raise UserError(f"data_root is not a folder: {root.absolute()}\n  {remedy}")
     problems: list[str] = []
     splits = {name: read_split(experiment, name, problems) for name in ("train", "val")}
     found = [split for split in splits.values() if split]
@@ -93,17 +110,21 @@ def prepare_coco(
     for split in found:
         unusable |= split.unusable(checks)
     if unusable and experiment.data.on_corrupt == "fail":
-        problems.append(describe_unusable(unusable, len(names), files))
+        problems.append(describe_unusable(unusable, found, files))
     num_persons = [len(split.usable(unusable).persons()) for split in found]
     if 0 in num_persons and not problems:
-        path = found[num_persons.index(0)].annotations.path
-        problems.append(f"{path}: no person with keypoints in any usable image")
+        problems += [
+            split.without_persons(unusable)
+            for split, count in zip(found, num_persons, strict=True)
+            if not count
+        ]
     train, val = splits["train"], splits["val"]
     boxes = val_boxes(experiment, val, unusable, problems)
     if problems or not train or not val:
-        absent = not train or not val or MISSING in unusable.values()
-        advice = [HOW_TO_GET_COCO] if absent else []
+        absent = MISSING in unusable.values() or any("ann_file not found" in p for p in problems)
+        advice = [how_to_get_data(experiment)] if absent else []
         raise UserError("\n  ".join([f"{root.absolute()}: not usable", *problems, *advice]))
+    notes = [(split.ann_file, text) for split in found for text in split.annotations.notes]
     pack = None
     if with_pack and experiment.data.pipeline == "fast":
         pack = _pack(experiment, train, unusable, checks, files)
@@ -118,7 +139,14 @@ def prepare_coco(
         bbox_source="detections" if boxes.file else "ground truth",
         corrupt=tuple(unusable),
         licenses=_count_licenses(found),
-        note=boxes.note,
+        left_out={
+            name: split.usable(unusable).left_out()
+            for name, split in (("train", train), ("val", val))
+        },
+        warnings=tuple(
+            once((split.ann_file, text) for split in found for text in split.warnings(unusable))
+        ),
+        note="\n".join([*once(notes), *filter(None, [boxes.note])]),
         pack=pack,
     )
 

@@ -64,20 +64,34 @@ def _drop_segmentation(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-def integers(values: Sequence[Any], key: str, names: Sequence[str], problems: Problems) -> Ints:
-    """int64[len(values)]; offenders are reported and become 0."""
+def integers(
+    values: Sequence[Any], key: str, names: Sequence[str], problems: Problems, unique: str = ""
+) -> Ints:
+    """int64[len(values)]; offenders are reported and become 0. unique: what may occur once only."""
     good = [type(v) in (int, bool) and -(2**63) <= v < 2**63 for v in values]
     offenders = [
         f"{n} ({describe(v):.40})" for n, v, ok in zip(names, values, good, strict=True) if not ok
     ]
     problems.add(f"rows whose '{key}' is missing or no integer", offenders)
+    if unique:
+        known = [v for v, ok in zip(values, good, strict=True) if ok]
+        numbers, counts = np.unique(np.array(known, dtype=np.int64), return_counts=True)
+        problems.add(
+            f"duplicate {unique}",
+            (f"{i} ({n} times)" for i, n in zip(numbers, counts, strict=True) if n > 1),
+        )
     return np.array([v if ok else 0 for v, ok in zip(values, good, strict=True)], dtype=np.int64)
 
 
 def floats(
-    values: Sequence[Any], length: int, key: str, names: Sequence[str], problems: Problems
+    values: Sequence[Any],
+    length: int,
+    key: str,
+    names: Sequence[str],
+    problems: Problems,
+    meaning: str = "",
 ) -> Floats:
-    """float64[len(values), length]; offenders are reported and become 0."""
+    """float64[len(values), length]; offenders are reported, with the meaning, and become 0."""
     right = [type(v) is list and len(v) == length for v in values]
     blank = [0.0] * length
     padded = [v if ok else blank for v, ok in zip(values, right, strict=True)]
@@ -91,24 +105,19 @@ def floats(
         padded = [v if ok else blank for v, ok in zip(values, right, strict=True)]
         array = np.array(padded, dtype=np.float64).reshape(-1, length)
     finite = np.asarray(np.isfinite(array).all(axis=1))
+    for i in np.flatnonzero(~finite).tolist():
+        right[i] = right[i] and None not in values[i]  # numpy makes NaN of None
     expected = "a number" if length == 1 else f"a list of {length} numbers"
+    expected += f" ({meaning})" if meaning else ""
     problems.add(
         f"rows whose '{key}' is missing or not {expected}",
         (n for n, ok in zip(names, right, strict=True) if not ok),
     )
     problems.add(
-        f"rows whose '{key}' is NaN or infinite", (names[int(i)] for i in np.flatnonzero(~finite))
+        f"rows whose '{key}' is NaN or infinite",
+        (names[i] for i in np.flatnonzero(~finite).tolist() if right[i]),
     )
     return np.where(finite[:, None], array, 0.0)
-
-
-def report_duplicates(ids: Ints, what: str, problems: Problems) -> None:
-    values, counts = np.unique(ids, return_counts=True)
-    twice = counts > 1
-    problems.add(
-        f"duplicate {what}",
-        (f"{i} ({n} times)" for i, n in zip(values[twice], counts[twice], strict=True)),
-    )
 
 
 def kind_of(value: Any) -> str:

@@ -52,6 +52,7 @@ def examine(experiment: Experiment, *, overwrite: bool = False) -> Report:
 def _check_data(experiment: Experiment, report: Report) -> Glance:
     glance = glance_at_coco(experiment)
     report.fine += glance.lines
+    report.warnings += glance.warnings
     for what, remedy in glance.problems:
         report.problem(what, remedy)
     return glance

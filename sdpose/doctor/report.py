@@ -20,10 +20,12 @@ class Problem:
 
 @dataclass
 class Report:
-    """Lines for people. `unknown` is what could not be looked at from here, and why."""
+    """Lines for people. `warnings` is what runs, though it is hardly meant; `unknown` is what could
+    not be looked at from here, and why."""
 
     title: str
     fine: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
@@ -52,6 +54,7 @@ class Report:
             [
                 f"{self.title}: {head}",
                 *(f"  ok       {text}" for text in self.fine),
+                *(f"  warning  {text}" for text in self.warnings),
                 *(f"  unknown  {text}" for text in self.unknown),
                 *(f"  problem  {problem}" for problem in self.problems),
             ]

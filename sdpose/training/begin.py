@@ -41,6 +41,12 @@ def begin(
         check_fits(experiment, start, build_model(experiment.model, initialise=False))
         return start
 
+    def look() -> PreparedDataset:
+        prepared = prepare_coco(experiment)
+        for remark in prepared.remarks():
+            say(remark)
+        return prepared
+
     def take(start: Start) -> Start:
         if dataset is not None:
             check_same_data(experiment, start, dataset.digest, say)
@@ -51,7 +57,7 @@ def begin(
     if is_finished(experiment, start):
         on_main(world, lambda: check_trained_data(experiment, start, say), timeout=PREPARE_TIMEOUT)
     else:
-        dataset = on_main(world, lambda: prepare_coco(experiment), timeout=PREPARE_TIMEOUT)
+        dataset = on_main(world, look, timeout=PREPARE_TIMEOUT)
     return on_main(world, lambda: take(start), timeout=PREPARE_TIMEOUT), dataset
 
 

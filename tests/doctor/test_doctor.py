@@ -129,6 +129,18 @@ def test_every_problem_in_one_list(
     images[0].unlink()
     images[1].write_bytes(b"")
     (folder / "coco/annotations/person_keypoints_val2017.json").unlink()
+    train = folder / "coco/annotations/person_keypoints_train2017.json"
+    document = json.loads(train.read_text())
+    names = {image["id"]: image["file_name"] for image in document["images"]}
+    person = next(
+        entry
+        for entry in document["annotations"]
+        if names[entry["image_id"]] not in (images[0].name, images[1].name)
+        and entry["num_keypoints"]
+        and not entry["iscrowd"]
+    )
+    person["area"] = 0
+    train.write_text(json.dumps(document))
     use(moto, monkeypatch)
     monkeypatch.setenv("SDPOSE_REGISTRY", "s3://no-such-bucket/registry")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", NOWHERE)
@@ -159,6 +171,7 @@ def test_every_problem_in_one_list(
         found = [text for text in problems if what in text]
         assert found, f"{what} is not in {list(problems)}"
         assert remedy in problems[found[0]]
+    assert "1 labelled person is left out, with area 0 or less" in "".join(report["warnings"])
 
 
 def test_services_that_do_not_answer_are_given_up(

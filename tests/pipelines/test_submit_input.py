@@ -74,6 +74,7 @@ def test_dry_run_shows_everything_and_runs_nothing(submit, tmp_path: Path) -> No
     assert "# runner: local (no Kubeflow Pipelines endpoint is configured" in stdout
     package = tmp_path / "work_dirs/quickstart/pipeline/sdpose_pipeline.yaml"
     assert f"# compiled pipeline: {package}\n" in stdout
+    assert f"# data_root is not a folder: {tmp_path}/coco: the first step would fail" in stdout
     assert next(yaml.safe_load_all(package.read_text()))["pipelineInfo"]["name"] == "sdpose"
     assert list(package.parent.iterdir()) == [package]
 

@@ -1,0 +1,82 @@
+"""Are the joints of a dataset those of a skeleton, in its order?
+
+Flip pairs, half-body sets and sigmas belong to positions: joints in another order train left and
+right mixed up, and no loss curve shows it.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+# What exporters call a joint, in letters only; a side is put before or after it.
+_PARTS = {
+    "nose": ("nose", "코"),
+    "eye": ("eye", "눈"),
+    "ear": ("ear", "귀"),
+    "shoulder": ("shoulder", "sho", "shldr", "어깨"),
+    "elbow": ("elbow", "elb", "팔꿈치"),
+    "wrist": ("wrist", "wri", "손목"),
+    "hip": ("hip", "엉덩이", "골반"),
+    "knee": ("knee", "kne", "무릎"),
+    "ankle": ("ankle", "ank", "발목"),
+}
+_SIDES = {
+    "left": ("left", "l", "lt", "왼쪽", "왼", "좌", "좌측"),
+    "right": ("right", "r", "rt", "오른쪽", "오른", "우", "우측"),
+}
+_SPELLINGS = {alias: part for part, aliases in _PARTS.items() for alias in aliases} | {
+    spelled: f"{side}_{part}"
+    for part, aliases in _PARTS.items()
+    for alias in aliases
+    for side, words in _SIDES.items()
+    for word in words
+    for spelled in (word + alias, alias + word)
+}
+
+
+def joint_of(name: object) -> str:
+    """The usual name of a joint in any of its spellings; an unknown one comes back as it is.
+
+    >>> [joint_of(name) for name in ("L_Eye", "Right-Hip", "lshoulder", "knee (left)", "head top")]
+    ['left_eye', 'right_hip', 'left_shoulder', 'left_knee', 'head top']
+    """
+    return _SPELLINGS.get(_letters(name), str(name).strip().lower())
+
+
+def joint_names_problem(names: Sequence[object], skeleton: Sequence[str]) -> str:
+    """Why the joints are not the skeleton's, with both lists; "" if they are.
+
+    No names, and names that say nothing, may be anything: the number alone is compared.
+    """
+    joints = [joint_of(name) for name in names]
+    if len(joints) not in (0, len(skeleton)):
+        what = f"{len(joints)} keypoints, not COCO's {len(skeleton)}"
+        remedy = "other skeletons cannot be trained"
+    elif joints == list(skeleton) or says_nothing(names):
+        return ""
+    elif sorted(joints) == sorted(skeleton):
+        what = "COCO's keypoints in another order"
+        remedy = "reorder the names, and the keypoints of every annotation, to COCO's order"
+    else:
+        what = "keypoints that are not COCO's"
+        remedy = (
+            "other skeletons cannot be trained; if these are COCO's in COCO's order, give them "
+            "COCO's names"
+        )
+    here = ", ".join(f"{name!s:.30}" for name in names[:50])
+    return (
+        f"the person category has {what}: {remedy}\n"
+        f"    found: {here}\n    COCO:  {', '.join(skeleton)}"
+    )
+
+
+def says_nothing(names: Sequence[object]) -> bool:
+    """No names, or names like "1" and "kp_12", which differ in their number only."""
+    numbered = all(re.search(r"\d", str(name)) for name in names)
+    return numbered and len({_letters(name) for name in names}) <= 1
+
+
+def _letters(name: object) -> str:
+    return re.sub(r"[\d\W_]+", "", unicodedata.normalize("NFC", str(name))).lower()
