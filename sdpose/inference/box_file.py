@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from sdpose.data.coco import categories_of, persons_of
 from sdpose.data.tables import read_json
 from sdpose.documents import describe
 from sdpose.errors import UserError
 from sdpose.inference.boxes import PERSON, Boxes
 from sdpose.inference.pictures import Picture, Source, number_in
-from sdpose.skeleton import NUM_JOINTS
 
 
 @dataclass(frozen=True)
@@ -117,14 +117,10 @@ class BoxFile:
 
     def _person_category(self, categories: Any, rows: Sequence[Any]) -> int:
         """Of the file's categories as `load_annotations` chooses; without any, of the rows' ids."""
-        entries = [c for c in categories or [] if isinstance(c, dict) and type(c.get("id")) is int]
-        for chosen in (
-            [c["id"] for c in entries if c.get("name") == "person"],
-            [c["id"] for c in entries if len(c.get("keypoints") or []) == NUM_JOINTS],
-            [c["id"] for c in entries],
-        ):
+        entries = categories_of(categories if isinstance(categories, list) else [])
+        for chosen in (persons_of(entries), entries):
             if len(chosen) == 1:
-                return int(chosen[0])
+                return int(chosen[0]["id"])
         if entries:
             found = ", ".join(f"{c['id']} {describe(c.get('name'))}" for c in entries[:10])
             raise UserError(

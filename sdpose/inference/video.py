@@ -42,7 +42,10 @@ def clean_name(path: Path) -> Iterator[str]:
 def holds_image(path: Path) -> bool:
     """Does the file begin like an image that OpenCV reads?"""
     with clean_name(path) as name:
-        return bool(cv2.haveImageReader(name))
+        try:
+            return bool(cv2.haveImageReader(name))
+        except cv2.error:  # a format that this OpenCV knows, and does not read: OpenEXR
+            return True
 
 
 class VideoReader:
@@ -53,6 +56,10 @@ class VideoReader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        try:
+            path.open("rb").close()  # OpenCV does not tell a file that it may not read from damage
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from None
         with self._opened() as video:
             rate = video.get(cv2.CAP_PROP_FPS)
             self.announced = max(int(video.get(cv2.CAP_PROP_FRAME_COUNT)), 0)

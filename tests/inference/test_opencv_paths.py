@@ -11,6 +11,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from sdpose.cli import cli
+from sdpose.errors import UserError
 
 OPENS_BY_NAME = {
     *("imread", "imreadmulti", "imreadanimation", "imcount", "haveImageReader"),
@@ -34,6 +35,15 @@ def test_no_other_module_hands_opencv_a_path(repository: Path) -> None:
             if names & OPENS_BY_NAME:
                 found.add(str(path.relative_to(repository)))
     assert found == ALLOWED
+
+
+def test_what_opencv_knows_and_does_not_read(checkpoint: Path, tmp_path: Path) -> None:
+    """It raises for OpenEXR, where it answers no to other formats."""
+    picture = tmp_path / "depth.exr"
+    picture.write_bytes(b"\x76\x2f\x31\x01" + bytes(200))
+    done = CliRunner().invoke(cli, ["predict", str(checkpoint), str(picture)])
+    assert isinstance(done.exception, UserError)
+    assert str(done.exception).startswith(f"{picture}: ")
 
 
 def test_names_that_are_no_text(cases: Path, checkpoint: Path, tmp_path: Path) -> None:

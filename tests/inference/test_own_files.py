@@ -83,6 +83,7 @@ CASES = {
     "10-text-ids": Case("images", "labels/val.json", **FOUR, ids=(1, 2, 3, 4)),
     "11-bbox-null": Case("images", "labels/val.json", error="box 0"),
     "12-no-bbox-keypoints-only": Case("images", "labels/val.json", error="no 'bbox'"),
+    "15-rle": Case("images", "labels/val.json", pictures=4, persons=3, says=("1 of 4 pictures",)),
     "16-subfolders": Case(
         "images/cam1", "labels/val.json", pictures=2, persons=2, ids=(2, 4), says=("2 boxes",)
     ),
@@ -92,12 +93,16 @@ CASES = {
     "18-backslash": Case("images/cam0", "labels/val.json", **FOUR, ids=(1, 2, 3, 4)),
     "19-upper-JPG": Case("images", "labels/val.json", **FOUR),
     "20-absolute-file-name": Case("images", "labels/val.json", **FOUR),
+    "21-prefix-empty": Case("", "labels/val.json", **FOUR),
     "22-json-bom": Case("images", "labels/val.json", **FOUR),
     "24-val-without-persons": Case(
         "images", "labels/val.json", pictures=4, says=("4 of 4 pictures",)
     ),
     "28-no-categories": Case("images", "labels/val.json", **FOUR),
+    "30-outside-negative": Case("images", "labels/val.json", **FOUR),
     "31-same-file-twice": Case("images", "labels/val.json", error="(image 1) or 000001.jpg"),
+    "34-null-flags": Case("images", "labels/val.json", **FOUR),
+    "36-no-image-size": Case("images", "labels/val.json", **FOUR),
     "37-exif-6-annotated-as-stored": Case("images", "labels/val.json", **FOUR),
     "39-png-rgba-16bit": Case("images", "labels/val.json", **FOUR),
     "55-macos-nfd-names": Case(
