@@ -95,7 +95,7 @@ class BoxFile:
         pictures = len(self._asked) + len(self._without)
         if self._without:
             notes.append(
-                f"{self._path} has no boxes for {len(self._without)} of {pictures} pictures: "
+                f"{len(self._without)} of {pictures} pictures have no boxes in {self._path}: "
                 f"{_some(self._without)}"
             )
         unused = self._boxes.keys() - self._asked.keys()
@@ -103,15 +103,17 @@ class BoxFile:
             names = {n.image_id: n.file_name for named in self._images.values() for n in named}
             shown = [f"image {i}" + (f" {names[i]}" if i in names else "") for i in sorted(unused)]
             count = sum(len(self._boxes[i]) for i in unused)
-            notes.append(f"{count} boxes of {self._path} belong to no picture here: {_some(shown)}")
+            notes.append(
+                f"boxes of {self._path} that belong to no picture here: {count} ({_some(shown)})"
+            )
         if self._elsewhere:
             notes.append(
-                f"{len(self._elsewhere)} pictures lie in another folder than {self._path} says "
-                f"and are matched by the end of their paths: {_some(self._elsewhere)}"
+                f"pictures in another folder than {self._path} says, matched by the end of their "
+                f"paths: {len(self._elsewhere)} ({_some(self._elsewhere)})"
             )
         if self._num_empty:
             notes.append(
-                f"{self._num_empty} boxes of {self._path} without width or height are left out"
+                f"boxes of {self._path} without width or height, left out: {self._num_empty}"
             )
         return notes
 

@@ -64,7 +64,7 @@ class LoadReport:
         """What was loaded, in one line, and what was not in more."""
         text = f"{len(self.loaded)} tensors loaded ({self.num_parameters / 1e6:.2f} M parameters)"
         if not self.kept and not self.unexpected:
-            return f"{text}, all of the file"
+            return f"{text}, none missing, none unused"
         return "\n".join([f"{text}; {self.counts()}", *self.shortened_lines()])
 
 

@@ -65,11 +65,11 @@ def annotated(*names: str) -> dict[str, Any]:
     ("names", "expected", "note"),
     [
         (("a.jpg",), [1], ""),
-        (("day/cam1/a.jpg", "night/cam1/a.jpg"), [2], "1 boxes"),
-        (("cam2/a.jpg", "cam1/a.jpg"), [2], "1 boxes"),
-        (("C:\\photos\\night\\cam1\\a.jpg",), [1], "1 pictures lie in another folder"),
-        (("val/a.jpg",), [1], "1 pictures lie in another folder"),
-        (("b.jpg",), [], "has no boxes for 1 of 1 pictures: a.jpg"),
+        (("day/cam1/a.jpg", "night/cam1/a.jpg"), [2], "no picture here: 1 (image 1 "),
+        (("cam2/a.jpg", "cam1/a.jpg"), [2], "no picture here: 1 (image 1 "),
+        (("C:\\photos\\night\\cam1\\a.jpg",), [1], "matched by the end of their paths: 1 (a.jpg: "),
+        (("val/a.jpg",), [1], "matched by the end of their paths: 1 (a.jpg: "),
+        (("b.jpg",), [], "1 of 1 pictures have no boxes in "),
     ],
 )
 def test_the_longest_end_of_a_path_decides(

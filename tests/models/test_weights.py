@@ -161,7 +161,7 @@ def test_what_is_loaded_is_said(model: SDPose, other_state: State, tmp_path: Pat
     path = save(other_state, tmp_path / "t.pth")
     load_weights(model, path, say=said.append)
     assert said == [
-        f"{path}: {len(other_state)} tensors loaded (4.40 M parameters), all of the file"
+        f"{path}: {len(other_state)} tensors loaded (4.40 M parameters), none missing, none unused"
     ]
     other_state["ema.decay"] = torch.ones(1)
     with warnings.catch_warnings():
