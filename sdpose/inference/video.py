@@ -94,13 +94,14 @@ class VideoWriter:
         self.path = path
         self._rate = frames_per_second
         self._writer: Any = None
+        self._names = contextlib.ExitStack()
 
     def write(self, frame_HW3: NDArray[np.uint8]) -> None:
         if self._writer is None:
             size = (frame_HW3.shape[1], frame_HW3.shape[0])
             code = cv2.VideoWriter.fourcc(*"mp4v")
-            with clean_name(self.path) as name:  # opened once: the name may go
-                self._writer = cv2.VideoWriter(name, code, self._rate, size)
+            name = self._names.enter_context(clean_name(self.path))
+            self._writer = cv2.VideoWriter(name, code, self._rate, size)
             if not self._writer.isOpened():
                 raise UserError(
                     f"cannot write {self.path}: {size[0]} x {size[1]} pixels, or this OpenCV has "
@@ -111,3 +112,4 @@ class VideoWriter:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.release()
+        self._names.close()
