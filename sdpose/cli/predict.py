@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
-from sdpose.cli.text import echo
+from sdpose.cli.text import answer, echo
 
 # As those of `sdpose registry`; not imported from there, which would import the registry at once.
 _public_key_option = click.option(
@@ -69,25 +70,25 @@ def predict(
 ) -> None:
     """Find the joints of the persons on pictures, draw them, and write COCO results.
 
+    Exit code 2 if a picture cannot be read; the results of the others are written.
+
     \b
     MODEL is a checkpoint (.pth, .safetensors), an exported file (.onnx, .ts, .pt2) or
     registry://NAME/CHANNEL. .ts and .pt2 files are programs: they need --trust.
     Without --boxes or --detector the whole picture is taken for one person.
     """
-    from sdpose.data.images import ImageError
     from sdpose.data.progress import ConsoleProgress
     from sdpose.errors import UserError
     from sdpose.inference import load
-    from sdpose.inference.boxes import BoxFile, Detector, TorchvisionDetector, whole_picture
+    from sdpose.inference.box_file import BoxFile
+    from sdpose.inference.boxes import Detector, TorchvisionDetector, whole_picture
     from sdpose.inference.pictures import Source
     from sdpose.inference.predict import predict as run
 
     if boxes and detector:
         raise UserError("--boxes and --detector say the same in two ways: leave one out")
     pictures = Source(source)
-    find: Detector = whole_picture
-    if boxes:
-        find = BoxFile(boxes)
+    box_file = BoxFile(boxes, pictures) if boxes else None
     estimator = load(
         model,
         exp=exp,
@@ -95,26 +96,35 @@ def predict(
         trust=trust,
         public_key=public_key,
         allow_older=allow_older,
+        say=partial(echo, err=True),
     )
+    find: Detector = box_file or whole_picture
     if detector:
         find = TorchvisionDetector(str(estimator.device), detector_weights)
     elif not boxes:
         echo("no boxes: each picture is taken for one person (--boxes, --detector)", err=True)
-    try:
-        with ConsoleProgress("predicting", "pictures") as progress:
-            done = run(estimator, pictures, find, out, draw=not no_draw, progress=progress)
-    except ImageError as error:
-        raise UserError(str(error)) from None
-    if as_json:
-        value: dict[str, Any] = {
-            "out": str(done.out),
-            "pictures": done.pictures,
-            "persons": done.persons,
-            "drawn": [str(path) for path in done.drawn],
-        }
-        echo(json.dumps(value, indent=2))
-        return
-    echo(f"{done.persons} persons on {done.pictures} pictures: {done.out}")
+    with ConsoleProgress("predicting", "pictures") as progress:
+        done = run(estimator, pictures, find, out, draw=not no_draw, progress=progress)
+    ids = (box_file or pictures).ids
+    notes = [*pictures.notes, *(box_file.notes() if box_file else [])]
+    for note in notes:
+        echo(f"warning: {note}", err=True)
+    value: dict[str, Any] = {
+        "out": str(done.out),
+        "pictures": done.pictures,
+        "persons": done.persons,
+        "image_ids": ids,
+        "drawn": [str(path) for path in done.drawn],
+        "unreadable": pictures.unreadable,
+        "warnings": notes,
+    }
+    text = f"{done.persons} persons on {done.pictures} pictures: {done.out} (image ids: {ids})"
+    answer(text, value, as_json=as_json)
+    if pictures.unreadable:
+        raise UserError(
+            f"{len(pictures.unreadable)} of {len(pictures.files)} pictures cannot be read and are "
+            "not in the results:\n  " + "\n  ".join(pictures.unreadable)
+        )
 
 
 @click.command()
@@ -152,7 +162,11 @@ def export(
     from sdpose.inference.exported import export as write
 
     network, experiment = load_network(
-        model, exp=exp, public_key=public_key, allow_older=allow_older
+        model,
+        exp=exp,
+        public_key=public_key,
+        allow_older=allow_older,
+        say=partial(echo, err=True),
     )
     path = out or Path(experiment.exp_name + SUFFIXES[format_])
     done = write(network, experiment, format_, path)

@@ -68,8 +68,8 @@ def _tiles(entries: Sequence[Entry]) -> list[tuple[str, str, str]]:
     if not entries or entries[0].ap is None:
         return [("Best AP", "–", "no trial ran to its end"), *counts]
     best = entries[0].ap
-    spread = f"; ± {100 * best.deviation:.1f} over {best.count} seeds" if best.deviation else ""
-    return [("Best AP", f"{100 * best.mean:.1f}", entries[0].label + spread), *counts]
+    spread = f"; ± {best.deviation:.4f} over {best.count} seeds" if best.deviation else ""
+    return [("Best AP", f"{best.mean:.4f}", entries[0].label + spread), *counts]
 
 
 def _curves(entries: Sequence[Entry]) -> Figure | None:

@@ -270,11 +270,20 @@ def load_detections(
 # --------------------------------------------------------------------------------------- parsing
 
 
-def _person_category(categories: list[Any], problems: Problems) -> dict[str, Any]:
-    entries = [c for c in categories if isinstance(c, dict) and type(c.get("id")) is int]
+def categories_of(categories: list[Any]) -> list[dict[str, Any]]:
+    """The usable entries of a file's `categories`."""
+    return [c for c in categories if isinstance(c, dict) and type(c.get("id")) is int]
+
+
+def persons_of(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those named `person`, else those with 17 keypoints; of persons there should be one."""
     named = [c for c in entries if c.get("name") == "person"]
-    if not named:
-        named = [c for c in entries if len(_list(c.get("keypoints"))) == NUM_JOINTS]
+    return named or [c for c in entries if len(_list(c.get("keypoints"))) == NUM_JOINTS]
+
+
+def _person_category(categories: list[Any], problems: Problems) -> dict[str, Any]:
+    entries = categories_of(categories)
+    named = persons_of(entries)
     if len(named) != 1:
         found = ", ".join(f"{c['id']}: {describe(c.get('name'))}" for c in entries[:20]) or "none"
         problems.add(

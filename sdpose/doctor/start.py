@@ -120,8 +120,6 @@ def _check_weights(experiment: Experiment, model: SDPose, report: Report) -> Non
     if not path:
         return
     try:
-        check_fits(experiment, Start(), model)
+        check_fits(experiment, Start(), model, lambda text: report.fine.append(f"{key}: {text}"))
     except UserError as error:
         report.error(key, error)
-    else:
-        report.fine.append(f"{key}: {path} fits the model")

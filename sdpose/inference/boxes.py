@@ -1,9 +1,8 @@
-"""Where persons are on a picture: by a file of boxes, by a detector, or all over it."""
+"""Where persons are on a picture: by a detector, or all over it (by a file: `box_file`)."""
 
 from __future__ import annotations
 
 import importlib.util
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,12 +10,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sdpose.documents import DocumentError, read_json
 from sdpose.errors import UserError, how_to_install
 from sdpose.inference.pictures import Picture
 from sdpose.models.weights import read_torch_file
 
-MAX_BOX_FILE_BYTES = 2**30  # annotations of COCO train2017: 450 MB
+PERSON = 1  # COCO's category
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,8 @@ class Boxes:
     """[N]"""
     image_id: int
     """What results call the picture."""
+    category_id: int = PERSON
+    """What results call a person."""
 
 
 class Detector(Protocol):
@@ -40,80 +40,6 @@ class Detector(Protocol):
 def whole_picture(picture: Picture) -> Boxes:
     height, width = picture.pixels.shape[:2]
     return Boxes(np.array([[0.0, 0.0, width, height]]), np.ones(1), picture.image_id)
-
-
-class BoxFile:
-    """Boxes of a COCO file: annotations, or a detector's results.
-
-    Annotations name images, so that results get their ids. A list of results has ids alone: that is
-    the number in the file's name (000000000139.jpg is image 139), or of the frame, from 0.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._ids: dict[str, list[int]] = {}  # of annotated images, by the file's name
-        self._has_names = False
-        self._boxes: dict[int, list[tuple[list[float], float]]] = {}
-        self._pictures: dict[int, str] = {}  # that have been asked for
-        try:
-            content = read_json(path, MAX_BOX_FILE_BYTES)
-            rows = content
-            if isinstance(content, dict):
-                self._has_names = True
-                for image in content["images"]:
-                    name = Path(str(image["file_name"])).name
-                    self._ids.setdefault(name, []).append(int(image["id"]))
-                rows = content["annotations"]
-            for row in rows:
-                if row.get("category_id", 1) == 1 and not row.get("iscrowd"):
-                    found = _box(row["bbox"]), _finite(row.get("score", 1.0))
-                    self._boxes.setdefault(int(row["image_id"]), []).append(found)
-        except DocumentError:
-            raise
-        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-            raise UserError(
-                f"{path} holds no boxes ({type(error).__name__}: {error}); expected COCO "
-                "annotations, or a list of {image_id, bbox: [x, y, width, height], score}"
-            ) from None
-
-    def __call__(self, picture: Picture) -> Boxes:
-        image_id = self._id_of(picture)
-        rows = self._boxes.get(image_id, [])
-        rows = [(box, score) for box, score in rows if box[2] > 0 and box[3] > 0]
-        if rows:
-            other = self._pictures.setdefault(image_id, picture.name)
-            if other != picture.name:
-                raise UserError(
-                    f"{self._path}: {other} and {picture.name} are both image {image_id}; give "
-                    "annotations that name the files (images: [{id, file_name}])"
-                )
-        boxes = np.array([box for box, _ in rows], np.float64).reshape(-1, 4)
-        return Boxes(boxes, np.array([score for _, score in rows], np.float64), image_id)
-
-    def _id_of(self, picture: Picture) -> int:
-        if not self._has_names:
-            return picture.number
-        ids = self._ids.get(picture.name) or [picture.number]
-        if len(ids) > 1:
-            raise UserError(
-                f"{self._path}: {picture.name} is the file of several images "
-                f"({', '.join(map(str, ids[:3]))}); only one can be meant"
-            )
-        return ids[0]
-
-
-def _box(value: Any) -> list[float]:
-    box = [_finite(number) for number in value]
-    if len(box) != 4:
-        raise ValueError(f"a bbox has 4 numbers, not {len(box)}")
-    return box
-
-
-def _finite(value: Any) -> float:
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"{number} is not a finite number")
-    return number
 
 
 class TorchvisionDetector:

@@ -13,7 +13,7 @@ from sdpose.errors import UserError
 from sdpose.inference.estimator import PoseEstimator
 from sdpose.inference.exported import SUFFIXES, open_exported
 from sdpose.models import SDPose, load_model
-from sdpose.models.weights import read_checkpoint
+from sdpose.models.weights import Say, read_checkpoint
 from sdpose.registry import registry_root
 from sdpose.registry.gates import experiment_of
 from sdpose.registry.pull import pull_version, resolve
@@ -31,6 +31,7 @@ def load(
     trust: bool = False,
     public_key: str | Path | None = None,
     allow_older: bool = False,
+    say: Say | None = None,
 ) -> PoseEstimator:
     """A model, ready for images: `sdpose.load("best_AP_epoch_50.pth")("photo.jpg", boxes)`.
 
@@ -46,6 +47,7 @@ def load(
         public_key: of a registry:// model: version and pointer must be signed by its private key;
             default $SDPOSE_PUBLIC_KEY, else nothing is demanded.
         allow_older: take a signed pointer that is older than one that this machine has seen.
+        say: takes a line that says what was loaded.
     Raises:
         UserError: there is no such model, its experiment is not known, or it is not trusted
             (SignatureError, OlderPointerError: by its signature).
@@ -55,7 +57,7 @@ def load(
         _refuse_signatures_of_files(str(model), public_key, allow_older)
         return _load_exported(path, exp, trust)
     network, experiment = load_network(
-        model, exp=exp, public_key=public_key, allow_older=allow_older
+        model, exp=exp, public_key=public_key, allow_older=allow_older, say=say
     )
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return PoseEstimator(network.to(where).eval(), experiment, where)
@@ -67,12 +69,13 @@ def load_network(
     exp: str | None = None,
     public_key: str | Path | None = None,
     allow_older: bool = False,
+    say: Say | None = None,
 ) -> tuple[SDPose, Experiment]:
     """The module and its experiment, of anything that `load` takes but an exported file."""
     name = str(model)
     if name.startswith(REGISTRY_SCHEME):
         verifier = verifier_of(public_key, allow_older=allow_older)
-        return _from_registry(name, verifier)
+        return _from_registry(name, verifier, say)
     _refuse_signatures_of_files(name, public_key, allow_older)
     path = Path(name)
     if _is_exported(path):
@@ -87,7 +90,7 @@ def load_network(
         experiment = _experiment_beside(manifest)
     else:
         raise UserError(f"{name} does not say which experiment it is of: give --exp NAME")
-    return load_model(experiment.model, path), experiment
+    return load_model(experiment.model, path, say=say), experiment
 
 
 def _refuse_signatures_of_files(
@@ -117,7 +120,9 @@ def _experiment_beside(manifest: Path) -> Experiment:
     raise UserError(f"{reason}\npull the version again, or give --exp NAME")
 
 
-def _from_registry(name: str, verifier: Verifier | None) -> tuple[SDPose, Experiment]:
+def _from_registry(
+    name: str, verifier: Verifier | None, say: Say | None
+) -> tuple[SDPose, Experiment]:
     model_name, slash, which = name.removeprefix(REGISTRY_SCHEME).rpartition("/")
     if not slash:
         raise UserError(
@@ -129,7 +134,7 @@ def _from_registry(name: str, verifier: Verifier | None) -> tuple[SDPose, Experi
     with tempfile.TemporaryDirectory(prefix="sdpose-load-") as folder:
         weights = Path(folder) / "weights.safetensors"
         pull_version(store, version, weights)
-        return load_model(experiment.model, weights), experiment
+        return load_model(experiment.model, weights, name=name, say=say), experiment
 
 
 def _is_exported(path: Path) -> bool:

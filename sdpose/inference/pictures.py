@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,12 +11,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sdpose.data.images import read_image
+from sdpose.data.images import ImageError, read_image
 from sdpose.errors import UserError
-from sdpose.files import matching
+from sdpose.files import atomic_file, matching
+from sdpose.inference.video import VideoReader, holds_image
 
-IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
-VIDEOS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
+# What is drawn on these is written under the same name; other images get a ".jpg" behind theirs.
+WRITTEN = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+IMAGES = WRITTEN | {".jfif", ".avif", ".jp2", ".ppm"}
+_LONGEST_NUMBER = 18  # digits; more do not fit into what evaluates results
 
 
 @dataclass(frozen=True)
@@ -25,71 +27,114 @@ class Picture:
     """One image file or video frame; pixels are (H, W, 3) uint8 RGB."""
 
     name: str  # of the file; of a frame: VIDEO.000123
-    number: int  # in the file's name, as COCO has it, -1 if there is none; of a frame: its index
+    number: int  # of the file (`number_in`); of a frame: its index
     image_id: int  # the number if it tells all pictures apart, else the position, from 0
     pixels: NDArray[np.uint8]
 
 
 class Source:
-    """Pictures one after the other; only one is in memory. `total` is None if it is not known."""
+    """Pictures one after the other; only one is in memory.
+
+    `unreadable` and `notes` fill while it is read: one line for each file that was passed over,
+    and what else the user must know.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.is_video = path.suffix.lower() in VIDEOS
-        self.frames_per_second = 0.0
-        self.total: int | None = None
-        self._files: list[Path] = []
+        self.files: list[Path] = []
+        self.video: VideoReader | None = None
+        self.unreadable: list[str] = []
+        self.notes: list[str] = []
         if path.is_dir():
-            self._files = sorted(p for p in matching(path, "*") if p.suffix.lower() in IMAGES)
-            if not self._files:
-                raise UserError(f"{path} holds no images ({', '.join(sorted(IMAGES))})")
+            self.files = _images_of(path)
         elif not path.is_file():
             raise UserError(f"no such image, folder or video: {path}")
-        elif self.is_video:
-            with _video(path) as video:
-                self.frames_per_second = video.get(cv2.CAP_PROP_FPS) or 25.0
-                self.total = int(video.get(cv2.CAP_PROP_FRAME_COUNT)) or None
+        # An animation opens as an image, too, of which there would be the first frame only.
+        elif path.suffix.lower() in IMAGES or (path.suffix.lower() != ".gif" and holds_image(path)):
+            self.files = [path]
         else:
-            self._files = [path]
-        if not self.is_video:
-            self.total = len(self._files)
+            self.video = VideoReader(path)
+        numbers = [number_in(file) for file in self.files]
+        self.numbered = len(set(numbers)) == len(numbers) and min(numbers, default=-1) >= 0
+
+    @property
+    def total(self) -> int | None:
+        """Of pictures; None if it is not known."""
+        return len(self.files) if self.video is None else self.video.announced or None
+
+    @property
+    def ids(self) -> str:
+        """What `image_id` is, for people."""
+        if self.video is not None:
+            return "frame numbers, from 0"
+        return (
+            "the numbers in the file names" if self.numbered else "positions in the folder, from 0"
+        )
 
     def __iter__(self) -> Iterator[Picture]:
-        if not self.is_video:
-            numbers = [_number(path) for path in self._files]
-            distinct = len(set(numbers)) == len(numbers) and min(numbers) >= 0
-            for index, (path, number) in enumerate(zip(self._files, numbers, strict=True)):
-                image_id = number if distinct else index
-                yield Picture(path.name, number, image_id, read_image(path))
-            return
-        with _video(self.path) as video:
-            index = 0
-            while True:
-                found, frame = video.read()
-                if not found:
-                    return
-                rgb = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-                name = f"{self.path.stem}.{index:06d}"
-                yield Picture(name, index, index, np.asarray(rgb, np.uint8))
-                index += 1
+        self.unreadable.clear()
+        self.notes.clear()
+        yield from self._images() if self.video is None else self._frames(self.video)
+
+    def _images(self) -> Iterator[Picture]:
+        for index, path in enumerate(self.files):
+            number = number_in(path)
+            try:
+                pixels = read_image(path)
+            except ImageError as error:
+                self.unreadable.append(str(error))
+                continue
+            yield Picture(path.name, number, number if self.numbered else index, pixels)
+
+    def _frames(self, video: VideoReader) -> Iterator[Picture]:
+        count = 0
+        for count, pixels in enumerate(video, start=1):
+            index = count - 1
+            yield Picture(f"{self.path.stem}.{index:06d}", index, index, pixels)
+        if not count:
+            raise UserError(f"{self.path} has no frame that OpenCV can decode")
+        if count < video.announced:
+            self.notes.append(
+                f"{self.path} ends after {count} of the {video.announced} frames that its header "
+                "announces: it is cut off or damaged, or its frame rate varies"
+            )
 
 
-def _number(path: Path) -> int:
-    """All digits of the name; -1 if it has none.
+def _images_of(folder: Path) -> list[Path]:
+    """Without hidden files: macOS leaves "._photo.jpg" beside a photo."""
+    visible = [path for path in matching(folder, "*") if not path.name.startswith(".")]
+    images = [p for p in visible if p.suffix.lower() in IMAGES and not p.is_dir()]
+    if not images:
+        folders = [path.name for path in visible if path.is_dir()]
+        inside = f"; name one of its folders: {', '.join(folders[:3])}" if folders else ""
+        raise UserError(f"{folder} holds no images ({', '.join(sorted(IMAGES))}){inside}")
+    return images
 
-    >>> _number(Path("000000000139.jpg")), _number(Path("12 m\N{SUPERSCRIPT TWO}.jpg"))
-    (139, 12)
+
+def number_in(path: Path) -> int:
+    """The last number in the name, as COCO's have it; -1 if there is none.
+
+    >>> number_in(Path("COCO_val2014_000000000139.jpg"))
+    139
     """
     # Not isdigit(): that is also true of digits that int() does not know.
-    return int("".join(re.findall("[0-9]", path.stem)) or -1)
+    found = re.findall("[0-9]+", path.stem)
+    return int(found[-1]) if found and len(found[-1]) <= _LONGEST_NUMBER else -1
 
 
-@contextlib.contextmanager
-def _video(path: Path) -> Iterator[cv2.VideoCapture]:
-    capture = cv2.VideoCapture(str(path))
+def write_picture(folder: Path, name: str, pixels_HW3: NDArray[np.uint8]) -> Path:
+    """Writes RGB pixels under the name, with ".jpg" behind a suffix that stands for no format."""
+    suffix = Path(name).suffix.lower()
+    if suffix not in WRITTEN:
+        suffix, name = ".jpg", f"{name}.jpg"
+    path = folder / name
     try:
-        if not capture.isOpened():
-            raise UserError(f"{path} is no video that OpenCV can read")
-        yield capture
-    finally:
-        capture.release()
+        # To memory: OpenCV dies of a path that is not UTF-8.
+        encoded, data = cv2.imencode(suffix, cv2.cvtColor(pixels_HW3, cv2.COLOR_RGB2BGR))
+    except cv2.error as error:
+        raise UserError(f"cannot write {path}: {error.err}") from None
+    if not encoded:
+        raise UserError(f"cannot write {path}: OpenCV cannot encode it")
+    with atomic_file(path, durable=False) as file:
+        file.write(data.tobytes())
+    return path

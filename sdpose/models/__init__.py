@@ -10,10 +10,11 @@ import torch
 from sdpose.config.schema import Model
 from sdpose.errors import UserError
 from sdpose.models.hrnet import HRNet3Stage
+from sdpose.models.load_report import LoadReport
 from sdpose.models.sdpose import CycleOutput, SDPose, sdpose_b, sdpose_s_v1, sdpose_s_v2, sdpose_t
 from sdpose.models.stemnet import StemNet
 from sdpose.models.weights import (
-    LoadReport,
+    Say,
     apply_weights,
     check_weights,
     convert_weights,
@@ -83,16 +84,21 @@ def _build(config: Model, initialise: bool) -> SDPose:
     )
 
 
-def load_model(config: Model, path: str | Path) -> SDPose:
+def load_model(
+    config: Model, path: str | Path, *, name: str | None = None, say: Say | None = None
+) -> SDPose:
     """The model of an experiment with all weights from a file.
 
+    Args:
+        name: what messages call the file, if not by its path.
+        say: as for `load_weights`.
     Raises:
         UserError: the file holds no weights, or those of another model. That is found before
             memory is allocated: experiment and file may both be a stranger's.
     """
     state, meta = read_checkpoint(path)
     with torch.device("meta"):
-        check_weights(build_model(config, initialise=False), path, state)
+        check_weights(build_model(config, initialise=False), name or path, state)
     model = build_model(config, initialise=False)
-    apply_weights(model, path, state, meta)
+    apply_weights(model, name or path, state, meta, say=say)
     return model

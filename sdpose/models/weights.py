@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from sdpose.errors import UserError
 from sdpose.files import atomic_file
+from sdpose.models.load_report import LoadReport, compare
 from sdpose.models.names import official_name, our_name
 from sdpose.models.sdpose import SDPose
 from sdpose.printable import printable_line
@@ -36,33 +37,22 @@ _SAFE_GLOBALS: list[Any] = [
     (multiarray.scalar, "numpy.core.multiarray.scalar"),
     (multiarray.scalar, "numpy._core.multiarray.scalar"),
 ]
-_NAMES_IN_ERRORS = 20
+Say = Callable[[str], None]  # a line for the user
 
 
-@dataclass(frozen=True)
-class LoadReport:
-    """What became of every tensor, by our names (unexpected ones that have none: the file's)."""
-
-    loaded: tuple[str, ...]
-    missing: tuple[str, ...]
-    """Of the model, not in the file."""
-    unexpected: tuple[str, ...]
-    """In the file, not of the model."""
-    misshapen: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
-    """In both; (shape in the file, shape in the model)."""
-    meta: dict[str, Any] = field(default_factory=dict)
-    """The file's `meta`, if it has one."""
-
-
-def load_weights(model: nn.Module, path: str | Path, strict: bool = True) -> LoadReport:
+def load_weights(
+    model: nn.Module, path: str | Path, strict: bool = True, say: Say | None = None
+) -> LoadReport:
     """Loads the file's tensors into `model`, whatever the layout (see `read_checkpoint`).
 
     Missing or misshapen tensors raise `UserError` and leave the model untouched; with
-    `strict=False` they keep their values in the model, and a warning counts and names them.
-    Tensors of the file that the model does not have are reported and warned about.
+    `strict=False` they keep their values in the model.
+
+    Args:
+        say: takes what was loaded and what was not. None: only if something was not, a warning.
     """
     state, meta = read_checkpoint(path)
-    return apply_weights(model, path, state, meta, strict=strict)
+    return apply_weights(model, path, state, meta, strict=strict, say=say)
 
 
 def apply_weights(
@@ -72,42 +62,46 @@ def apply_weights(
     meta: dict[str, Any],
     *,
     strict: bool = True,
+    say: Say | None = None,
 ) -> LoadReport:
     """`load_weights` with what `read_checkpoint` has read from `path`."""
     if strict:
         check_weights(model, path, state)
-    report = replace(_compare(state, model.state_dict()), meta=meta)
+    report = replace(compare(state, model.state_dict(), model), meta=meta)
     model.load_state_dict({name: state[name] for name in report.loaded}, strict=False)
-    if report.missing or report.misshapen or report.unexpected:
-        _warn(path, report, _describe(report), stacklevel=4)
+    _tell(path, report, say, stacklevel=4)
     return report
 
 
-def check_weights(model: nn.Module, path: str | Path, state: Mapping[str, Tensor]) -> None:
+def check_weights(model: nn.Module, path: str | Path, state: Mapping[str, Tensor]) -> LoadReport:
     """Raises UserError if a tensor of the model is missing or has another shape in the file."""
-    report = _compare(state, model.state_dict())
-    if report.missing or report.misshapen:
+    report = compare(state, model.state_dict(), model)
+    if report.kept:
         raise UserError(
-            f"{path} does not fit the model: {_counts(report)}:\n"
-            + "\n".join(_shortened(_describe(report)))
+            f"{path} does not fit the model: {report.counts()}:\n"
+            + "\n".join(report.shortened_lines())
             + "\nis it a checkpoint of this experiment (backbone, depth, patch_size, dim)?"
         )
+    return report
 
 
-def load_backbone_weights(model: SDPose, path: str | Path) -> LoadReport:
+def load_backbone_weights(model: SDPose, path: str | Path, say: Say | None = None) -> LoadReport:
     """Starts the backbone from a file (ImageNet HRNet-W32, say): the key `model.pretrained`.
 
-    What the file lacks or has in another shape stays at its initial value, with a warning that
-    counts and names it. For SDPose-B and HRNet-W32 that is all of layer1 and transition1: its
+    What the file lacks or has in another shape stays at its initial value, and is counted and
+    named. For SDPose-B and HRNet-W32 that is all of layer1 and transition1: its
     first stage has 32 channels, HRNet-W32's has 64. As in the official code, a backbone that is
     loaded is initialised by PyTorch's default distributions, not by N(0, 0.001).
 
-    The report is about the backbone alone. Raises `UserError` if nothing of the file fits.
+    The report is about the backbone alone; say: as for `load_weights`.
+
+    Raises:
+        UserError: nothing of the file fits.
     """
     file_state, _ = read_checkpoint(path)
     state = {name: tensor for name, tensor in file_state.items() if name.startswith("backbone.")}
     expected = {f"backbone.{name}": v for name, v in model.backbone.state_dict().items()}
-    report = _compare(state, expected)
+    report = compare(state, expected, model)
     if not report.loaded:
         raise UserError(
             f"{path} holds no tensor that fits the backbone (model.pretrained); "
@@ -117,14 +111,10 @@ def load_backbone_weights(model: SDPose, path: str | Path) -> LoadReport:
         if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
             module.reset_parameters()
     model.load_state_dict({name: state[name] for name in report.loaded}, strict=False)
-    if report.missing or report.misshapen:
-        kept = [*report.missing, *report.misshapen]
-        official = sorted({(official_name(name) or name).split(".")[1] for name in kept})
-        _warn(
-            path,
-            report,
-            [*_describe(report), f"these parts start untrained, wholly or partly: {official}"],
-        )
+    ending = ""
+    if report.kept:
+        ending = f"\nthese parts start untrained, wholly or partly: {report.untrained_parts()}"
+    _tell(path, report, say, ending, stacklevel=3)
     return report
 
 
@@ -166,7 +156,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     """The tensors of a file under our names (CPU), and its `meta` if any.
 
     Reads .safetensors and torch files, the latter with the tensors under `state_dict` or at top
-    level; names with or without `module.`; official, official without `backbone.`, or ours.
+    level; official names, official ones without `backbone.`, or ours, all of them behind one prefix
+    perhaps (`module.` of DDP, `_orig_mod.` of torch.compile, `model.` of Lightning).
     """
     state, meta = _read_tensors(Path(path))
     return _under_our_names(state), meta
@@ -177,7 +168,7 @@ def _under_our_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors under the file's own names, less `module.`, and its `meta`."""
+    """The tensors under the file's own names, less a wrapper's prefix, and its `meta`."""
     if not path.is_file():
         raise UserError(f"weights not found: {path}")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path)
@@ -191,8 +182,19 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} holds no weights: these entries are no tensors: {_first(others)}; "
             "expected tensors by name under 'state_dict'"
         )
-    tensors = {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
+    tensors = _unwrapped({str(name): tensor for name, tensor in state.items()})
     return tensors, meta if isinstance(meta, dict) else {}
+
+
+def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without what wrappers put before all names, if there are names of ours behind it."""
+    cut = 0
+    while not any(our_name(name[cut:]) for name in state):
+        prefixes = {name[cut:].partition(".")[0] for name in state}
+        cut += len(prefixes.pop()) + 1
+        if prefixes or not all(name[cut:] for name in state):
+            return state
+    return {name[cut:]: tensor for name, tensor in state.items()}
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -236,51 +238,20 @@ def _culprit(error: pickle.UnpicklingError) -> str:
     return f" (it names {rest.split()[0]})" if found else ""
 
 
-def _compare(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> LoadReport:
-    misshapen = {
-        name: (tuple(state[name].shape), tuple(tensor.shape))
-        for name, tensor in expected.items()
-        if name in state and state[name].shape != tensor.shape
-    }
-    return LoadReport(
-        loaded=tuple(n for n in expected if n in state and n not in misshapen),
-        missing=tuple(n for n in expected if n not in state),
-        unexpected=tuple(n for n in state if n not in expected),
-        misshapen=misshapen,
-    )
-
-
-def _describe(report: LoadReport) -> list[str]:
-    lines = [f"  missing in the file: {name}" for name in report.missing]
-    lines += [
-        f"  of another shape: {name} (file {list(found)}, model {list(wanted)})"
-        for name, (found, wanted) in report.misshapen.items()
-    ]
-    return lines + [
-        f"  unknown to the model: {printable_line(name):.200}" for name in report.unexpected
-    ]
-
-
-def _shortened(lines: list[str]) -> list[str]:
-    more = len(lines) - _NAMES_IN_ERRORS
-    return lines if more <= 0 else [*lines[:_NAMES_IN_ERRORS], f"  ... and {more} more"]
-
-
 def _first(names: list[str] | tuple[str, ...]) -> str:
     shown = [f"{printable_line(name):.200}" for name in names[:3]]
     return ", ".join(shown) + (" ..." if len(names) > 3 else "")
 
 
-def _counts(report: LoadReport) -> str:
-    return (
-        f"{len(report.missing)} missing and {len(report.misshapen)} of another shape, "
-        f"{len(report.unexpected)} unknown to the model, {len(report.loaded)} that fit"
-    )
-
-
-def _warn(path: str | Path, report: LoadReport, lines: list[str], stacklevel: int = 3) -> None:
-    warnings.warn(
-        f"{path}, tensors: {_counts(report)}. Only those that fit are loaded; the others of the "
-        "model keep their values:\n" + "\n".join(lines),
-        stacklevel=stacklevel,
-    )
+def _tell(
+    path: str | Path, report: LoadReport, say: Say | None, ending: str = "", *, stacklevel: int
+) -> None:
+    """All of it to the user, or else what is odd as a warning to the caller's program."""
+    if say is not None:
+        say(f"{path}: {report.summary()}{ending}")
+    elif report.kept or report.unexpected:
+        warnings.warn(
+            f"{path}, tensors: {report.counts()}. Only those that fit are loaded; the others of "
+            "the model keep their values:\n" + "\n".join(report.lines()) + ending,
+            stacklevel=stacklevel,
+        )

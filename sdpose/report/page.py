@@ -172,7 +172,7 @@ def _tiles(files: RunFiles) -> list[tuple[str, str, str]]:
         boxes = last.get("bbox_source")
     names = ("AP", "AP .5", "AP .75", "AP (M)", "AP (L)", "AR")
     tiles = [
-        (name, "–" if metrics[name] < 0 else f"{100 * metrics[name]:.1f}", "")
+        (name, "–" if metrics[name] < 0 else f"{metrics[name]:.4f}", "")
         for name in names
         if name in metrics
     ]

@@ -25,6 +25,8 @@ from sdpose.skeleton import JOINT_NAMES, NUM_JOINTS
 
 JOINTS = (0, 5, 9, 10, 13, 16)  # nose, left shoulder, wrists, left knee, right ankle
 WIDTH = 132  # of a picture, in its own pixels
+MIN_SIDE = 3  # of the grid of patches; coarser ones show nothing
+MIN_PEAK = 1.5  # strongest patch over the mean; below, all patches have one colour
 VISION, KEYPOINTS = 0, 1  # the streams of random masks, see losses.PoseLoss
 
 
@@ -47,6 +49,7 @@ class Looks:
 class Tokens:
     persons: Sequence[Looks]
     masking: str  # what the experiment masks, in words
+    left_out: str  # which attention is not shown, and why; empty if all is
 
 
 def looks(files: RunFiles, persons: Sequence[tuple[int, str]]) -> Tokens:
@@ -65,10 +68,14 @@ def looks(files: RunFiles, persons: Sequence[tuple[int, str]]) -> Tokens:
     size = WIDTH, round(WIDTH * size_wh[1] / size_wh[0])
     backgrounds = [_grey(c, size) for c in crops_NHW3]
     grid = _grid(experiment, model)
+    uniform = [number for number, o in enumerate(outputs, start=1) if _peak(o.attention) < MIN_PEAK]
+    too_coarse = min(grid) < MIN_SIDE
     found = []
     for index, (person, title) in enumerate(persons):
         cycles = []
         for number, output in enumerate(outputs, start=1):
+            if too_coarse or number in uniform:
+                continue
             attention_TT = output.attention[index].mean(dim=0)  # over the heads
             tiles = [
                 Tile(
@@ -85,7 +92,24 @@ def looks(files: RunFiles, persons: Sequence[tuple[int, str]]) -> Tokens:
             cycles.append((f"Cycle {number}", tiles))
         masks = _masks(files, outputs, index, person, grid, size, backgrounds[index])
         found.append(Looks(title, cycles, masks))
-    return Tokens(found, _masking(experiment))
+    left_out = ""
+    if too_coarse:
+        left_out = (
+            f"Attention is left out: {grid[0]} x {grid[1]} patches are too coarse to show it."
+        )
+    elif uniform:
+        left_out = (
+            f"Attention of cycle {', '.join(map(str, uniform))} is left out: it is uniform (no "
+            f"patch gets {MIN_PEAK} times the mean)."
+        )
+    return Tokens(found, _masking(experiment), left_out)
+
+
+def _peak(attention_NhTT: Tensor) -> float:
+    """Of all joints that are shown: the strongest patch over the mean of the patches."""
+    patches_NJV = attention_NhTT.mean(dim=1)[:, JOINTS, NUM_JOINTS:]
+    mean_NJ = patches_NJV.mean(dim=2).clamp(min=1e-12)
+    return float((patches_NJV.amax(dim=2) / mean_NJ).max())
 
 
 def _masks(

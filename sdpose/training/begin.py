@@ -69,14 +69,19 @@ def is_finished(experiment: Experiment, start: Start) -> bool:
     return ends and progress.evaluated_epoch == progress.epoch
 
 
-def check_fits(experiment: Experiment, start: Start, model: SDPose) -> None:
+def check_fits(
+    experiment: Experiment, start: Start, model: SDPose, say: Say = lambda text: None
+) -> None:
     """UserError if model and optimizer of the experiment cannot go on from the checkpoint; without
-    one, if the model cannot begin with `load_from`, or else `pretrained`. Changes `model`."""
+    one, if the model cannot begin with `load_from`, or else `pretrained`. Changes `model`.
+
+    say: what is loaded of the last two; a training says it when it loads them again to begin.
+    """
     if start.checkpoint is None:
         if experiment.load_from:
-            load_weights(model, experiment.load_from)
+            load_weights(model, experiment.load_from, say=say)
         elif experiment.model.pretrained:
-            load_backbone_weights(model, experiment.model.pretrained)
+            load_backbone_weights(model, experiment.model.pretrained, say=say)
         return
     try:
         model.load_state_dict(training_weights(start.checkpoint))

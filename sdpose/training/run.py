@@ -93,7 +93,9 @@ def build_run(
     torch.backends.cudnn.benchmark = True  # all batches have one shape
     model = build_model(experiment.model)
     # Read once and sent to all: only rank 0 needs the files.
-    model.load_state_dict(on_main(world, lambda: _initial_weights(experiment, model, start)))
+    model.load_state_dict(
+        on_main(world, lambda: _initial_weights(experiment, model, start, events.say))
+    )
     model.to(world.device)
     options = step_options(experiment, world.device)
     options.prepare(model)
@@ -187,14 +189,17 @@ def restore(
         watch.state.copy_(checkpoint["usual_loss"])
 
 
-def _initial_weights(experiment: Experiment, model: SDPose, start: Start) -> dict[str, Tensor]:
+def _initial_weights(
+    experiment: Experiment, model: SDPose, start: Start, say: Say
+) -> dict[str, Tensor]:
     """From the checkpoint, else `load_from`, else `pretrained` (the backbone), else random."""
     if start.checkpoint is not None:
         model.load_state_dict(training_weights(start.checkpoint))
     elif experiment.load_from:
-        load_weights(model, experiment.load_from)
+        load_weights(model, experiment.load_from, say=lambda text: say(f"load_from: {text}"))
     elif experiment.model.pretrained:
-        load_backbone_weights(model, experiment.model.pretrained)
+        pretrained = experiment.model.pretrained
+        load_backbone_weights(model, pretrained, say=lambda text: say(f"pretrained: {text}"))
     return model.state_dict()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ from sdpose.data.progress import ConsoleProgress
 from sdpose.errors import UserError
 from sdpose.evaluation import EvaluationResult, evaluate
 from sdpose.models import load_model
+from sdpose.printable import printable
 from sdpose.training.distributed import (
     PREPARE_TIMEOUT,
     leave_cores_to_workers,
@@ -37,7 +39,8 @@ def test_checkpoint(
     with process_group() as world, ConsoleProgress("evaluating", "boxes") as progress:
         if dataset_digest is not None:
             on_main(world, lambda: _check_data(experiment, dataset_digest), timeout=PREPARE_TIMEOUT)
-        model = load_model(experiment.model, checkpoint)
+        say = _say if world.is_main else _stay_silent
+        model = load_model(experiment.model, checkpoint, say=say)
         result = evaluate(
             model.to(world.device),
             experiment,
@@ -46,6 +49,15 @@ def test_checkpoint(
             progress=progress if world.is_main else None,
         )
         return result if world.is_main else None
+
+
+def _say(text: str) -> None:
+    """To stderr: what a caller prints on stdout may be JSON."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def _stay_silent(text: str) -> None:
+    pass
 
 
 def _check_data(experiment: Experiment, dataset_digest: str) -> None:

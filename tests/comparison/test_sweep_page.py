@@ -67,4 +67,4 @@ def test_in_a_browser(chromium: Any, entries: Any, width: int, scheme: str, tmp_
             "AP by loss_weight",
         ]
         assert page.locator(".ranking tbody tr").count() == 12
-        assert page.locator(".tiles dd").all_inner_texts() == ["71.0", "17", "6", "1"]
+        assert page.locator(".tiles dd").all_inner_texts() == ["0.7105", "17", "6", "1"]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from sdpose.cli import cli
 from sdpose.errors import UserError
@@ -56,13 +57,19 @@ def annotations(ids: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def test_ids_of_annotations(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("category", [1, 7])
+def test_ids_of_annotations(category: int, checkpoint: Path, photos: Path, tmp_path: Path) -> None:
     ids = {"c.jpg": 500001, "b.jpg": 500002, "a.jpg": 500007}
-    truth = tmp_path / "gt.json"
-    found = results(checkpoint, photos, tmp_path / "out", *boxes_file(truth, annotations(ids)))
+    truth, content = tmp_path / "gt.json", annotations(ids)
+    for row in content["annotations"]:
+        row["category_id"] = category
+    content["categories"] = [{"id": 9, "name": "forklift"}, {"id": category, "name": "person"}]
+    found = results(checkpoint, photos, tmp_path / "out", *boxes_file(truth, content))
     assert {row["file_name"]: row["image_id"] for row in found} == ids
     coco = COCO(str(truth))
-    assert coco.loadRes(str(tmp_path / "out/results.json")).getImgIds()  # or it would raise
+    evaluated = COCOeval(coco, coco.loadRes(str(tmp_path / "out/results.json")), "keypoints")
+    evaluated.evaluate()
+    assert sum(len(image["dtIds"]) for image in evaluated.evalImgs if image) >= 3
 
 
 def test_ids_of_a_list_of_detections(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
@@ -81,7 +88,7 @@ def test_one_id_for_two_pictures_is_refused(checkpoint: Path, photos: Path, tmp_
         results(checkpoint, photos, tmp_path / "out", *boxes_file(tmp_path / "b.json", rows))
     twice = annotations({"c.jpg": 1})
     twice["images"].append({"id": 2, "file_name": "train/c.jpg"})
-    with pytest.raises(UserError, match=r"c.jpg is the file of several images \(1, 2\)"):
+    with pytest.raises(UserError, match=r"c.jpg can be val/c.jpg \(image 1\) or train/c.jpg"):
         results(checkpoint, photos, tmp_path / "out", *boxes_file(tmp_path / "b.json", twice))
 
 

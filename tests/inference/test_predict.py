@@ -19,6 +19,7 @@ from sdpose.config import Experiment
 from sdpose.data.coco import load_annotations
 from sdpose.errors import UserError
 from sdpose.evaluation import evaluate
+from sdpose.inference import load
 
 
 def run(*words: str) -> Any:
@@ -130,6 +131,11 @@ def test_registry_models_and_their_files(
     expected = sdpose.load(checkpoint)(image).keypoints
     for model in ("registry://small/production", "registry://small/1", pulled):
         np.testing.assert_array_equal(sdpose.load(model)(image).keypoints, expected)
+    said: list[str] = []
+    load("registry://small/production", say=said.append)
+    assert [text.partition(" tensors")[0].rpartition(": ")[0] for text in said] == [
+        "registry://small/production"
+    ]
     with pytest.raises(UserError, match="staging is empty"):
         sdpose.load("registry://small/staging")
     pulled.with_name("model.safetensors.json").unlink()

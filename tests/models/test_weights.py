@@ -56,9 +56,12 @@ LAYOUTS = {
     "own.pth": lambda state, path: save(state, path, meta={"format": "sdpose/1"}, optimizer={}),
     "own.safetensors": save_file,
     "official.pth": lambda state, path: save(to_official(state), path, meta={"epoch": 300}),
-    "distributed.pth": lambda state, path: save(
-        {f"module.{name}": tensor for name, tensor in to_official(state).items()}, path
-    ),
+    **{
+        f"{wrapper}pth": lambda state, path, wrapper=wrapper: save(
+            {f"{wrapper}{name}": tensor for name, tensor in to_official(state).items()}, path
+        )
+        for wrapper in ("module.", "model.", "module._orig_mod.", "student.pose_net.")
+    },
     "bare.pth": lambda state, path: torch.save(to_official(state), path),
     "official.safetensors": lambda state, path: save_file(to_official(state), path),
     # mmcv keeps the best AP, a numpy scalar, in `meta`.
@@ -138,6 +141,34 @@ def test_missing_and_misshapen_tensors_are_an_error_that_names_them(
     assert all(torch.equal(after[name], before[name]) for name in report.missing)
     assert all(torch.equal(after[name], before[name]) for name in report.misshapen)
     assert all(torch.equal(after[name], other_state[name]) for name in report.loaded)
+
+
+def test_names_that_nobody_knows_are_shown_beside_those_that_are_missing(
+    model: SDPose, other_state: State, tmp_path: Path
+) -> None:
+    state = {f"{name}_g": tensor for name, tensor in other_state.items()}  # weight_g: a norm's
+    with pytest.raises(UserError) as error:
+        load_weights(model, save(state, tmp_path / "x.pth"))
+    message = str(error.value)
+    assert "missing in the file: keypoint_tokens\n" in message
+    assert "unknown to the model: backbone.conv1.weight_g\n" in message
+    assert f"and {len(state) - 7} more unknown to the model" in message
+    assert message.count("\n") < 20
+
+
+def test_what_is_loaded_is_said(model: SDPose, other_state: State, tmp_path: Path) -> None:
+    said: list[str] = []
+    path = save(other_state, tmp_path / "t.pth")
+    load_weights(model, path, say=said.append)
+    assert said == [
+        f"{path}: {len(other_state)} tensors loaded (4.40 M parameters), none missing, none unused"
+    ]
+    other_state["ema.decay"] = torch.ones(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it is said once
+        load_weights(model, save(other_state, path), say=said.append)
+    assert "(4.40 M parameters); 0 missing and 0 of another shape, 1 unknown" in said[1]
+    assert said[1].endswith("\n  unknown to the model: ema.decay")
 
 
 def test_unexpected_tensors_are_reported(model: SDPose, other_state: State, tmp_path: Path) -> None:

@@ -25,4 +25,5 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("--out", work_dir / "results.json"),
     )
     assert tested.returncode == 0, tested.stderr
+    assert tested.stderr.count(f"{work_dir}/latest.pth: ") == tested.stderr.count(" loaded (") == 1
     return folder

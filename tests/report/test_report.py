@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from run_sdpose import sdpose
 from servers.browser import shown
 
+from sdpose.config import load_experiment
+from sdpose.models import build_model
+from sdpose.report import write_report
 from sdpose.report.history import read_history
 
 SECTIONS = (
@@ -68,12 +73,55 @@ def test_texts_of_a_chart_do_not_overlap(chromium: Any, report: Path) -> None:
 def test_it_holds_what_the_run_left(report: Path, run_folder: Path) -> None:
     page = report.read_text(encoding="utf-8")
     metrics = json.loads((run_folder / "work_dirs/tiny_report/results.metrics.json").read_text())
-    assert f"<dd>{100 * metrics['AP']:.1f}</dd>" in page
+    assert f"<dd>{metrics['AP']:.4f}</dd>" in page
+    # AP and AR are fractions, on every page and in every table.
+    assert all(0 <= float(v) <= 1 for v in re.findall(r"<dd>([\d.]+)</dd>", page))
+    gains = re.findall(r'<td class="number">([+-][\d.]+)</td>', page)
+    assert gains
+    assert all(abs(float(gain)) <= 1 for gain in gains)
     assert "loss_vis_token_dist masks 50 % (random)" in page
     assert page.count("2 of 4 vision tokens are masked, cycle 1 → 2") == 6, "label and caption"
     assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
     assert "https://" not in page
     assert report.stat().st_size < 4 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("patch_size", "gain", "left_out", "pictures"),
+    [
+        ([8, 6], 1, "Attention is left out: 2 x 2 patches are too coarse", 0),
+        ([4, 3], 0, "Attention of cycle 1, 2 is left out: it is uniform", 0),
+        ([4, 3], 300, "", 2 * 3 * 6),
+    ],
+)
+def test_attention_that_shows_nothing_is_left_out(
+    patch_size: list[int],
+    gain: float,
+    left_out: str,
+    pictures: int,
+    run_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """gain: of queries and keys; without any, a token looks everywhere."""
+    monkeypatch.chdir(run_folder)
+    work_dir = Path("work_dirs/tiny_report")
+    experiment = load_experiment(
+        str(work_dir / "experiment.yaml"),
+        [f"model.keypoint_head.tokenpose_cfg.patch_size={patch_size}"],
+    )
+    torch.manual_seed(0)
+    model = build_model(experiment.model)
+    with torch.no_grad():
+        for layer in model.layers:
+            layer.attention.qkv.weight.mul_(gain)
+    checkpoint = tmp_path / "model.pth"
+    torch.save({"state_dict": model.state_dict()}, checkpoint)
+    write_report(work_dir, tmp_path / "r.html", experiment=experiment, checkpoint=checkpoint)
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert page.count('aria-label="Attention of the') == pictures
+    assert page.count("is left out") == bool(left_out)
+    assert left_out in page
 
 
 def test_what_is_missing_is_said(run_folder: Path, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_divergence_stops_and_keeps_the_checkpoint_before(make) -> None:
     assert "diverged" in log.read_text()
 
 
-def test_load_from_takes_the_weights_only(make, records) -> None:
+def test_load_from_takes_the_weights_only(make, records, capsys) -> None:
     first = train(make("total_epochs=1", work_dir="first"))
     experiment = make(
         "total_epochs=1", f"load_from={first.last_checkpoint}", "optimizer.lr=1e-12", work_dir="b"
@@ -127,6 +127,10 @@ def test_load_from_takes_the_weights_only(make, records) -> None:
         for path in (first.last_checkpoint, second.last_checkpoint)
     )
     assert tuned["meta"]["iteration"] == loaded["meta"]["iteration"]  # counted from 0 again
+    said = f"load_from: {first.last_checkpoint}: {len(loaded['state_dict'])} tensors loaded ("
+    (log,) = Path(experiment.work_dir).glob("*[0-9].log")
+    for text in (log.read_text(), "".join(capsys.readouterr())):
+        assert text.count(said) == 1
     for name, parameter in loaded["state_dict"].items():
         if "running" not in name and "num_batches" not in name:
             torch.testing.assert_close(tuned["state_dict"][name], parameter, rtol=0, atol=1e-6)
