@@ -13,7 +13,7 @@ from sdpose.config.load import (
     dump_experiment,
     dump_yaml,
     experiments_dir,
-    load_experiment,
+    load_with_origins,
     parse_experiment,
     resolve_experiment,
 )
@@ -92,9 +92,11 @@ def _rename(values: dict[str, Any], exp_name: str) -> None:
 def _nearest_base(experiment: Experiment) -> tuple[str, dict[str, Any]]:
     candidates = []
     for name in BASES:
-        changes = _difference(_plain(load_experiment(name)), _plain(experiment))
+        base, origins = load_with_origins(name)
+        changes = _difference(_plain(base), _plain(experiment))
         changes.pop("exp_name", None)
-        if experiment.work_dir == f"work_dirs/{experiment.exp_name}":
+        is_default = experiment.work_dir == f"work_dirs/{experiment.exp_name}"
+        if is_default and origins["work_dir"] == "default":
             changes.pop("work_dir", None)
         candidates.append((len(str(changes)), name, changes))
     _, name, changes = min(candidates, key=lambda candidate: candidate[0])
