@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 from sdpose.cli import cli
 from sdpose.config import load_experiment
+from sdpose.config.legacy.direct import experiment_loader
 from sdpose.config.legacy.python_file import read_python_config
 from sdpose.config.legacy.report import NotSupportedError
 from sdpose.config.legacy.translate import READ_BY_MMPOSE, translate
@@ -360,11 +361,15 @@ def test_a_lost_loss_is_refused_unless_it_is_allowed(tmp_path: Path) -> None:
 
 def test_exp_name_and_mlflow(tmp_path: Path) -> None:
     path = tmp_path / "창고 v1 (복사본).py"
-    path.write_text(f"_base_ = {str(CONFIGS / 'child.py')!r}\nexp_name = None\n", "utf-8")
-    path.write_text(path.read_text("utf-8").replace("None", "'창고'"), "utf-8")
+    # utf-8-sig: as Windows' Notepad saves it
+    path.write_text(f"_base_ = {str(CONFIGS / 'child.py')!r}\nexp_name = '창고'\n", "utf-8-sig")
     refused = CliRunner().invoke(cli, ["config", "import", str(path)])
     assert isinstance(refused.exception, UserError)
     assert "--exp-name NAME" in str(refused.exception)
+    load = experiment_loader(str(path))
+    with pytest.raises(UserError, match="--set exp_name=NAME"):
+        load()
+    assert load(["exp_name=warehouse"]).exp_name == "warehouse"
     out = tmp_path / "mine.yaml"
     command = ["config", "import", str(path), "--exp-name", "warehouse", "-o", str(out)]
     result = CliRunner().invoke(cli, command, catch_exceptions=False)

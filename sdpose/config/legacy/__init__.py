@@ -8,7 +8,7 @@ from typing import Any
 
 from sdpose.config.document import parse_yaml
 from sdpose.config.legacy.fence import translate_in_child
-from sdpose.config.legacy.report import Report
+from sdpose.config.legacy.report import Report, with_name_hint
 from sdpose.config.load import (
     dump_experiment,
     dump_yaml,
@@ -60,9 +60,7 @@ def import_config(path: Path, exp_name: str | None = None) -> ImportedExperiment
     try:
         experiment = parse_experiment(values, source=str(path))
     except UserError as error:
-        if "\n  exp_name: " in str(error):
-            raise UserError(f"{error}\n  give it another name: --exp-name NAME") from None
-        raise
+        raise with_name_hint(error, "--exp-name NAME") from None
     base, changes = _nearest_base(experiment)
     lines = [f"Imported from {path.name}."]
     if report.unsupported:

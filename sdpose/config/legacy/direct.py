@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sdpose.config.legacy.fence import translate_in_child
-from sdpose.config.legacy.report import Report
+from sdpose.config.legacy.report import Report, with_name_hint
 from sdpose.config.load import dump_yaml, load_document, load_experiment
 from sdpose.config.schema import Experiment
 from sdpose.errors import UserError
@@ -33,7 +33,7 @@ def experiment_loader(exp: str, *, allow_unsupported: bool = False) -> Loader:
     """
     if is_configuration(exp):
         values = _read(Path(exp), allow_unsupported=allow_unsupported)
-        return partial(load_document, values, Path(exp))
+        return partial(_resolve, values, Path(exp))
     if allow_unsupported:
         raise UserError(f"{ALLOW} is for a configuration of mmpose (.py): '{exp}' is none")
     return partial(load_experiment, exp)
@@ -67,6 +67,15 @@ def with_experiment_file(words: Sequence[str], commands: Sequence[str]) -> Itera
             for n, word in enumerate(words)
             if not (n > start and word == ALLOW)
         ]
+
+
+def _resolve(
+    values: dict[str, Any], path: Path, overrides: Iterable[str] = (), **top_level: str | None
+) -> Experiment:
+    try:
+        return load_document(values, path, overrides, **top_level)
+    except UserError as error:
+        raise with_name_hint(error, "--set exp_name=NAME") from None
 
 
 def _read(path: Path, *, allow_unsupported: bool) -> dict[str, Any]:

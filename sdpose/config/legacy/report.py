@@ -9,6 +9,13 @@ from typing import Any
 from sdpose.errors import UserError
 
 
+def with_name_hint(error: UserError, option: str) -> UserError:
+    """The error; if it is about the name, which may be the file's, with what gives another one."""
+    if "\n  exp_name: " not in str(error):
+        return error
+    return UserError(f"{error}\n  give it another name: {option}")
+
+
 class NotSupportedError(UserError):
     """The experiment would be another one than the configuration describes."""
 
