@@ -304,6 +304,7 @@ data = dict(
         ("'/d'", "/d/t.json", "/d/v.json", "/d/i", "b.json", "/d t.json i {cwd}/b.json"),
         ("'/'", "/d/t.json", "/d/v.json", "/d/i", "/b.json", "/ d/t.json d/i b.json"),
         ("None", "d/t.json", "/d/v.json", "d/i", "d/b.json", ". d/t.json d/i d/b.json"),
+        ("None", "/a/t.json", "/a/v.json", "/i", "/b/b.json", "/i /a/t.json . /b/b.json"),
     ],
 )
 def test_paths_are_relative_to_the_working_directory_as_in_mmpose(

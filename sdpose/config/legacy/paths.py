@@ -8,23 +8,24 @@ import posixpath
 from collections.abc import Sequence
 
 
-def data_folder(given: str | None, files: Sequence[str]) -> str:
+def data_folder(given: str | None, ann_files: Sequence[str], img_prefixes: Sequence[str]) -> str:
     """The folder that paths are written relative to.
 
     Args:
         given: the file's variable `data_root`, which mmpose itself does not read.
-        files: paths of annotations and image folders, the training annotations first.
+        ann_files, img_prefixes: annotation files and folders of images, those of training first.
     Returns:
-        The variable if the training annotations lie below it, else the folder that holds all.
+        The variable if the training annotations lie below it, else the folder that holds all; the
+        training images' if that is the whole machine.
     """
-    if given and files and is_below(files[0], given):
+    if given and is_below(ann_files[0], given):
         return posixpath.normpath(given)
-    folders = [posixpath.dirname(posixpath.normpath(path)) or "." for path in files]
+    folders = [posixpath.dirname(path) or "." for path in ann_files]
     try:
-        common = posixpath.commonpath(folders)
-    except ValueError:  # absolute and relative ones, or none at all
+        common = posixpath.commonpath(map(posixpath.normpath, [*folders, *img_prefixes]))
+    except ValueError:  # absolute and relative ones
         return "."
-    return common or "."
+    return posixpath.normpath(img_prefixes[0]) if common == "/" else common or "."
 
 
 def is_below(path: str, folder: str) -> bool:

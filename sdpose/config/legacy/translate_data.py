@@ -48,9 +48,8 @@ def translate_data(data: Node, result: Translation, data_root: str | None) -> No
         for key in FILES
     }
     evaluation = as_dict(val.get("data_cfg"))
-    boxes = evaluation.get("bbox_file")
-    all_files = [*files.values(), *([boxes] if boxes and isinstance(boxes, str) else [])]
-    root = data_folder(data_root, all_files)
+    by_kind = [[files[split, key] for split in ("train", "val")] for key in FILES]
+    root = data_folder(data_root, *by_kind)
     result.experiment["data_root"] = root
     if data_root is None or root != posixpath.normpath(data_root):
         result.added.append(f"data_root = {root!r}  (the folder of all files of the data)")
