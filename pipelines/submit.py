@@ -28,9 +28,9 @@ from sdpose.config import (  # noqa: E402
     dump_experiment,
     expand,
     experiment_digest,
-    load_experiment,
     load_sweep,
 )
+from sdpose.config.legacy.direct import experiment_loader  # noqa: E402
 from sdpose.config.paths import local_path  # noqa: E402
 from sdpose.errors import UserError, user_errors  # noqa: E402
 from sdpose.registry import CHANNELS  # noqa: E402
@@ -84,7 +84,8 @@ interrupt_option = click.option(
 @click.option(
     "--exp",
     metavar="NAME",
-    help="An experiment in pipelines/experiments, or the path of a YAML file.",
+    help="An experiment in pipelines/experiments, or the path of a YAML file or of an mmpose 0.x "
+    "configuration (.py).",
 )
 @click.option(
     "--sweep",
@@ -111,6 +112,11 @@ interrupt_option = click.option(
 @click.option("--resume-from", metavar="PATH|auto", help="Continue this checkpoint, or the newest.")
 @click.option("--load-from", metavar="PATH", help="Start from the weights of this file.")
 @click.option("--overwrite", is_flag=True, help="Remove another experiment's results first.")
+@click.option(
+    "--allow-unsupported",
+    is_flag=True,
+    help="Leave out what an mmpose configuration (.py) has and is not supported, losses too.",
+)
 @click.option(
     "--promote",
     type=click.Choice(CHANNELS),
@@ -175,6 +181,7 @@ def submit(
     overrides: tuple[str, ...],
     resume_from: str | None,
     load_from: str | None,
+    allow_unsupported: bool,
     dry_run: bool,
     runner: str | None,
     profile: str | None,
@@ -196,6 +203,8 @@ def submit(
         raise UserError("give --exp NAME for one experiment, or --sweep NAME for many")
     if exp is not None and options["parallel"]:
         raise UserError("--parallel is for the trials of a sweep: give --sweep NAME")
+    if exp is None and allow_unsupported:
+        raise UserError("--allow-unsupported is for an mmpose configuration: give --exp CONFIG.py")
     from pipelines.target import choose_target
 
     target = choose_target(
@@ -218,10 +227,11 @@ def submit(
         _sweep(sweep_name, overrides, {**where, **files}, target.endpoint, cluster, options)
         return
     assert exp is not None
+    load = experiment_loader(exp, allow_unsupported=allow_unsupported)
     if cluster is not None:
-        named = load_experiment(exp, overrides)  # for its name alone
+        named = load(overrides)  # for its name alone
         where = {**cluster.places(named.exp_name), **{k: v for k, v in where.items() if v}}
-    experiment = load_experiment(exp, overrides, **where, **files)
+    experiment = load(overrides, **where, **files)
     check_parameter(exp, dump_experiment(experiment), in_pods=cluster is not None)
     say(f"{comment}experiment: {experiment.exp_name}, digest {experiment_digest(experiment)}")
     if cluster is None:

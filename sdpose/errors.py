@@ -38,18 +38,21 @@ class UserError(ValueError):
     It holds no secrets: it goes to terminals, logs, pages and records, not only to `user_errors`.
     """
 
+    exit_code = USER_ERROR_EXIT_CODE
+
     def __init__(self, message: object = "") -> None:
         super().__init__(without_secrets(str(message)))
 
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """Turns a `UserError` into a clean message on stderr and exit code 2.
+    """Turns a `UserError` into a clean message on stderr and its exit code, 2 as a rule.
 
     Of several processes that torchrun started on a machine, the first one prints it. What entry
     points need beside it comes with it: a clean environment (`clean_environment`), and tracebacks
     of bugs without secrets.
     """
+    code = USER_ERROR_EXIT_CODE
     clean_environment()
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _print_traceback
@@ -57,7 +60,7 @@ def user_errors() -> Iterator[None]:
         yield
         _flush_output()
     except UserError as error:
-        message = str(error)
+        message, code = str(error), error.exit_code
     except OSError as error:
         if not _is_of_output(error):
             raise
@@ -76,7 +79,7 @@ def user_errors() -> Iterator[None]:
         failure_file = os.environ.get(FAILURE_FILE_VARIABLE)
         if failure_file:
             Path(failure_file).write_text(printable(message), encoding="utf-8")
-    raise SystemExit(USER_ERROR_EXIT_CODE)
+    raise SystemExit(code)
 
 
 def _flush_output() -> None:

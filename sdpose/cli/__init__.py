@@ -30,8 +30,9 @@ def cli() -> None:
     """SDPose: small, accurate human-pose transformers, trained by self-distillation.
 
     EXP is the name of an experiment in pipelines/experiments (quickstart, sdpose_s_v1,
-    maskedkd_v2, ...) or the path of a YAML file. The whole pipeline, tracked and registered, is
-    run by `python pipelines/submit.py --exp EXP`; these commands are its single steps.
+    maskedkd_v2, ...) or the path of a YAML file; train, test and launch also take an mmpose 0.x
+    configuration (.py). The whole pipeline, tracked and registered, is run by
+    `python pipelines/submit.py --exp EXP`; these commands are its single steps.
     """
 
 

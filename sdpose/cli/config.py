@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from sdpose.cli.options import experiment_options
+from sdpose.cli.options import allow_unsupported_option, experiment_options
 from sdpose.cli.text import echo
 from sdpose.config import (
     dump_experiment,
@@ -78,45 +79,61 @@ def config_diff(first: str, second: str, as_json: bool) -> None:
 @config.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), metavar="NAME.yaml")
-@click.option("--strict", is_flag=True, help="Write nothing if a setting is not supported.")
+@click.option("--exp-name", metavar="NAME", help="Of the experiment, instead of the file's.")
+@click.option("--strict", is_flag=True, help="Refuse whatever is not supported, not losses alone.")
+@allow_unsupported_option
 @click.option("--force", is_flag=True, help="Replace NAME.yaml.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as a JSON object.")
-def config_import(file: Path, out: Path | None, strict: bool, force: bool, as_json: bool) -> None:
+def config_import(
+    file: Path,
+    out: Path | None,
+    exp_name: str | None,
+    strict: bool,
+    allow_unsupported: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
     """Make an experiment of FILE, an mmpose 0.x configuration (.py) of SDPose.
 
     FILE and its _base_ files are read, not run, in a process with limits on time and memory.
     Without -o the experiment is printed. Every setting that the experiment does not keep is listed,
-    on stderr and at the head of the file.
+    on stderr and at the head of the file. Exit code 3, and nothing is written, if it would lose a
+    loss.
     """
     from sdpose.config.legacy import import_config
+    from sdpose.config.legacy.report import NotSupportedError
 
-    imported = import_config(file)
-    if strict and imported.unsupported:
-        raise UserError(
-            "\n  ".join([f"{file}: not everything is supported:", *imported.unsupported])
-        )
-    if out is not None:
+    if strict and allow_unsupported:
+        raise UserError("--strict and --allow-unsupported exclude each other: give one of them")
+    imported = import_config(file, exp_name)
+    report = imported.report
+    refused = None
+    try:
+        report.check(allow_unsupported=allow_unsupported, strict=strict)
+    except NotSupportedError as error:
+        refused = error
+    if out is not None and not refused:
         if out.exists() and not force:
             raise UserError(f"{out} is there already: choose another name, or give --force")
         imported.check_as(out)
         out.write_text(imported.text, encoding="utf-8")
     if as_json:
-        report = {
-            "experiment": str(out) if out else imported.text,
-            "unsupported": imported.unsupported,
-            "built_in": imported.built_in,
-            "variables": imported.variables,
-        }
-        echo(json.dumps(report, indent=2, ensure_ascii=False))
-        return
-    if out is None:
-        echo(imported.text, nl=False)
-    for heading, lines in (
-        ("not supported, and not in the experiment", imported.unsupported),
-        ("built in here, with the same value", imported.built_in),
-        ("variables of the file, which mmpose does not read either", imported.variables),
-    ):
-        if lines:
-            echo("\n  ".join([f"{heading}:", *lines]), err=True)
-    if out is not None:
+        written = str(out) if out else imported.text
+        lists = asdict(report) | {"source": str(report.source)}
+        answer = {"experiment": None if refused else written} | lists
+        echo(json.dumps(answer, indent=2, ensure_ascii=False))
+    else:
+        if out is None and not refused:
+            echo(imported.text, nl=False)
+        for heading, lines in (
+            ("not supported, and not in the experiment", report.unsupported),
+            ("added to the experiment", report.added),
+            ("built in here with the same value, or without effect", report.built_in),
+            ("variables of the file, which mmpose does not read either", report.variables),
+        ):
+            if lines:
+                echo("\n  ".join([f"{heading}:", *lines]), err=True)
+    if refused:
+        raise refused
+    if out is not None and not as_json:
         echo(f"{out}: {imported.experiment.exp_name}; sdpose config show {out} prints it all")

@@ -43,6 +43,13 @@ def start_options(command: Command) -> Command:
     )
 
 
+allow_unsupported_option = click.option(
+    "--allow-unsupported",
+    is_flag=True,
+    help="Leave out what an mmpose configuration (.py) has and is not supported, losses too.",
+)
+
+
 def _with(command: Command, *decorators: Callable[[Command], Command]) -> Command:
     for decorator in reversed(decorators):
         command = decorator(command)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import click
 
-from sdpose.cli.options import experiment_options, start_options
+from sdpose.cli.options import allow_unsupported_option, experiment_options, start_options
 from sdpose.cli.text import answer, echo, json_option
 from sdpose.config import load_experiment
+from sdpose.config.legacy.direct import experiment_loader, with_experiment_file
 from sdpose.errors import UserError
 
 
@@ -88,13 +89,21 @@ def prepare(
 @click.command()
 @experiment_options
 @start_options
-def train(exp: str, overrides: tuple[str, ...], overwrite: bool, **options: str | None) -> None:
-    """Train EXP in this process.
+@allow_unsupported_option
+def train(
+    exp: str,
+    overrides: tuple[str, ...],
+    overwrite: bool,
+    allow_unsupported: bool,
+    **options: str | None,
+) -> None:
+    """Train EXP in this process. EXP may be an mmpose 0.x configuration (.py) as well.
 
     An interrupted run continues where it was: give the same command again. Several GPUs:
     sdpose launch --nproc-per-node 8 train EXP (or torchrun --nproc-per-node 8 -m sdpose train EXP)
     """
-    experiment = load_experiment(exp, overrides, **options)
+    load = experiment_loader(exp, allow_unsupported=allow_unsupported)
+    experiment = load(overrides, **options)
 
     from sdpose.training.loop import train as train_experiment
 
@@ -117,12 +126,14 @@ def launch(arguments: tuple[str, ...]) -> None:
     Exit codes:
       0             done
       2             an error in the input
+      3             an mmpose configuration (.py) that would lose a loss
       128 and more  killed or asked to stop; the same command continues
       other         a crash
     """
-    from sdpose.training.launch import launch as launch_processes
+    with with_experiment_file(arguments, ("train", "test")) as words:
+        from sdpose.training.launch import launch as launch_processes
 
-    sys.exit(launch_processes(arguments))
+        sys.exit(launch_processes(words))
 
 
 @click.command()
@@ -156,6 +167,7 @@ def sync(work_dir: Path) -> None:
     metavar="F.json",
     help="Write the COCO results list here, and the figures to F.metrics.json.",
 )
+@allow_unsupported_option
 @json_option
 def test(
     exp: str,
@@ -164,17 +176,20 @@ def test(
     metric: str,
     use_gt_bbox: bool,
     out: Path | None,
+    allow_unsupported: bool,
     as_json: bool,
     **options: str | None,
 ) -> None:
     """Evaluate CHECKPOINT on the validation set of EXP.
 
-    CHECKPOINT is one of ours, a .safetensors file or an official .pth. Also under `sdpose launch`:
-    any number of processes gives the same result.
+    EXP may be an mmpose 0.x configuration (.py) as well. CHECKPOINT is one of ours, a .safetensors
+    file or an official .pth. Also under `sdpose launch`: any number of processes gives the same
+    result.
     """
     if use_gt_bbox:
         overrides = (*overrides, "data_cfg.use_gt_bbox=true")
-    experiment = load_experiment(exp, overrides, **options)
+    load = experiment_loader(exp, allow_unsupported=allow_unsupported)
+    experiment = load(overrides, **options)
 
     from sdpose.evaluation import format_table, write_results
     from sdpose.training.testing import test_checkpoint

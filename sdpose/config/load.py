@@ -48,6 +48,13 @@ def load_experiment(
     return _load(name_or_path, overrides, top_level)[0]
 
 
+def load_document(
+    values: dict[str, Any], source: Path, overrides: Iterable[str] = (), **top_level: str | None
+) -> Experiment:
+    """`load_experiment` for a whole document that is at hand. source: its file, for messages."""
+    return _resolve([(source, values)], overrides, top_level)[0]
+
+
 def load_with_origins(
     name_or_path: str | Path, overrides: Iterable[str] = (), **top_level: str | None
 ) -> tuple[Experiment, dict[str, str]]:
@@ -62,7 +69,12 @@ def _load(
 ) -> tuple[Experiment, Chain, dict[str, str]]:
     """The experiment, the documents it is made of, and the options that set a key."""
     path = find_document(str(name_or_path), experiments_dir(), "experiment")
-    chain = _chain(_read(path), path)
+    return _resolve(_chain(_read(path), path), overrides, top_level)
+
+
+def _resolve(
+    chain: Chain, overrides: Iterable[str], top_level: dict[str, str | None]
+) -> tuple[Experiment, Chain, dict[str, str]]:
     values = _merged(chain)
     given_by: dict[str, str] = {}
     for override in overrides:
@@ -77,7 +89,8 @@ def _load(
     for key in flatten(chain[-1][1]):
         in_bases.pop(key, None)
     values = expand_paths(values)
-    experiment = parse_experiment(values, source=str(path), given_by=given_by | in_bases)
+    source = str(chain[-1][0])
+    experiment = parse_experiment(values, source=source, given_by=given_by | in_bases)
     return experiment, chain, given_by
 
 
@@ -125,7 +138,10 @@ def find_document(name_or_path: str, folder: Path, kind: str) -> Path:
     """The file of a name in `folder`, or of a path. kind: "experiment" or "sweep"."""
     path = Path(name_or_path)
     if path.suffix == ".py":
-        raise UserError(f"{path}: mmpose's configurations are imported first: sdpose config import")
+        raise UserError(
+            f"{path}: a configuration of mmpose is read by sdpose train, test and launch, and by "
+            f"submit.py --exp; elsewhere import it first: sdpose config import {path} -o NAME.yaml"
+        )
     if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
         if not os.path.isfile(path):  # False for a name that is too long, where is_file() raises
             raise UserError(f"{kind} file not found: {path}")

@@ -14,7 +14,7 @@ import yaml
 from click.testing import CliRunner
 
 from sdpose.cli import cli
-from sdpose.config import dump_experiment, load_experiment
+from sdpose.config import dump_experiment, load_experiment, parse_experiment
 from sdpose.config.legacy import import_config
 from sdpose.config.legacy.bounds import MAX_DEPTH, MAX_ELEMENTS
 from sdpose.config.legacy.fence import translate_in_child
@@ -249,14 +249,17 @@ def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 def test_any_value_at_any_place_is_translated_or_refused() -> None:
     config = read_python_config(CHILD)
     places = paths(config)
+    # These are compared as one value, not looked into.
+    whole = {"color", "skeleton_info", "dataset_channel", "inference_channel", "meta_keys", "test"}
+    places = [place for place in places if not whole & set(place[:-1])]
     assert len(places) > 100
     for number, place in enumerate(places):
         for new in (SHAPES[number % len(SHAPES)], SHAPES[(number * 5 + 3) % len(SHAPES)]):
             try:
                 translation = translate(replaced(config, place, new), "mine")
+                parse_experiment(json.loads(json.dumps(translation.experiment)))
             except UserError:
                 continue
-            json.dumps(translation.experiment)
 
 
 def test_a_schedule_of_steps_is_no_list_of_a_billion_numbers() -> None:

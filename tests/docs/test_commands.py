@@ -113,9 +113,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "data").mkdir()
     (folder / "data/coco").symlink_to(folder / "coco")  # the experiments' default
     mmpose = REPOSITORY / "tests/config/mmpose"
-    shutil.copytree(mmpose / "_base_", folder / "_base_")
-    text = (mmpose / "coco/sdpose_s_v1_maskedkd.py").read_text()
-    (folder / "their_config.py").write_text(text.replace("../_base_", "_base_"))
+    shutil.copytree(mmpose, folder / "mmpose")
+    (folder / "their_config.py").write_text("_base_ = 'mmpose/coco/tiny.py'\n")
     leave_runs(folder)
     return folder
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from sdpose.config.document import parse_yaml
 from sdpose.config.legacy.fence import translate_in_child
+from sdpose.config.legacy.report import Report, with_name_hint
 from sdpose.config.load import (
     dump_experiment,
     dump_yaml,
     experiments_dir,
-    load_experiment,
+    load_with_origins,
     parse_experiment,
     resolve_experiment,
 )
@@ -29,12 +30,7 @@ class ImportedExperiment:
     experiment: Experiment
     text: str
     """The experiment file: one base and what differs, with `unsupported` as a comment."""
-    built_in: list[str]
-    """Settings that are the same here without being said, as `path = value`."""
-    unsupported: list[str]
-    """Settings that the experiment does not keep."""
-    variables: list[str]
-    """Top-level names that mmpose does not read either (helpers of the file)."""
+    report: Report
 
     def check_as(self, path: Path) -> None:
         """Raises UserError unless the text, as the file `path`, is read as the experiment."""
@@ -50,36 +46,55 @@ class ImportedExperiment:
             )
 
 
-def import_config(path: Path) -> ImportedExperiment:
+def import_config(path: Path, exp_name: str | None = None) -> ImportedExperiment:
     """Reads an mmpose 0.x configuration without running it, in a process with limits.
 
-    Raises UserError if it is not one, trains no SDPose, or has a value out of range.
+    exp_name: instead of the file's. Raises UserError if it is no such configuration, trains no
+    SDPose, or has a value out of range.
     """
     translated = translate_in_child(path)
-    experiment = parse_experiment(translated["experiment"], source=str(path))
+    report = Report.of(path, translated)
+    values = translated["experiment"]
+    if exp_name is not None:
+        _rename(values, exp_name)
+    try:
+        experiment = parse_experiment(values, source=str(path))
+    except UserError as error:
+        raise with_name_hint(error, "--exp-name NAME") from None
     base, changes = _nearest_base(experiment)
     lines = [f"Imported from {path.name}."]
-    if translated["unsupported"]:
+    if report.unsupported:
         lines.append("Not supported, and not in this experiment:")
-        lines += [f"  {line}" for line in translated["unsupported"]]
+        lines += [f"  {line}" for line in report.unsupported]
+    if report.added:
+        lines.append("Added:")
+        lines += [f"  {line}" for line in report.added]
     document = {"base": base, "exp_name": experiment.exp_name} | changes
     imported = ImportedExperiment(
         experiment=experiment,
         text="".join(f"# {printable_line(line)}\n" for line in lines) + dump_yaml(document),
-        built_in=translated["built_in"],
-        unsupported=translated["unsupported"],
-        variables=translated["variables"],
+        report=report,
     )
     imported.check_as(experiments_dir() / f"{experiment.exp_name}.yaml")
     return imported
 
 
+def _rename(values: dict[str, Any], exp_name: str) -> None:
+    """The work dir is renamed with the experiment if it is named after it."""
+    folder, _, last = str(values.get("work_dir", "")).rpartition("/")
+    if folder and last == values["exp_name"]:
+        values["work_dir"] = f"{folder}/{exp_name}"
+    values["exp_name"] = exp_name
+
+
 def _nearest_base(experiment: Experiment) -> tuple[str, dict[str, Any]]:
     candidates = []
     for name in BASES:
-        changes = _difference(_plain(load_experiment(name)), _plain(experiment))
+        base, origins = load_with_origins(name)
+        changes = _difference(_plain(base), _plain(experiment))
         changes.pop("exp_name", None)
-        if experiment.work_dir == f"work_dirs/{experiment.exp_name}":
+        is_default = experiment.work_dir == f"work_dirs/{experiment.exp_name}"
+        if is_default and origins["work_dir"] == "default":
             changes.pop("work_dir", None)
         candidates.append((len(str(changes)), name, changes))
     _, name, changes = min(candidates, key=lambda candidate: candidate[0])

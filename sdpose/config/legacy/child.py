@@ -32,11 +32,13 @@ def answer(path: Path) -> dict[str, Any]:
         config = read_python_config(path)
         translation = translate(config, printable_line(path.stem))
     except UserError as error:
-        return {"error": printable(error)}
+        message = str(error)
+        if str(path) not in message:
+            message = f"{path}: {message}"
+        return {"error": printable(message)}
     except MemoryError:
         return {"error": printable(f"{path}: it takes more memory than a configuration needs")}
-    # data_cfg and data_root are used by the other settings, exp_name by us
-    used = {*READ_BY_MMPOSE, "data_root", "exp_name", "data_cfg", "dataset_info"}
+    used = {*READ_BY_MMPOSE, "data_root", "exp_name"}
     return asdict(translation) | {"variables": sorted(config.keys() - used)}
 
 

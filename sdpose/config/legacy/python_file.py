@@ -99,6 +99,11 @@ def _fill_in_file_names(text: str, path: Path) -> str:
 
 def _bases(module: ast.Module, path: Path, interpreter: Interpreter) -> list[str]:
     for statement in module.body:
+        if isinstance(statement, ast.ImportFrom) and str(statement.module).startswith("mmengine"):
+            raise UserError(
+                f"{path}, line {statement.lineno}: it imports from mmengine, as configurations of "
+                "mmpose 1.x do: only those of mmpose 0.x are read"
+            )
         if isinstance(statement, ast.Assign) and any(
             isinstance(target, ast.Name) and target.id == BASE for target in statement.targets
         ):
@@ -108,6 +113,12 @@ def _bases(module: ast.Module, path: Path, interpreter: Interpreter) -> list[str
                 isinstance(n, str) and len(n) < _LONGEST_NAME for n in names
             ):
                 raise UserError(f"{path}, line {statement.lineno}: {BASE} must name files")
+            newer = next((name for name in names if "::" in name), None)
+            if newer:
+                raise UserError(
+                    f"{path}, line {statement.lineno}: the base '{newer}' is one of mmpose 1.x: "
+                    "only configurations of mmpose 0.x are read"
+                )
             return list(names)
     return []
 

@@ -1,22 +1,22 @@
 """From an mmpose 0.x configuration of SDPose to an experiment, setting by setting.
 
-Every setting of the file ends in exactly one of three lists: what the experiment keeps, what is
-the same here without being said (checked: the value must be the one that is built in), and what is
-not supported. mmcv's and mmpose's own defaults, where they differ from ours, are written out.
+Every setting of the file ends in one of three lists: what is taken into the experiment, what is
+built in (the value is compared with the one here), and what is not supported. mmcv's and mmpose's
+own defaults, where they differ from ours, are written out.
 """
 
 from __future__ import annotations
 
-import posixpath
 from typing import Any
 
 from sdpose.config.legacy.translate_data import translate_data
+from sdpose.config.legacy.translate_skeleton import check_joints
 from sdpose.config.legacy.translate_training import (
     translate_optimizer,
     translate_outputs,
     translate_schedule,
 )
-from sdpose.config.legacy.translation import Node, Translation, as_dict, as_list, line, put
+from sdpose.config.legacy.translation import Node, Translation, as_dict, as_list, put
 from sdpose.documents import describe
 from sdpose.errors import UserError
 
@@ -30,16 +30,47 @@ READ_BY_MMPOSE = {
 }
 
 
+# Top-level names of mmpose 1.x and mmengine; 0.x has `data` instead.
+OF_MMPOSE_1 = {
+    *("optim_wrapper", "train_dataloader", "val_dataloader", "default_scope", "default_hooks"),
+    *("param_scheduler", "train_cfg", "val_evaluator", "visualizer", "codec"),
+}
+
+
 def translate(config: dict[str, Any], name: str) -> Translation:
-    """`config`: what `read_python_config` gave; `name`: of the file, the experiment's if the file
-    sets no `exp_name` (mmpose names the work dir so). UserError if it trains no SDPose."""
+    """The settings of a configuration under our keys.
+
+    Args:
+        config: what `read_python_config` gave.
+        name: the experiment's if the file sets no `exp_name`: the file's own, as mmpose names the
+            work dir.
+    Raises:
+        UserError: it is of mmpose 1.x, trains no SDPose, trains other joints than COCO's or not
+            one dataset, or a value has a type that cannot be read.
+    """
+    result = Translation()
+    try:
+        _translate(config, name, result)
+    except UserError:
+        raise
+    except (TypeError, AttributeError, LookupError, ValueError, ArithmeticError) as error:
+        raise UserError(f"{result.at}: a value of this type cannot be read: {error}") from None
+    return result
+
+
+def _translate(config: dict[str, Any], name: str, result: Translation) -> None:
+    newer = sorted(config.keys() & OF_MMPOSE_1)
+    if newer and "data" not in config:
+        raise UserError(
+            f"this is a configuration of mmpose 1.x ({', '.join(newer[:3])}): only those of "
+            "mmpose 0.x can be imported; write an experiment with `base: sdpose_s_v1` instead"
+        )
     head = as_dict(as_dict(config.get("model")).get("keypoint_head"))
     if head.get("type") != "SDPoseHead":
         raise UserError(
             f"the configuration's model.keypoint_head.type is {describe(head.get('type'))}; only "
             "models with an SDPoseHead can be imported"
         )
-    result = Translation()
     rest = {key: value for key, value in config.items() if key in READ_BY_MMPOSE}
     node = Node(rest, "", result)
     result.experiment["exp_name"] = str(config.get("exp_name", name))
@@ -47,11 +78,11 @@ def translate(config: dict[str, Any], name: str) -> Translation:
         node.keep(key, key, skip=(None,))
     for key in ("load_from", "resume_from"):
         node.keep_file(key, key)
-    data_root = str(config.get("data_root", ""))
-    if data_root:
-        result.experiment["data_root"] = posixpath.normpath(data_root)
+    data_root = config.get("data_root")
+    if not isinstance(data_root, str | None):
+        raise UserError(f"data_root is {describe(data_root)}: expected the path of a folder")
     _model(node.section("model"), result)
-    translate_data(node.section("data"), result, data_root)
+    translate_data(node.section("data"), result, data_root or None)
     translate_optimizer(node, result)
     translate_schedule(node, result)
     translate_outputs(node, result)
@@ -65,7 +96,6 @@ def translate(config: dict[str, Any], name: str) -> Translation:
     }.items():
         node.built_in(key, values)
     node.finish()
-    return result
 
 
 def _model(model: Node, result: Translation) -> None:
@@ -84,7 +114,7 @@ def _model(model: Node, result: Translation) -> None:
     head = model.section("keypoint_head")
     head.built_in("type", ("SDPoseHead",))
     head.built_in("in_channels", (width if kind == "HRNet_3stage" else 4 * width,))
-    head.built_in("num_joints", (17,))
+    check_joints(head, "num_joints")
     keypoint = head.section("loss_keypoint")
     target = "model.keypoint_head.loss_keypoint"
     for key in ("type", "loss_weight"):
@@ -120,11 +150,11 @@ def _model(model: Node, result: Translation) -> None:
 def _hrnet(backbone: Node, result: Translation) -> int:
     """HRNet-W `width` as it is built here, else the structure is reported; the width."""
     stages = {"num_modules": (1, 1, 4), "num_branches": (1, 2, 3)}
-    extra = dict(as_dict(backbone.take("extra")))
+    extra = backbone.section("extra")
     channels = as_list(as_dict(extra.get("stage2")).get("num_channels"))
     width = channels[0] if channels and isinstance(channels[0], int) else 32
     for index in (1, 2, 3):
-        stage = Node(extra.pop(f"stage{index}", {}), f"model.backbone.extra.stage{index}", result)
+        stage = extra.section(f"stage{index}")
         for key, values in stages.items():
             stage.built_in(key, (values[index - 1],))
         stage.built_in("block", ("BOTTLENECK" if index == 1 else "BASIC",))
@@ -132,23 +162,26 @@ def _hrnet(backbone: Node, result: Translation) -> int:
         expected = tuple(width * 2**branch for branch in range(index))
         stage.built_in("num_channels", (expected, list(expected)))
         stage.finish()
-    Node(extra, "model.backbone.extra", result).finish()
+    extra.finish()
     put(result.experiment, "model.backbone.width", width)
     return width
 
 
 def _token_loss(head: Node, key: str, result: Translation) -> None:
     target = f"model.keypoint_head.{key}"
-    value = head.take(key)
-    loss = Node(value, target, result)
-    kind = loss.take("type", "")
+    value = head.get(key)
+    kind = as_dict(value).get("type")
     if value is None:
+        head.take(key)
         put(result.experiment, target, None)
     elif kind not in ("TokenDistilLoss", "MaskedTokenDistilLoss"):
         put(result.experiment, target, None)
-        result.unsupported.append(f"{line(target, value)}  (the experiment has no such loss)")
+        head.unsupported(key, "the experiment has no such loss")
     else:
-        put(result.experiment, f"{target}.type", kind)
-        for option in ("loss_weight", "mask_ratio", "mask_strategy", "detach_teacher"):
+        loss = head.section(key)
+        loss.keep("type", f"{target}.type")
+        loss.keep("loss_weight", f"{target}.loss_weight", default=1.0)
+        loss.built_in("dist_type", ("L2",))
+        for option in ("mask_ratio", "mask_strategy", "detach_teacher"):
             loss.keep(option, f"{target}.{option}")
         loss.finish()

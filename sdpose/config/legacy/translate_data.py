@@ -1,155 +1,155 @@
-"""The data section of an mmpose configuration: files, boxes, and the steps of the pipelines."""
+"""The data section of an mmpose configuration: datasets, files, boxes and sizes."""
 
 from __future__ import annotations
 
 import posixpath
 from typing import Any
 
-from sdpose.config.legacy.translation import Node, Translation, as_dict, as_list, line, put
+from sdpose.config.legacy.paths import data_folder, is_below, relative_to
+from sdpose.config.legacy.translate_pipeline import translate_pipeline
+from sdpose.config.legacy.translate_skeleton import (
+    OTHER_SKELETON,
+    check_joints,
+    translate_skeleton,
+)
+from sdpose.config.legacy.translation import Node, Translation, as_dict, put
+from sdpose.documents import describe
+from sdpose.errors import UserError
+
+FILES = ("ann_file", "img_prefix")
+DATASET = "TopDownCocoDataset"
+KEPT = (
+    *("image_size", "heatmap_size", "use_gt_bbox", "det_bbox_thr"),
+    *("oks_thr", "vis_thr", "soft_nms"),
+)
+READ_IN_TRAINING = ("image_size", "heatmap_size")
 
 
-def translate_data(data: Node, result: Translation, data_root: str) -> None:
+def translate_data(data: Node, result: Translation, data_root: str | None) -> None:
     for key in ("samples_per_gpu", "workers_per_gpu"):
         data.keep(key, f"data.{key}")
     train_loader = data.section("train_dataloader")
     for key in ("samples_per_gpu", "workers_per_gpu"):
         train_loader.keep(key, f"data.{key}")
     train_loader.finish()
-    for loader in ("val_dataloader", "test_dataloader"):
-        section = data.section(loader)
-        batch = section.take("samples_per_gpu")
-        if batch is not None:  # validation and test are one thing here
-            put(result.experiment, "data.val_dataloader.samples_per_gpu", batch)
-        section.finish()
-    settings: dict[str, Any] = {}
-    for split in ("train", "val", "test"):
-        section = data.section(split)
-        section.built_in("type", ("TopDownCocoDataset",))
-        files = {key: _below(section.take(key), data_root) for key in ("ann_file", "img_prefix")}
-        settings[split] = (files, as_dict(section.take("data_cfg")))
-        _pipeline(section, split, result)
-        info = as_dict(section.take("dataset_info"))
-        if info and info.get("dataset_name") not in ("coco", None):
-            name = f"data.{split}.dataset_info.dataset_name"
-            result.unsupported.append(line(name, info.get("dataset_name")))
-        section.finish()
-        if split != "test":
-            for key, value in files.items():
-                if value is not None:
-                    put(result.experiment, f"data.{split}.{key}", value)
+    val_loader = data.section("val_dataloader")
+    batch = val_loader.get("samples_per_gpu")
+    val_loader.keep("samples_per_gpu", "data.val_dataloader.samples_per_gpu")
+    val_loader.finish()
+    test_loader = data.section("test_dataloader")
+    test_loader.built_in("samples_per_gpu", (batch,), "evaluation has val_dataloader's")
+    test_loader.finish()
+
+    original = as_dict(data.get("val"))
+    train, val = (_dataset(data, split) for split in ("train", "val"))
+    files = {
+        (split, key): _path(node, split, key)
+        for split, node in (("train", train), ("val", val))
+        for key in FILES
+    }
+    evaluation = as_dict(val.get("data_cfg"))
+    by_kind = [[files[split, key] for split in ("train", "val")] for key in FILES]
+    root = data_folder(data_root, *by_kind)
+    result.experiment["data_root"] = root
+    if data_root is None or root != posixpath.normpath(data_root):
+        result.added.append(f"data_root = {root!r}  (the folder of all files of the data)")
+    for (split, key), path in files.items():
+        put(result.experiment, f"data.{split}.{key}", _below(path, root, result))
+
+    translate_pipeline(train, "train", result)
+    translate_pipeline(val, "val", result)
+    _evaluation_cfg(val.section("data_cfg"), result, root)
+    _training_cfg(train.section("data_cfg"), evaluation)
+    if train.get("dataset_info") == original.get("dataset_info"):
+        train.without_effect("dataset_info", "val's, which is compared below")
+    for node in (train, val):
+        translate_skeleton(node.section("dataset_info"))
+        node.finish()
+    _test(data.section("test"), original)
     data.finish()
-    if settings["test"][0] != settings["val"][0]:
-        result.unsupported.append(f"{line('data.test', settings['test'][0])}  (val is tested)")
-    _data_cfg(settings["train"][1], settings["val"][1], result, data_root)
 
 
-def _data_cfg(
-    train: dict[str, Any], val: dict[str, Any], result: Translation, data_root: str
-) -> None:
-    evaluation = Node(val, "data_cfg", result)
-    for key in ("image_size", "heatmap_size", "use_gt_bbox", "det_bbox_thr", "oks_thr", "vis_thr"):
-        evaluation.keep(key, f"data_cfg.{key}")
-    evaluation.keep("soft_nms", "data_cfg.soft_nms")
-    bbox_file = evaluation.take("bbox_file")
-    if bbox_file:
-        put(result.experiment, "data_cfg.bbox_file", _below(bbox_file, data_root))
-    joints = list(range(17))
-    for key in ("num_output_channels", "num_joints"):
-        evaluation.built_in(key, (17,))
-    evaluation.built_in("dataset_channel", ([joints], joints))
-    evaluation.built_in("inference_channel", (joints,))
-    evaluation.built_in("use_nms", (True,))
-    # Read by older versions only: the NMS of the detector's boxes.
-    evaluation.built_in("nms_thr", (1.0,))
-    evaluation.finish()
-    for key in ("image_size", "heatmap_size"):
-        if train.get(key, val.get(key)) != val.get(key):
-            result.unsupported.append(
-                f"{line(f'data.train.data_cfg.{key}', train.get(key))}  (training has val's)"
-            )
-
-
-def _below(path: Any, data_root: str) -> Any:
-    """A path relative to data_root where it lies there; else as it is."""
-    if not isinstance(path, str):
-        return path
-    path, root = posixpath.normpath(path), posixpath.normpath(data_root) if data_root else ""
-    return path.removeprefix(root + "/") if root else path
-
-
-def _pipeline(section: Node, split: str, result: Translation) -> None:
-    """The random steps of training; the fixed ones must be those of every sample here."""
-    random_steps: dict[str, dict[str, str]] = {
-        "TopDownRandomShiftBboxCenter": {"shift_factor": "shift_factor", "prob": "shift_prob"},
-        "TopDownRandomFlip": {"flip_prob": "flip_prob"},
-        "TopDownHalfBodyTransform": {
-            "num_joints_half_body": "num_joints_half_body",
-            "prob_half_body": "prob_half_body",
-        },
-        "TopDownGetRandomScaleRotation": {
-            "rot_factor": "rot_factor",
-            "scale_factor": "scale_factor",
-            "rot_prob": "rot_prob",
-        },
-    }
-    defaults = {
-        "TopDownRandomShiftBboxCenter": {"shift_factor": 0.16, "prob": 0.3},
-        "TopDownRandomFlip": {"flip_prob": 0.5},
-        "TopDownHalfBodyTransform": {"num_joints_half_body": 8, "prob_half_body": 0.3},
-        "TopDownGetRandomScaleRotation": {"rot_factor": 40, "scale_factor": 0.5, "rot_prob": 0.6},
-    }
-    absent = {"shift_prob": 0.0, "flip_prob": 0.0, "prob_half_body": 0.0}
-    pipeline = section.take("pipeline")
-    if pipeline is None:
-        return
-    if not isinstance(pipeline, list | tuple):
-        result.unsupported.append(line(f"data.{split}.pipeline", pipeline))
-    seen: set[str] = set()
-    for index, values in enumerate(as_list(pipeline)):
-        step = Node(values, f"data.{split}.pipeline[{index}]", result)
-        kind = str(step.take("type"))
-        seen.add(kind)
-        if kind in random_steps and split == "train":
-            for key, ours in random_steps[kind].items():
-                step.keep(key, f"train_pipeline.{ours}", default=defaults[kind][key])
-        elif kind == "TopDownGetBboxCenterScale":
-            if split == "train":
-                step.keep("padding", "train_pipeline.padding", default=1.25)
-            else:
-                trained = result.experiment.get("train_pipeline", {}).get("padding", 1.25)
-                step.built_in("padding", (trained,))
-        elif kind == "NormalizeTensor":
-            step.built_in("mean", ([0.485, 0.456, 0.406], (0.485, 0.456, 0.406)))
-            step.built_in("std", ([0.229, 0.224, 0.225], (0.229, 0.224, 0.225)))
-        elif kind == "TopDownGenerateTarget":
-            step.keep("sigma", "data_cfg.sigma", default=2)
-            step.built_in("unbiased_encoding", (True,))
-            if not values.get("unbiased_encoding"):
-                result.unsupported.append(
-                    f"data.{split}.pipeline[{index}]: TopDownGenerateTarget without "
-                    "unbiased_encoding  (targets are unbiased here)"
-                )
-                step.take("unbiased_encoding")
-        elif kind in ("LoadImageFromFile", "TopDownAffine", "ToTensor", "Collect"):
-            for key in ("keys", "meta_keys"):
-                step.take(key)  # what is handed on, not what it is
-            step.built_in("color_type", ("color",))
-            step.built_in("channel_order", ("rgb",))
-            step.built_in("to_float32", (False,))
-            step.built_in("use_udp", (False,))
+def _dataset(data: Node, split: str) -> Node:
+    """Raises UserError for what is not one dataset of COCO's persons."""
+    values, path = data.get(split), data.path_of(split)
+    if isinstance(values, list | tuple):
+        raise UserError(
+            f"{path} is a list of {len(values)} datasets: one can be trained or evaluated; merge "
+            "their annotation files"
+        )
+    kind = as_dict(values).get("type")
+    if not isinstance(kind, str) or not kind.startswith("TopDownCoco"):
+        if isinstance(values, dict) and "dataset" in values:
+            hint = "name its `dataset` directly (RepeatDataset: total_epochs x times)"
         else:
-            result.unsupported.append(line(f"data.{split}.pipeline[{index}]", values))
-            continue
-        step.finish()
-    if split == "train":
-        missing = {
-            "TopDownRandomShiftBboxCenter": "shift_prob",
-            "TopDownRandomFlip": "flip_prob",
-            "TopDownHalfBodyTransform": "prob_half_body",
-        }
-        for kind, ours in missing.items():
-            if kind not in seen:
-                put(result.experiment, f"train_pipeline.{ours}", absent[ours])
-        if "TopDownGetRandomScaleRotation" not in seen:
-            for key in ("rot_prob", "scale_factor"):
-                put(result.experiment, f"train_pipeline.{key}", 0.0)
+            hint = OTHER_SKELETON
+        raise UserError(f"{path}.type is {describe(kind)}, expected '{DATASET}': {hint}")
+    node = data.section(split)
+    node.built_in("type", (DATASET,), f"read as {DATASET}")
+    return node
+
+
+def _path(node: Node, split: str, key: str) -> str:
+    path = node.take(key)
+    if not isinstance(path, str) or not path:
+        raise UserError(
+            f"data.{split}.{key} is {describe(path)}: expected the path of one "
+            f"{'annotation file' if key == 'ann_file' else 'folder of images'}"
+        )
+    return path
+
+
+def _below(path: str, root: str, result: Translation) -> str:
+    ours = relative_to(path, root)
+    if not is_below(path, root):
+        result.added.append(f"{path!r} lies outside of data_root: written as {ours!r}")
+    return ours
+
+
+def _evaluation_cfg(cfg: Node, result: Translation, root: str) -> None:
+    boxes = cfg.get("bbox_file")
+    if boxes and isinstance(boxes, str):
+        put(result.experiment, "data_cfg.bbox_file", _below(cfg.take("bbox_file"), root, result))
+    elif cfg.get("use_gt_bbox") is True:
+        cfg.without_effect("bbox_file", "evaluation has ground-truth boxes")
+    else:  # mmpose would end there
+        cfg.unsupported("bbox_file", "here the default file, else ground-truth boxes")
+    for key in KEPT:
+        cfg.keep(key, f"data_cfg.{key}")
+    _joints(cfg)
+    cfg.built_in("use_nms", (True,))
+    # Read by older versions only: the NMS of the detector's boxes.
+    cfg.built_in("nms_thr", (1.0,))
+    cfg.finish()
+
+
+def _training_cfg(cfg: Node, evaluation: dict[str, Any]) -> None:
+    for key in READ_IN_TRAINING:
+        if key in evaluation:
+            cfg.built_in(key, (evaluation[key],), "training has val's")
+    for key in (*KEPT, "bbox_file", "use_nms", "nms_thr"):
+        if key not in READ_IN_TRAINING:
+            cfg.without_effect(key, "not used in training")
+    _joints(cfg)
+    cfg.finish()
+
+
+def _joints(cfg: Node) -> None:
+    for key in ("num_output_channels", "num_joints"):
+        check_joints(cfg, key)
+    joints = list(range(17))
+    cfg.built_in("dataset_channel", ([joints], joints))
+    cfg.built_in("inference_channel", (joints,))
+    cfg.built_in("use_different_joint_weights", (False,))
+
+
+def _test(test: Node, val: dict[str, Any]) -> None:
+    """What mmpose's tools/test.py evaluates; here it is the validation split."""
+    note = "evaluation has val's"
+    cfg = test.section("data_cfg")
+    for key, value in as_dict(val.get("data_cfg")).items():
+        cfg.built_in(key, (value,), note)
+    cfg.finish()
+    for key, value in val.items():
+        test.built_in(key, (value,), note)
+    test.finish()

@@ -1,4 +1,5 @@
-"""What becomes of the settings of an mmpose configuration: every one ends in one of three lists."""
+"""What becomes of the settings of an mmpose configuration: every one is taken, built in or not
+supported, and listed as such."""
 
 from __future__ import annotations
 
@@ -12,11 +13,28 @@ MISSING = object()
 
 @dataclass
 class Translation:
-    """`experiment`: keys of ours, nested. The lists hold `path = value` lines of the file."""
+    """`experiment`: keys of ours, nested. The lists hold lines that begin with a path of the file,
+    most of them `path = value`."""
 
     experiment: dict[str, Any] = field(default_factory=dict)
+    taken: list[str] = field(default_factory=list)
+    """Paths of the settings that the experiment keeps."""
     built_in: list[str] = field(default_factory=list)
+    """Settings that are the same here without being said, or that change no result."""
     unsupported: list[str] = field(default_factory=list)
+    lost_losses: list[str] = field(default_factory=list)
+    """Those of `unsupported` that are a loss, or a parameter of one."""
+    added: list[str] = field(default_factory=list)
+    """What the experiment has and the file does not say so."""
+    at: str = ""
+    """The path that was read last, for the message of a value that nobody expected."""
+
+    def not_supported(self, path: str, value: Any, note: str = "") -> None:
+        text = line(path, value) + (f"  ({note})" if note else "")
+        if text not in self.unsupported:
+            self.unsupported.append(text)
+        if path.startswith("model.keypoint_head.loss_") and text not in self.lost_losses:
+            self.lost_losses.append(text)
 
 
 class Node:
@@ -25,16 +43,23 @@ class Node:
     def __init__(self, values: Any, path: str, result: Translation) -> None:
         self._values = dict(values) if isinstance(values, dict) else {}
         self._path, self._result = path, result
+        if not isinstance(values, dict | None):
+            result.not_supported(path, values, "mmpose has a dict here")
 
     def section(self, key: str) -> Node:
-        """What is below a key. If that is no dictionary, it stays here and is reported."""
-        value = self._values.get(key)
-        if value is None or isinstance(value, dict):
-            self._values.pop(key, None)
-            return Node(value, self._at(key), self._result)
-        return Node(None, self._at(key), self._result)
+        """What is below a key."""
+        return Node(self._values.pop(key, None), self._at(key), self._result)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value, which stays here: for a decision on what becomes of it."""
+        self._at(key)
+        return self._values.get(key, default)
 
     def take(self, key: str, default: Any = None) -> Any:
+        """The value, which the caller puts into the experiment."""
+        path = self._at(key)
+        if key in self._values:
+            self._result.taken.append(path)
         return self._values.pop(key, default)
 
     def keep(
@@ -42,7 +67,7 @@ class Node:
     ) -> None:
         """Writes a setting under our key; `default` is mmpose's, written where the file is
         silent."""
-        value = self._values.pop(key, default)
+        value = self.take(key, default)
         if value is not MISSING and value not in skip:
             put(self._result.experiment, target, value)
 
@@ -53,22 +78,34 @@ class Node:
         else:
             self.keep(key, target, skip=(None,))
 
-    def built_in(self, key: str, values: tuple[Any, ...]) -> None:
+    def built_in(self, key: str, values: tuple[Any, ...], note: str = "") -> None:
         """A setting that has one of these values here without being said."""
-        if key in self._values and self._values[key] in values:
-            self._result.built_in.append(line(self._at(key), self._values.pop(key)))
+        if key in self._values:
+            if self._values[key] in values:
+                self._result.built_in.append(line(self._at(key), self._values.pop(key)))
+            else:
+                self.unsupported(key, note)
+
+    def without_effect(self, key: str, note: str) -> None:
+        """A setting that changes no result, whatever its value is."""
+        if key in self._values:
+            text = line(self._at(key), self._values.pop(key))
+            self._result.built_in.append(f"{text}  ({note})")
 
     def unsupported(self, key: str, note: str = "") -> None:
         if key in self._values:
-            text = line(self._at(key), self._values.pop(key))
-            self._result.unsupported.append(f"{text}  ({note})" if note else text)
+            self._result.not_supported(self._at(key), self._values.pop(key), note)
 
     def finish(self) -> None:
         for key in list(self._values):
             self.unsupported(key)
 
+    def path_of(self, key: str) -> str:
+        return f"{self._path}.{key}" if self._path else str(key)
+
     def _at(self, key: str) -> str:
-        return f"{self._path}.{key}" if self._path else key
+        self._result.at = self.path_of(key)
+        return self._result.at
 
 
 def put(experiment: dict[str, Any], target: str, value: Any) -> None:
