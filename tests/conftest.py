@@ -27,8 +27,8 @@ from servers.s3 import moto, swift  # noqa: F401 (fixtures)
 settings.register_profile("shared-machine", deadline=None)
 settings.load_profile("shared-machine")
 
-# Before PyTorch is imported: two processes of tests with two threads each spin for one another on two
-# cores; a training took four times the CPU, and on a busy machine ten times as long.
+# Before PyTorch is imported: two processes of tests with two threads each spin for one another on
+# two cores; a training took four times the CPU, and on a busy machine ten times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell's background jobs ignore Ctrl-C, and so would all processes that they start.
