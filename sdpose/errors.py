@@ -12,7 +12,7 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
@@ -140,6 +140,15 @@ def how_to_install(extra: str) -> str:
     return f"pip install --constraint {root}/requirements.lock --editable '{root}[{extra}]'"
 
 
+def either(names: Iterable[str]) -> str:
+    """
+    >>> either(["a", "b", "c"])
+    "'a', 'b' or 'c'"
+    """
+    *others, last = (f"'{name}'" for name in names)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
 def did_you_mean(word: str, allowed: Sequence[str]) -> str:
     """A hint for a mistyped word: the nearest allowed ones, else all of them.
 
@@ -150,5 +159,5 @@ def did_you_mean(word: str, allowed: Sequence[str]) -> str:
     """
     near = get_close_matches(word, allowed, n=3, cutoff=0.6)
     if near:
-        return "did you mean " + " or ".join(f"'{name}'" for name in near[:2]) + "?"
+        return f"did you mean {either(near[:2])}?"
     return "allowed: " + ", ".join(sorted(allowed))

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from sdpose.config.key_names import hint_for
+from sdpose.config.mappings import same_branch
 from sdpose.documents import DocumentError, describe, parse_yaml_value
 from sdpose.errors import UserError, did_you_mean
 
@@ -37,7 +39,9 @@ def parse_document(
         explained = [_explain(p, model, given_by or {})[:_LONGEST_LINE] for p in problems[:_SHOWN]]
         lines = list(dict.fromkeys(explained))
         more = max(0, len(problems) - _SHOWN)
-        heading = f"{source}: {len(lines) + more} problem{'s' if len(lines) + more > 1 else ''}"
+        if len(lines) + more == 1:
+            raise UserError(f"{source}: {lines[0]}") from None
+        heading = f"{source}: {len(lines) + more} problems"
         lines += [f"and {more} more"] * (more > 0)
         raise UserError("\n  ".join([heading, *lines])) from None
 
@@ -54,12 +58,12 @@ def _explain(problem: Any, root: type[BaseModel], given_by: dict[str, str]) -> s
     """One line for one pydantic problem: where, what, what is allowed."""
     location = [part for part in problem["loc"] if part != "__root__"]
     path = ".".join(str(part) for part in location) or root.__name__.lower()
-    origin = next((by for key, by in given_by.items() if _same_branch(key, path)), None)
+    origin = next((by for key, by in given_by.items() if same_branch(key, path)), None)
     where = f"{path} (from {origin})" if origin else path
     if problem["type"] == "extra_forbidden":
         parent = _section_at(root, location[:-1])
         allowed = list(parent.model_fields) if parent else []
-        return f"{where}: unknown key; {did_you_mean(str(location[-1]), allowed)}"
+        return f"{where}: unknown key; {hint_for(str(location[-1]), root, allowed)}"
     if problem["type"] == "missing":
         return f"{where}: required, but not given"
     if problem["type"] == "value_error":
@@ -79,12 +83,6 @@ def _explain(problem: Any, root: type[BaseModel], given_by: dict[str, str]) -> s
     return f"{where}: {describe(problem['input'])}: {message}"
 
 
-def _same_branch(one: str, other: str) -> bool:
-    """Whether one key path is the other, or lies above or below it."""
-    shorter, longer = sorted((one + ".", other + "."), key=len)
-    return longer.startswith(shorter)
-
-
 def _section_at(root: type[BaseModel], location: list[Any]) -> type[BaseModel] | None:
     """The schema section at a path of keys; None inside a list or a plain value."""
     section = root
@@ -100,18 +98,3 @@ def _section_at(root: type[BaseModel], location: list[Any]) -> type[BaseModel] |
             return None
         section = sections[0]
     return section
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one with dotted keys; lists stay values.
-
-    >>> flatten({"optimizer": {"type": "Adam", "betas": [0.9, 0.999]}})
-    {'optimizer.type': 'Adam', 'optimizer.betas': [0.9, 0.999]}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

@@ -15,7 +15,9 @@ from typing import Any
 
 import yaml
 
-from sdpose.config.document import flatten, parse_document, parse_yaml
+from sdpose.config.document import parse_document, parse_yaml
+from sdpose.config.key_names import full_paths, spell_out
+from sdpose.config.mappings import flatten, merge
 from sdpose.config.schema import Experiment
 from sdpose.documents import DocumentError, describe, parse_yaml_value, read_text
 from sdpose.errors import UserError, did_you_mean
@@ -61,8 +63,7 @@ def _load(
 ) -> tuple[Experiment, Chain, dict[str, str]]:
     """The experiment, the documents it is made of, and the options that set a key."""
     path = find_document(str(name_or_path), experiments_dir(), "experiment")
-    chain = _chain(_read(path), path)
-    values = _merged(chain)
+    chain, values = _merged(_chain(_read(path), path))
     given_by: dict[str, str] = {}
     for override in overrides:
         _apply_override(values, override, given_by)
@@ -138,7 +139,8 @@ def find_document(name_or_path: str, folder: Path, kind: str) -> Path:
 
 def resolve_experiment(text: str, path: Path) -> Experiment:
     """The experiment of a file's text, its base looked up as if it were the file `path`."""
-    return parse_experiment(_merged(_chain(parse_yaml(text, str(path)), path)), source=str(path))
+    _, values = _merged(_chain(parse_yaml(text, str(path)), path))
+    return parse_experiment(values, source=str(path))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -171,11 +173,14 @@ def _is_same(one: Path, other: Path) -> bool:
     return os.path.realpath(one) == os.path.realpath(other)
 
 
-def _merged(chain: Chain) -> dict[str, Any]:
+def _merged(chain: Chain) -> tuple[Chain, dict[str, Any]]:
+    """The documents without short keys, and what they make together."""
+    spelled_out: Chain = []
     merged: dict[str, Any] = {}
-    for _, values in chain:
-        merged = _merge(merged, values)
-    return merged
+    for path, values in chain:
+        spelled_out.append((path, spell_out(values, merged, str(path))))
+        merged = merge(merged, spelled_out[-1][1])
+    return spelled_out, merged
 
 
 def _origins(experiment: Experiment, chain: Chain, given_by: dict[str, str]) -> dict[str, str]:
@@ -194,28 +199,27 @@ def _origins(experiment: Experiment, chain: Chain, given_by: dict[str, str]) -> 
     return origins
 
 
-def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Mappings merge key by key; any other value, lists too, replaces the base's."""
-    merged = dict(base)
-    for key, value in changes.items():
-        old = merged.get(key)
-        if isinstance(old, dict) and isinstance(value, dict):
-            merged[key] = _merge(old, value)
-        else:
-            merged[key] = value
-    return merged
-
-
 def _apply_override(values: dict[str, Any], override: str, given_by: dict[str, str]) -> None:
-    key_path, equals, text = override.partition("=")
-    keys = key_path.strip().split(".")
-    if not equals or not all(keys):
+    name, equals, text = override.partition("=")
+    name = name.strip()
+    if not equals or not all(name.split(".")):
         raise UserError(f"--set {override}: expected key.path=value, as in --set optimizer.lr=1e-4")
     try:
-        value = parse_yaml_value(text, f"--set {key_path}")
+        value = parse_yaml_value(text, f"--set {name}")
     except DocumentError as error:
         raise UserError(f"{error}; quote it if it is text") from None
-    node: dict[str, Any] = values
+    try:
+        paths = full_paths(name, values)
+    except UserError as error:
+        raise UserError(f"--set {override}: {error}") from None
+    for path in paths:
+        _set(values, path, value, override)
+        given_by[path] = f"--set {override}"
+
+
+def _set(values: dict[str, Any], path: str, value: Any, override: str) -> None:
+    keys = path.split(".")
+    node = values
     for depth, key in enumerate(keys[:-1], start=1):
         child = node.get(key)
         if child is not None and not isinstance(child, dict):
@@ -223,4 +227,3 @@ def _apply_override(values: dict[str, Any], override: str, given_by: dict[str, s
         node[key] = dict(child or {})
         node = node[key]
     node[keys[-1]] = value
-    given_by[key_path.strip()] = f"--set {override}"
