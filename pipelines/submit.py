@@ -23,6 +23,8 @@ import click  # noqa: E402
 
 from pipelines.console import confirm, say  # noqa: E402
 from pipelines.parameters import check_parameter  # noqa: E402
+from sdpose.cli.habits import explain  # noqa: E402
+from sdpose.cli.options import overrides_option  # noqa: E402
 from sdpose.config import (  # noqa: E402
     Experiment,
     dump_experiment,
@@ -100,13 +102,7 @@ interrupt_option = click.option(
 @click.option(
     "--work-dir", metavar="DIR", help="Folder of the results; of a sweep, the folder above them."
 )
-@click.option(
-    "--set",
-    "overrides",
-    metavar="KEY.PATH=VALUE",
-    multiple=True,
-    help="Change one value of the experiment; repeatable.",
-)
+@overrides_option
 @click.option("--resume-from", metavar="PATH|auto", help="Continue this checkpoint, or the newest.")
 @click.option("--load-from", metavar="PATH", help="Start from the weights of this file.")
 @click.option("--overwrite", is_flag=True, help="Remove another experiment's results first.")
@@ -444,9 +440,9 @@ def main() -> None:
             program = f"submit.py {name}" if name in others else "submit.py"
             command.main(arguments, prog_name=program, standalone_mode=False)
         except click.UsageError as error:
-            error.show()
-            sys.exit(2)
+            raise UserError(explain(error, arguments)) from None
         except click.Abort:
+            click.echo("interrupted", err=True)
             sys.exit(130)
 
 

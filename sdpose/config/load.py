@@ -25,6 +25,7 @@ from sdpose.printable import printable
 
 EXPERIMENTS_VARIABLE = "SDPOSE_EXPERIMENTS"
 MAX_BASES = 20
+WEIGHTS = {".pth", ".pt", ".safetensors", ".ckpt", ".onnx"}
 
 Chain = list[tuple[Path, dict[str, Any]]]  # a document after its bases, the first base first
 
@@ -125,16 +126,32 @@ def find_document(name_or_path: str, folder: Path, kind: str) -> Path:
     path = Path(name_or_path)
     if path.suffix == ".py":
         raise UserError(f"{path}: mmpose's configurations are imported first: sdpose config import")
+    if path.suffix in WEIGHTS:
+        raise UserError(f"{path} holds weights: the {kind} comes first, its name or YAML file")
     if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
         if not os.path.isfile(path):  # False for a name that is too long, where is_file() raises
-            raise UserError(f"{kind} file not found: {path}")
+            raise UserError(f"{kind} file not found: {path}; {_hint_for_file(path, folder)}")
         return path
     candidate = folder / f"{name_or_path}.yaml"
     if not os.path.isfile(candidate):
+        other, option = ("sweep", "--sweep") if kind == "experiment" else ("experiment", "--exp")
         names = sorted(p.stem for p in folder.glob("*.yaml"))
         hint = did_you_mean(name_or_path, names) if names else f"the folder holds no {kind}s"
+        if os.path.isfile(folder.parent / f"{other}s" / candidate.name):
+            hint = f"it is a {other}: python pipelines/submit.py {option} {name_or_path}; or {hint}"
         raise UserError(f"unknown {kind} '{name_or_path}' in {folder}: {hint}")
     return candidate
+
+
+def _hint_for_file(path: Path, folder: Path) -> str:
+    if os.path.isdir(path):
+        ran = path / "experiment.yaml"
+        return f"that is a folder; its experiment is {ran}" if ran.is_file() else "it is a folder"
+    if os.path.isfile(folder / f"{path.stem}.yaml"):
+        return f"{folder} has one of that name: {path.stem}"
+    if not os.path.isdir(path.parent):
+        return f"there is no folder {path.parent}"
+    return did_you_mean(path.name, sorted(p.name for p in path.parent.glob("*.y*ml")) or ["(none)"])
 
 
 def resolve_experiment(text: str, path: Path) -> Experiment:
