@@ -287,7 +287,10 @@ def _refuse_options_of_clusters() -> None:
     for name in OF_CLUSTERS:
         if _given(name):
             option = name.removesuffix("s") if name == "volumes" else name.replace("_", "-")
-            raise UserError(f"--{option} is for a cluster: give --cluster FILE and --endpoint URL")
+            here = "; here all GPUs are used, or those of CUDA_VISIBLE_DEVICES" * (name == "gpus")
+            raise UserError(
+                f"--{option} is for a cluster: give --cluster FILE and --endpoint URL{here}"
+            )
 
 
 def _sweep(

@@ -156,8 +156,15 @@ def did_you_mean(word: str, allowed: Sequence[str]) -> str:
     "did you mean 'samples_per_gpu' or 'workers_per_gpu'?"
     >>> did_you_mean("zzz", ["fail", "skip"])
     'allowed: fail, skip'
+    >>> did_you_mean("SDPose-T", ["sdpose_t", "quickstart"])
+    "did you mean 'sdpose_t'?"
     """
-    near = get_close_matches(word, allowed, n=3, cutoff=0.6)
+    spelled = {_plain(name): name for name in reversed(allowed)}
+    near = [spelled[plain] for plain in get_close_matches(_plain(word), spelled, n=3, cutoff=0.6)]
     if near:
         return f"did you mean {either(near[:2])}?"
     return "allowed: " + ", ".join(sorted(allowed))
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("-", "_")

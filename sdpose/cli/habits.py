@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 import click
@@ -45,6 +46,7 @@ OPTIONS = {
     **dict.fromkeys(("checkpoint", "weights", "ckpt", "pretrained"), "use --load-from FILE"),
     **dict.fromkeys(("output-dir", "out-dir", "save-dir", "output", "out"), "use --work-dir DIR"),
     **dict.fromkeys(("data", "data-dir", "data-path", "dataset"), "use --data-root DIR"),
+    "to": "use --channel CHANNEL",
     "no-validate": "use --set evaluation.interval=N, in epochs",
     "force": "use --overwrite, which removes the results that are there",
     "dry-run": f"use `sdpose doctor EXP`, or {_PIPELINE} --exp EXP --dry-run",
@@ -70,7 +72,7 @@ def explain(error: click.UsageError, arguments: Sequence[str]) -> str:
     arguments: those of the whole command line.
     """
     context = error.ctx
-    message = error.format_message().rstrip(".")
+    message = " ".join(error.format_message().split()).rstrip(".")
     if context is None:
         return message
     remedy = None
@@ -82,8 +84,6 @@ def explain(error: click.UsageError, arguments: Sequence[str]) -> str:
         remedy = _command(error.command_name, context)
     elif not isinstance(error, click.MissingParameter | click.BadParameter):
         remedy = _extra(_extra_arguments(context, arguments), context, arguments)
-    if remedy is None and getattr(error, "possibilities", None):
-        remedy = f"did you mean {error.possibilities[0]}?"  # type: ignore[attr-defined]
     return f"{message}: {remedy or f'see {context.command_path} --help'}"
 
 
@@ -102,7 +102,8 @@ def _command(name: str, context: click.Context) -> str | None:
             return f"{path} {name}"
     if _is_experiment(name):
         return f"sdpose train {name}, or {_PIPELINE} --exp {name}"
-    return None
+    assert isinstance(context.command, click.Group)
+    return _nearest(name, context.command.commands)
 
 
 def _option(name: str, context: click.Context, arguments: Sequence[str]) -> str | None:
@@ -120,7 +121,12 @@ def _option(name: str, context: click.Context, arguments: Sequence[str]) -> str 
     key = word.replace("-", "_")
     if "--set" in known and (names := _keys(key)):
         return "use " + " or ".join(f"--set {name}={_value(typed, arguments)}" for name in names)
-    return None
+    return _nearest(f"--{word}", known)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str | None:
+    near = get_close_matches(name, known, n=1, cutoff=0.65)
+    return f"did you mean {near[0]}?" if near else None
 
 
 def _keys(name: str) -> list[str]:
@@ -172,6 +178,9 @@ def _extra(extra: list[str], context: click.Context, arguments: Sequence[str]) -
             return f"put the value in quotes: --set '{' '.join(words)}'"
     if overrides and "=" in extra[0]:
         return f"repeat the option: --set {extra[0]}"
+    for parameter in context.command.params:
+        if isinstance(parameter.type, click.Choice) and extra[0] in parameter.type.choices:
+            return f"write {parameter.opts[0]} {extra[0]}"
     if path == "submit.py":
         name = next(filter(_is_experiment, extra), extra[0])
         return f"{_PIPELINE} --exp {name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -66,7 +67,7 @@ def full_paths(name: str, values: dict[str, Any]) -> tuple[str, ...]:
     Raises:
         UserError: all of them are in sections that are off.
     """
-    paths = SHORT_KEYS.get(name, (name,))
+    paths = _long(name)
     if len(paths) == 1:
         return paths
     on = tuple(path for path in paths if not is_off(values, path.rpartition(".")[0]))
@@ -76,6 +77,12 @@ def full_paths(name: str, values: dict[str, Any]) -> tuple[str, ...]:
             f"{sections} are both null (off): set one of them to {{type: MaskedTokenDistilLoss}}"
         )
     return on
+
+
+def _long(name: str) -> tuple[str, ...]:
+    """The full paths of a name; of loss_vis_token_dist.type, too, which begins with a short one."""
+    head, dot, rest = name.partition(".")
+    return tuple(path + dot + rest for path in SHORT_KEYS.get(head, (head,)))
 
 
 def spell_out(values: dict[str, Any], base: dict[str, Any], source: str) -> dict[str, Any]:
@@ -90,7 +97,7 @@ def spell_out(values: dict[str, Any], base: dict[str, Any], source: str) -> dict
     names = [n for n in values if isinstance(n, str) and (n in SHORT_KEYS or "." in n)]
     result = {key: value for key, value in values.items() if key not in names}
     # Sections first: whether a loss is off must be known to what sets both.
-    for name in sorted(names, key=lambda each: len(SHORT_KEYS.get(each, ()))):
+    for name in sorted(names, key=lambda each: len(_long(each))):
         try:
             paths = full_paths(name, merge(base, result))
         except UserError as error:
@@ -121,6 +128,8 @@ def hint_for(name: str, root: type[BaseModel], siblings: Sequence[str]) -> str:
     siblings: the keys that exist in its place.
     """
     paths = key_paths(root)
+    if (dotted := re.sub("[:/]", ".", name)) != name and dotted in paths:
+        return f"did you mean '{dotted}'?"
     ends: dict[str, list[str]] = {}
     for path in paths:
         ends.setdefault(path.rpartition(".")[2], []).append(path)
@@ -145,7 +154,7 @@ def hint_for(name: str, root: type[BaseModel], siblings: Sequence[str]) -> str:
 def described_short_keys(names: Iterable[str]) -> list[str]:
     """A line for each name that is short, with the keys that it stands for."""
     return [
-        f"{name} is short for {' and '.join(SHORT_KEYS[name])}"
+        f"{name} is short for {' and '.join(_long(name))}"
         for name in names
-        if name in SHORT_KEYS
+        if name.partition(".")[0] in SHORT_KEYS
     ]

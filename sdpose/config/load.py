@@ -128,7 +128,7 @@ def find_document(name_or_path: str, folder: Path, kind: str) -> Path:
         raise UserError(f"{path}: mmpose's configurations are imported first: sdpose config import")
     if path.suffix in WEIGHTS:
         raise UserError(f"{path} holds weights: the {kind} comes first, its name or YAML file")
-    if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
+    if path.suffix in {".yaml", ".yml"} or "/" in name_or_path:
         if not os.path.isfile(path):  # False for a name that is too long, where is_file() raises
             raise UserError(f"{kind} file not found: {path}; {_hint_for_file(path, folder)}")
         return path
@@ -138,7 +138,8 @@ def find_document(name_or_path: str, folder: Path, kind: str) -> Path:
         names = sorted(p.stem for p in folder.glob("*.yaml"))
         hint = did_you_mean(name_or_path, names) if names else f"the folder holds no {kind}s"
         if os.path.isfile(folder.parent / f"{other}s" / candidate.name):
-            hint = f"it is a {other}: python pipelines/submit.py {option} {name_or_path}; or {hint}"
+            command = f"python pipelines/submit.py {option} {name_or_path}"
+            hint = f"the {other} of that name is run by {command}; or {hint}"
         raise UserError(f"unknown {kind} '{name_or_path}' in {folder}: {hint}")
     return candidate
 

@@ -132,6 +132,11 @@ def keys(
             yield from keys(below, f"{path}.", whole)
 
 
+def example_of(path: str) -> str | None:
+    """A value that can be written for a key of an experiment, as YAML; None: no such key."""
+    return next((as_yaml(key.example) for key in keys() if key.path == path), None)
+
+
 def table() -> str:
     """Markdown: a heading and a table for the top level and for each section."""
     by_section: dict[str, list[Key]] = {"top level": []}
