@@ -77,6 +77,8 @@ EXAMPLES: dict[str, Any] = {
     "ema": {"decay": 0.999},
     "ema.decay": 0.999,
     "ema.warm_up": 1.0,
+    "loss_spike": 2.0,
+    "ap_drop": 0.05,
     "checkpoint_config.interval": 5,
     "checkpoint_config.max_keep_ckpts": 3,
     "checkpoint_config.out_dir": "/mnt/checkpoints",
