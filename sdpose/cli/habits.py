@@ -28,7 +28,7 @@ COMMANDS = {
     "sweep": f"{_PIPELINE} --sweep NAME",
     "cancel": f"{_PIPELINE} cancel RUN",
     **dict.fromkeys(("infer", "inference", "demo", "detect"), "sdpose predict CHECKPOINT PHOTOS"),
-    **dict.fromkeys(("check", "quick_check"), "sdpose doctor EXP"),
+    **dict.fromkeys(("check", "quick_check"), "sdpose doctor EXP --steps 10"),
     **dict.fromkeys(("download", "fetch"), "sdpose prepare EXP --data-root D --fetch SOURCE"),
     "tensorboard": "tensorboard --logdir work_dirs",
     **dict.fromkeys(("ui", "mlflow"), "make ui"),
