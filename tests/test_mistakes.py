@@ -103,6 +103,7 @@ MISTAKES = {
     "submit.py --config quickstart": "use --exp NAME",
     "submit.py --exp quickstart --lr 1e-3": "use --set lr=1e-3",
     "submit.py --exp quickstart --gpus 8": "here all GPUs are used",
+    "submit.py resume done": "work_dirs/done/pipeline/run.json: not what submit.py writes there",
     # paths
     "sdpose predict registry://quickstart photo.png": "registry://quickstart/production",
     "sdpose compare nowhere": "no work dir of a run",
@@ -119,7 +120,8 @@ def test_a_mistake_is_answered_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (tmp_path / "work_dirs/done").mkdir(parents=True)
+    (tmp_path / "work_dirs/done/pipeline").mkdir(parents=True)
+    (tmp_path / "work_dirs/done/pipeline/run.json").write_text("{}")
     (tmp_path / "work_dirs/done/experiment.yaml").touch()
     (tmp_path / "mine.yaml").write_text("base: quickstart\nevaluatoin: {interval: 1}\n")
     cv2.imwrite(str(tmp_path / "photo.png"), np.zeros((8, 8, 3), np.uint8))

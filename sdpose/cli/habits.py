@@ -10,9 +10,10 @@ from pathlib import Path
 import click
 
 from sdpose.config import experiments_dir
-from sdpose.config.key_names import OTHER_NAMES, SHORT_KEYS, key_paths
+from sdpose.config.key_names import key_paths
 from sdpose.config.load import WEIGHTS
 from sdpose.config.schema import Experiment
+from sdpose.config.short_keys import OTHER_NAMES, SHORT_KEYS
 
 _PIPELINE = "python pipelines/submit.py"
 _LAUNCH = "sdpose launch --nproc-per-node 8 {} EXP"

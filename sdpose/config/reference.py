@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 
 from sdpose.config.schema import Experiment
+from sdpose.config.short_keys import SHORT_KEYS
 
 # Where the choices do not make one: another value than the default, of the right size.
 EXAMPLES: dict[str, Any] = {
@@ -166,7 +167,8 @@ def _row(key: Key) -> str:
     allowed = "" if is_told else f" ({', '.join(f'`{choice}`' for choice in choices)})"
     default = "required" if key.default is ... else f"`{as_yaml(key.default)}`"
     meaning = key.meaning.replace("|", "\\|").replace("<", "&lt;")
-    return f"| `{key.path}` | {meaning}{allowed} | {default} | `{as_yaml(key.example)}` |"
+    short = next((f" (`{name}`)" for name, full in SHORT_KEYS.items() if key.path in full), "")
+    return f"| `{key.path}`{short} | {meaning}{allowed} | {default} | `{as_yaml(key.example)}` |"
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from sdpose.config import experiment_differences, load_experiment, load_sweep, load_with_origins
-from sdpose.config.key_names import OTHER_NAMES, SHORT_KEYS, key_paths
+from sdpose.config.key_names import key_paths
 from sdpose.config.schema import Experiment, Sweep
+from sdpose.config.short_keys import OTHER_NAMES, SHORT_KEYS
 from sdpose.config.sweep import expand
 from sdpose.errors import UserError
 
@@ -36,6 +37,12 @@ def test_the_tables_name_keys_that_exist() -> None:
         assert set(targets) <= set(paths), name
         assert name not in Experiment.model_fields, f"{name} would hide a key"
     assert set(OTHER_NAMES.values()) <= set(paths)
+
+
+@pytest.mark.parametrize("page", ["docs/experiments.md", "docs/ko/experiments.md"])
+def test_the_guides_name_every_short_key(repository: Path, page: str) -> None:
+    text = (repository / page).read_text(encoding="utf-8")
+    assert [name for name in SHORT_KEYS if f"`{name}`" not in text] == []
 
 
 def test_one_short_key_sets_both_losses() -> None:
