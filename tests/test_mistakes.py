@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+import sdpose.__main__
 from pipelines import submit
 from sdpose import cli
 
@@ -138,3 +139,19 @@ def test_a_mistake_is_answered_in_one_line(
     assert answer.startswith("error: ")
     assert remedy in answer
     assert len(answer) < 500
+
+
+def test_ctrl_c_while_modules_are_imported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupting:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "sdpose.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "sdpose.cli")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    with pytest.raises(SystemExit) as ended:
+        sdpose.__main__.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "\ninterrupted\n"
