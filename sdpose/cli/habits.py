@@ -171,12 +171,13 @@ def _extra(extra: list[str], context: click.Context, arguments: Sequence[str]) -
         if "=" not in override:
             return f"write --set {override}={extra[0]}"
         if _open_brackets(override) > 0:
-            words, start = [], list(arguments).index(override)
-            for word in arguments[start:]:
-                words.append(word)
-                if _open_brackets(" ".join(words)) <= 0:
+            start = next(n for n, word in enumerate(arguments) if word.endswith(override))
+            value = override
+            for word in arguments[start + 1 :]:
+                value += f" {word}"
+                if _open_brackets(value) <= 0:
                     break
-            return f"put the value in quotes: --set '{' '.join(words)}'"
+            return f"put the value in quotes: --set '{value}'"
     if overrides and "=" in extra[0]:
         return f"repeat the option: --set {extra[0]}"
     for parameter in context.command.params:

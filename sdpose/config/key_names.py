@@ -17,6 +17,7 @@ from sdpose.errors import UserError, either
 
 _SHOWN = 6
 _FEW = 12  # allowed names that a message can list
+_LONGEST = 100  # comparing takes the square of a word's length
 
 
 def full_paths(name: str, values: dict[str, Any]) -> tuple[str, ...]:
@@ -96,9 +97,10 @@ def hint_for(name: str, root: type[BaseModel], siblings: Sequence[str]) -> str:
     if is_experiment and name in OTHER_NAMES:
         same.append(OTHER_NAMES[name])
     beside = [*siblings, *(SHORT_KEYS if is_experiment and "exp_name" in siblings else ())]
-    near = get_close_matches(name, beside, n=2, cutoff=0.6)
+    word = name[:_LONGEST]
+    near = get_close_matches(word, beside, n=2, cutoff=0.6)
     if not same and not near:
-        close = get_close_matches(name, list(ends), n=2, cutoff=0.75)
+        close = get_close_matches(word, list(ends), n=2, cutoff=0.75)
         near = [path for end in close for path in ends[end]]
     if same or near:
         return f"did you mean {either(dict.fromkeys([*same, *near][:_SHOWN]))}?"
