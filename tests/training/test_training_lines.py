@@ -6,14 +6,15 @@ import os
 import pty
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sdpose.evaluation import METRIC_NAMES, format_table
-from sdpose.training import train
-from sdpose.training.events import ConsoleSink, TextSink
+from sdpose.training.events import ConsoleSink, Events
 from sdpose.training.interrupt import Interrupted
+from sdpose.training.loop import train
 from sdpose.training.records import EpochRecord, EvaluationRecord, Sink, TrainRecord
 
 VALUES = dict.fromkeys(
@@ -44,19 +45,31 @@ def write(sink: Sink) -> None:
         method(record)  # type: ignore[operator]
 
 
-def lines_of_console() -> None:
-    console = ConsoleSink()
-    console.shows_figures = True
-    write(console)
-    sys.stdout.flush()
+@pytest.fixture
+def write_all(make) -> Callable[[], Path]:
+    """Writes the records to a run's console and log; returns the log."""
+
+    def run() -> Path:
+        experiment = make("log_config.hooks=[TextLoggerHook]")
+        events = Events([ConsoleSink()])
+        events.open(experiment, same_run=False, dataset_digest="0" * 64)
+        write(events)
+        events.close("FINISHED", None, 0.0)
+        sys.stdout.flush()
+        [log] = Path(experiment.work_dir).glob("*.log")
+        return log
+
+    return run
 
 
-def test_a_terminal_gets_lines_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_gets_lines_of_80_columns(
+    write_all: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     reader, writer = pty.openpty()
     monkeypatch.setenv("TERM", "xterm")
     with os.fdopen(reader, "rb", buffering=0) as screen, os.fdopen(writer, "w") as terminal:
         monkeypatch.setattr(sys, "stdout", terminal)
-        lines_of_console()
+        write_all()
         lines = screen.read(10_000).decode().splitlines()
     assert len(lines) == 3
     assert max(map(len, lines)) <= 80, lines
@@ -68,14 +81,11 @@ def test_a_terminal_gets_lines_of_80_columns(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_file_and_the_log_get_all_figures(
-    make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    write_all: Callable[[], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines_of_console()
+    log = write_all()
     printed = capsys.readouterr().out.splitlines()
-    sink = TextSink(make(), tmp_path, "log", print)
-    write(sink)
-    sink.close("FINISHED", None, 0.0)
-    logged = (tmp_path / "log.log").read_text(encoding="utf-8").splitlines()[-3:]
+    logged = log.read_text(encoding="utf-8").splitlines()[-3:]
     assert [line.partition(" - sdpose - INFO - ")[2] for line in logged] == printed
     assert all(name in printed[0] for name in VALUES)
     assert all(name in printed[2] for name in METRIC_NAMES)
