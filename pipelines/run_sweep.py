@@ -12,8 +12,10 @@ from pipelines.console import say
 from pipelines.gpus import visible_gpus
 from pipelines.on_this_machine import PIPELINE_FOLDER, compile_here, run_steps
 from pipelines.sweep_pipeline import make_sweep_pipeline
+from sdpose.cli.text import format_rows
 from sdpose.code_version import code_version
 from sdpose.config import Sweep, Trial, dump_experiment
+from sdpose.config.reference import as_yaml
 from sdpose.errors import UserError
 from sdpose.files import matching
 
@@ -63,6 +65,29 @@ def plan(sweep: Sweep, trials: list[Trial], comment: str = "") -> None:
         say(f"{comment}  {trial.name}")
 
 
+def summary(run: SweepRun) -> list[str]:
+    """What would run: a line for each trial, with its values."""
+    sweep, trials = run.sweep, run.trials
+    names = list(dict.fromkeys(name for trial in trials for name in trial.settings))
+    rows = [[_shown(trial.settings.get(name, "")) for name in names] for trial in trials]
+    if sweep.seeds:
+        names.append("seed")
+        rows = [[*row, str(t.experiment.seed)] for row, t in zip(rows, trials, strict=True)]
+    shared = ", ".join(f"{name} {_shown(value)}" for name, value in sweep.set.items())
+    stopping = sweep.early_stopping
+    return [
+        f"sweep {sweep.name}: {len(trials)} trials of {sweep.base}, {run.parallel} at a time",
+        *([f"all: {shared}"] if shared else []),
+        *([f"early stopping: from epoch {stopping.min_epochs}"] if stopping else []),
+        *format_rows(["", *names], [["", *row] for row in rows]).splitlines(),
+        f"work dirs: {trials[0].experiment.work_dir}" + " ..." * (len(trials) > 1),
+    ]
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else as_yaml(value)
+
+
 def run_sweep_here(
     sweep: Sweep,
     trials: list[Trial],
@@ -82,13 +107,11 @@ def run_sweep_here(
     pipeline = make_sweep_pipeline(parallel=run.parallel, overwrite=overwrite)
     arguments = run.arguments(code_version(), "local")
     compile_here(pipeline, package)
-    plan(sweep, trials, "# " if dry_run else "")
     if dry_run:
-        say(f"# compiled pipeline: {package.absolute()}")
-        for trial in trials:
-            say("---")
-            say(dump_experiment(trial.experiment).rstrip())
+        for line in [*summary(run), f"compiled pipeline: {package.absolute()}"]:
+            say(f"# {line}")
         return
+    plan(sweep, trials)
     report = folder / "report.html"
     report.unlink(missing_ok=True)
     say(f"{run.parallel} at a time; results: {folder}")

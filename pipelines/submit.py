@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,18 @@ import click  # noqa: E402
 
 from pipelines.console import confirm, say  # noqa: E402
 from pipelines.parameters import check_parameter  # noqa: E402
+from pipelines.run_commands import (  # noqa: E402
+    CLUSTER_VARIABLE,
+    SETTINGS,
+    cancel,
+    cluster_option,
+    endpoint_option,
+    interrupt_option,
+    resume,
+    wait_option,
+)
+from sdpose.cli.habits import explain  # noqa: E402
+from sdpose.cli.options import overrides_option  # noqa: E402
 from sdpose.config import (  # noqa: E402
     Experiment,
     dump_experiment,
@@ -40,40 +51,11 @@ if TYPE_CHECKING:
     from pipelines.endpoint import Endpoint
     from pipelines.on_cluster import Wishes
 
-CLUSTER_VARIABLE = "SDPOSE_CLUSTER"
 IMAGE_VARIABLE = "SDPOSE_IMAGE"
 # Options that change nothing on this machine. (Waiting does: a run here is always waited for.)
 OF_CLUSTERS = (
     *("check", "no_preflight", "any_code", "namespace", "image", "nodes", "gpus", "train_api"),
     *("volumes", "run_name", "schedule"),
-)
-
-Command = Callable[..., Any]
-SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-
-endpoint_option = click.option(
-    "--endpoint",
-    "--host",
-    metavar="URL",
-    help="Of Kubeflow Pipelines, or kubeconfig[:CONTEXT] to reach it through the API server; else "
-    "the profile's, $KFP_ENDPOINT, or the cluster that this runs in. Credentials: $KFP_TOKEN, "
-    "$KFP_COOKIE, a pod's token file, the kubeconfig's. A private authority (TLS): $SSL_CERT_FILE.",
-)
-cluster_option = click.option(
-    "--cluster",
-    "profile",
-    metavar="FILE",
-    envvar=CLUSTER_VARIABLE,
-    help=f"The cluster profile, needed on a cluster (docs/cluster.md); else ${CLUSTER_VARIABLE}.",
-)
-wait_option = click.option(
-    "--wait",
-    is_flag=True,
-    help="Stay until the run on the cluster has ended. Exit code: 0 SUCCEEDED, 1 FAILED, "
-    "3 CANCELED, 4 SKIPPED, 5 out of touch for long.",
-)
-interrupt_option = click.option(
-    "--cancel-on-interrupt", is_flag=True, help="Ctrl-C while waiting ends the run, too."
 )
 
 
@@ -102,13 +84,7 @@ interrupt_option = click.option(
 @click.option(
     "--work-dir", metavar="DIR", help="Folder of the results; of a sweep, the folder above them."
 )
-@click.option(
-    "--set",
-    "overrides",
-    metavar="KEY.PATH=VALUE",
-    multiple=True,
-    help="Change one value of the experiment; repeatable.",
-)
+@overrides_option
 @click.option("--resume-from", metavar="PATH|auto", help="Continue this checkpoint, or the newest.")
 @click.option("--load-from", metavar="PATH", help="Start from the weights of this file.")
 @click.option("--overwrite", is_flag=True, help="Remove another experiment's results first.")
@@ -250,59 +226,14 @@ def submit(
         sys.exit(_on_cluster(target.endpoint, experiment, cluster, options))
 
 
-@click.command(context_settings=SETTINGS)
-@click.argument("run")
-@cluster_option
-@endpoint_option
-@wait_option
-@interrupt_option
-def resume(
-    run: str, profile: str | None, endpoint: str | None, wait: bool, cancel_on_interrupt: bool
-) -> None:
-    """Run again what has not succeeded of RUN.
-
-    RUN is the id of a run on a cluster, or the work dir of a run on this machine
-    (work_dirs/NAME). Steps that have succeeded are not run again; training continues from its
-    newest checkpoint.
-    """
-    from pipelines.on_this_machine import is_local_run, resume_here
-
-    if is_local_run(run):
-        resume_here(run)
-        return
-    from pipelines.kfp_api import Kfp
-    from pipelines.on_cluster import wait as wait_for
-    from pipelines.run_kfp import resume_run
-    from pipelines.target import endpoint_of_run
-
-    kfp = Kfp(endpoint_of_run(run, endpoint, profile))
-    run = resume_run(kfp, run, say)
-    if wait:
-        sys.exit(wait_for(kfp, run, cancel_on_interrupt=cancel_on_interrupt))
-
-
-@click.command(context_settings=SETTINGS)
-@click.argument("run")
-@cluster_option
-@endpoint_option
-def cancel(run: str, profile: str | None, endpoint: str | None) -> None:
-    """End RUN, a run or a schedule on a cluster, by its id.
-
-    Its training job ends with it, and saves a checkpoint first. (A run on this machine is ended by
-    Ctrl-C.)
-    """
-    from pipelines.kfp_api import Kfp
-    from pipelines.run_kfp import cancel as end
-    from pipelines.target import endpoint_of_run
-
-    end(Kfp(endpoint_of_run(run, endpoint, profile)), run, say)
-
-
 def _refuse_options_of_clusters() -> None:
     for name in OF_CLUSTERS:
         if _given(name):
             option = name.removesuffix("s") if name == "volumes" else name.replace("_", "-")
-            raise UserError(f"--{option} is for a cluster: give --cluster FILE and --endpoint URL")
+            here = "; here all GPUs are used, or those of CUDA_VISIBLE_DEVICES" * (name == "gpus")
+            raise UserError(
+                f"--{option} is for a cluster: give --cluster FILE and --endpoint URL{here}"
+            )
 
 
 def _sweep(
@@ -455,9 +386,9 @@ def main() -> None:
             program = f"submit.py {name}" if name in others else "submit.py"
             command.main(arguments, prog_name=program, standalone_mode=False)
         except click.UsageError as error:
-            error.show()
-            sys.exit(2)
+            raise UserError(explain(error, arguments)) from None
         except click.Abort:
+            click.echo("interrupted", err=True)
             sys.exit(130)
 
 

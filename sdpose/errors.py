@@ -12,7 +12,7 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
@@ -143,6 +143,15 @@ def how_to_install(extra: str) -> str:
     return f"pip install --constraint {root}/requirements.lock --editable '{root}[{extra}]'"
 
 
+def either(names: Iterable[str]) -> str:
+    """
+    >>> either(["a", "b", "c"])
+    "'a', 'b' or 'c'"
+    """
+    *others, last = (f"'{name}'" for name in names)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
 def did_you_mean(word: str, allowed: Sequence[str]) -> str:
     """A hint for a mistyped word: the nearest allowed ones, else all of them.
 
@@ -150,8 +159,15 @@ def did_you_mean(word: str, allowed: Sequence[str]) -> str:
     "did you mean 'samples_per_gpu' or 'workers_per_gpu'?"
     >>> did_you_mean("zzz", ["fail", "skip"])
     'allowed: fail, skip'
+    >>> did_you_mean("SDPose-T", ["sdpose_t", "quickstart"])
+    "did you mean 'sdpose_t'?"
     """
-    near = get_close_matches(word, allowed, n=3, cutoff=0.6)
+    spelled = {_plain(name): name for name in reversed(allowed)}
+    near = [spelled[plain] for plain in get_close_matches(_plain(word), spelled, n=3, cutoff=0.6)]
     if near:
-        return "did you mean " + " or ".join(f"'{name}'" for name in near[:2]) + "?"
+        return f"did you mean {either(near[:2])}?"
     return "allowed: " + ", ".join(sorted(allowed))
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("-", "_")

@@ -1,4 +1,4 @@
-"""The `sdpose` command: a file for each family of commands; one command is one call into the rooms.
+"""The `sdpose` command: a file for each family of commands; one command is one call.
 
 Heavy modules are imported inside the commands: `sdpose --help` must not wait for torch.
 """
@@ -21,6 +21,8 @@ from sdpose.cli import (
     report,
     steps,
 )
+from sdpose.cli.habits import explain
+from sdpose.cli.text import echo
 from sdpose.errors import UserError, user_errors
 
 
@@ -60,13 +62,16 @@ for command in (
 def main() -> None:
     with user_errors():
         try:
-            cli(standalone_mode=False)
-        except click.UsageError as error:
+            cli(prog_name="sdpose", standalone_mode=False)
+        except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             sys.exit(2)
+        except click.UsageError as error:
+            raise UserError(explain(error, sys.argv[1:])) from None
         except click.ClickException as error:
             raise UserError(error.format_message()) from None
         except click.Abort:
+            echo("interrupted", err=True)
             sys.exit(130)
 
 

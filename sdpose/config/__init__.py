@@ -1,6 +1,5 @@
 """Experiments: what they may say, and how they are read."""
 
-from sdpose.config.document import flatten
 from sdpose.config.load import (
     dump_experiment,
     experiment_differences,
@@ -10,6 +9,7 @@ from sdpose.config.load import (
     load_with_origins,
     parse_experiment,
 )
+from sdpose.config.mappings import flatten
 from sdpose.config.schema import Experiment, Sweep
 from sdpose.config.sweep import Trial, expand, load_sweep
 

@@ -7,6 +7,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from sdpose.config.key_names import hint_for
+from sdpose.config.mappings import same_branch
+from sdpose.config.reference import example_of
+from sdpose.config.schema import Experiment
 from sdpose.documents import DocumentError, describe, parse_yaml_value
 from sdpose.errors import UserError, did_you_mean
 
@@ -14,6 +18,14 @@ M = TypeVar("M", bound=BaseModel)
 
 _SHOWN = 20  # each unknown key is compared with all that are allowed
 _LONGEST_LINE = 500
+
+# By pydantic's kind of problem.
+_EXPECTED = {
+    **dict.fromkeys(("float_parsing", "float_type"), "a number"),
+    **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "an integer"),
+    **dict.fromkeys(("bool_parsing", "bool_type"), "true or false"),
+    "tuple_type": "a list",
+}
 
 
 def parse_document(
@@ -34,12 +46,26 @@ def parse_document(
         raise UserError(f"{source}: nested too deeply") from None
     except ValidationError as error:
         problems = error.errors(include_url=False)
-        explained = [_explain(p, model, given_by or {})[:_LONGEST_LINE] for p in problems[:_SHOWN]]
-        lines = list(dict.fromkeys(explained))
+        lines = _lines([_explain(problem, model) for problem in problems[:_SHOWN]], given_by or {})
         more = max(0, len(problems) - _SHOWN)
-        heading = f"{source}: {len(lines) + more} problem{'s' if len(lines) + more > 1 else ''}"
+        if len(lines) + more == 1:
+            raise UserError(f"{source}: {lines[0]}") from None
+        heading = f"{source}: {len(lines) + more} problems"
         lines += [f"and {more} more"] * (more > 0)
         raise UserError("\n  ".join([heading, *lines])) from None
+
+
+def _lines(explained: list[tuple[str, str]], given_by: dict[str, str]) -> list[str]:
+    """One line for each problem, with its origin; one for all that an option sets at once."""
+    keys_of: dict[tuple[str, str, str], list[str]] = {}
+    for path, text in explained:
+        origin = next((by for key, by in given_by.items() if same_branch(key, path)), "")
+        keys_of.setdefault((origin, "" if origin else path, text), []).append(path)
+    lines = []
+    for (origin, _, text), paths in keys_of.items():
+        where = " and ".join(dict.fromkeys(paths)) + f" (from {origin})" * bool(origin)
+        lines.append(f"{where}: {text}"[:_LONGEST_LINE])
+    return lines
 
 
 def parse_yaml(text: str | bytes, source: str) -> dict[str, Any]:
@@ -50,39 +76,43 @@ def parse_yaml(text: str | bytes, source: str) -> dict[str, Any]:
     return values
 
 
-def _explain(problem: Any, root: type[BaseModel], given_by: dict[str, str]) -> str:
-    """One line for one pydantic problem: where, what, what is allowed."""
+def _explain(problem: Any, root: type[BaseModel]) -> tuple[str, str]:
+    """For one pydantic problem: where, and what is wrong and allowed."""
     location = [part for part in problem["loc"] if part != "__root__"]
     path = ".".join(str(part) for part in location) or root.__name__.lower()
-    origin = next((by for key, by in given_by.items() if _same_branch(key, path)), None)
-    where = f"{path} (from {origin})" if origin else path
-    if problem["type"] == "extra_forbidden":
+    kind, value = problem["type"], problem["input"]
+    if kind == "extra_forbidden":
         parent = _section_at(root, location[:-1])
         allowed = list(parent.model_fields) if parent else []
-        return f"{where}: unknown key; {did_you_mean(str(location[-1]), allowed)}"
-    if problem["type"] == "missing":
-        return f"{where}: required, but not given"
-    if problem["type"] == "value_error":
-        return f"{where}: {problem['ctx']['error']}"
-    if problem["type"] in {"model_type", "model_attributes_type"}:
-        return f"{where}: {describe(problem['input'])}: it has keys below it, none is given"
+        return path, f"unknown key; {hint_for(str(location[-1]), root, allowed)}"
+    if kind == "missing":
+        return path, "required, but not given"
+    if kind == "value_error":
+        return path, str(problem["ctx"]["error"])
     message = problem["msg"][0].lower() + problem["msg"][1:]
-    if problem["type"] == "literal_error":
-        allowed = re.findall(r"'([^']*)'", message)
-        message = did_you_mean(str(problem["input"]), allowed)
+    if kind in {"model_type", "model_attributes_type"}:
+        section = _section_at(root, location)
+        keys = ", ".join(section.model_fields) if section else ""
+        message = f"expected keys below it: {keys}"
+        if isinstance(value, str) and section and "type" in section.model_fields:
+            message += f", as in {{type: {value}}}"
+    elif kind == "literal_error":
+        choices = re.findall(r"'([^']*)'", message)
+        message = did_you_mean(str(value), choices)
         if message.startswith("did"):
-            message += " allowed: " + ", ".join(sorted(allowed))
-    if problem["type"] == "string_pattern_mismatch":
+            message += " allowed: " + ", ".join(sorted(choices))
+    elif kind == "string_pattern_mismatch":
         message = (
             "only letters, digits, '_', '.', '-', at most 128, starting with a letter or digit"
         )
-    return f"{where}: {describe(problem['input'])}: {message}"
-
-
-def _same_branch(one: str, other: str) -> bool:
-    """Whether one key path is the other, or lies above or below it."""
-    shorter, longer = sorted((one + ".", other + "."), key=len)
-    return longer.startswith(shorter)
+    elif kind == "string_type" and isinstance(value, int | float):
+        message = f"that is a number; in quotes it is text: '{value}'"
+    elif kind == "less_than_equal" and problem["ctx"]["le"] == 1 and isinstance(value, int | float):
+        message += f" ({value:g} % is {value / 100:g})"
+    elif kind in _EXPECTED:
+        example = example_of(path) if root is Experiment and "bool" not in kind else None
+        message = f"expected {_EXPECTED[kind]}" + (f", as in {example}" if example else "")
+    return path, f"{describe(value)}: {message}"
 
 
 def _section_at(root: type[BaseModel], location: list[Any]) -> type[BaseModel] | None:
@@ -100,18 +130,3 @@ def _section_at(root: type[BaseModel], location: list[Any]) -> type[BaseModel] |
             return None
         section = sections[0]
     return section
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one with dotted keys; lists stay values.
-
-    >>> flatten({"optimizer": {"type": "Adam", "betas": [0.9, 0.999]}})
-    {'optimizer.type': 'Adam', 'optimizer.betas': [0.9, 0.999]}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

@@ -15,7 +15,9 @@ from typing import Any
 
 import yaml
 
-from sdpose.config.document import flatten, parse_document, parse_yaml
+from sdpose.config.document import parse_document, parse_yaml
+from sdpose.config.key_names import full_paths, spell_out
+from sdpose.config.mappings import flatten, merge
 from sdpose.config.paths import expand_paths
 from sdpose.config.schema import Experiment
 from sdpose.documents import DocumentError, describe, parse_yaml_value, read_text
@@ -24,6 +26,7 @@ from sdpose.printable import printable
 
 EXPERIMENTS_VARIABLE = "SDPOSE_EXPERIMENTS"
 MAX_BASES = 20
+WEIGHTS = {".pth", ".pt", ".safetensors", ".ckpt", ".onnx"}
 
 Chain = list[tuple[Path, dict[str, Any]]]  # a document after its bases, the first base first
 
@@ -75,7 +78,7 @@ def _load(
 def _resolve(
     chain: Chain, overrides: Iterable[str], top_level: dict[str, str | None]
 ) -> tuple[Experiment, Chain, dict[str, str]]:
-    values = _merged(chain)
+    chain, values = _merged(chain)
     given_by: dict[str, str] = {}
     for override in overrides:
         _apply_override(values, override, given_by)
@@ -142,21 +145,39 @@ def find_document(name_or_path: str, folder: Path, kind: str) -> Path:
             f"{path}: a configuration of mmpose is read by sdpose train, test and launch, and by "
             f"submit.py --exp; elsewhere import it first: sdpose config import {path} -o NAME.yaml"
         )
-    if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
+    if path.suffix in WEIGHTS:
+        raise UserError(f"{path} holds weights: the {kind} comes first, its name or YAML file")
+    if path.suffix in {".yaml", ".yml"} or "/" in name_or_path:
         if not os.path.isfile(path):  # False for a name that is too long, where is_file() raises
-            raise UserError(f"{kind} file not found: {path}")
+            raise UserError(f"{kind} file not found: {path}; {_hint_for_file(path, folder)}")
         return path
     candidate = folder / f"{name_or_path}.yaml"
     if not os.path.isfile(candidate):
+        other, option = ("sweep", "--sweep") if kind == "experiment" else ("experiment", "--exp")
         names = sorted(p.stem for p in folder.glob("*.yaml"))
         hint = did_you_mean(name_or_path, names) if names else f"the folder holds no {kind}s"
+        if os.path.isfile(folder.parent / f"{other}s" / candidate.name):
+            command = f"python pipelines/submit.py {option} {name_or_path}"
+            hint = f"the {other} of that name is run by {command}; or {hint}"
         raise UserError(f"unknown {kind} '{name_or_path}' in {folder}: {hint}")
     return candidate
 
 
+def _hint_for_file(path: Path, folder: Path) -> str:
+    if os.path.isdir(path):
+        ran = path / "experiment.yaml"
+        return f"that is a folder; its experiment is {ran}" if ran.is_file() else "it is a folder"
+    if os.path.isfile(folder / f"{path.stem}.yaml"):
+        return f"{folder} has one of that name: {path.stem}"
+    if not os.path.isdir(path.parent):
+        return f"there is no folder {path.parent}"
+    return did_you_mean(path.name, sorted(p.name for p in path.parent.glob("*.y*ml")) or ["(none)"])
+
+
 def resolve_experiment(text: str, path: Path) -> Experiment:
     """The experiment of a file's text, its base looked up as if it were the file `path`."""
-    return parse_experiment(_merged(_chain(parse_yaml(text, str(path)), path)), source=str(path))
+    _, values = _merged(_chain(parse_yaml(text, str(path)), path))
+    return parse_experiment(values, source=str(path))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -189,11 +210,14 @@ def _is_same(one: Path, other: Path) -> bool:
     return os.path.realpath(one) == os.path.realpath(other)
 
 
-def _merged(chain: Chain) -> dict[str, Any]:
+def _merged(chain: Chain) -> tuple[Chain, dict[str, Any]]:
+    """The documents without short keys, and what they make together."""
+    spelled_out: Chain = []
     merged: dict[str, Any] = {}
-    for _, values in chain:
-        merged = _merge(merged, values)
-    return merged
+    for path, values in chain:
+        spelled_out.append((path, spell_out(values, merged, str(path))))
+        merged = merge(merged, spelled_out[-1][1])
+    return spelled_out, merged
 
 
 def _origins(experiment: Experiment, chain: Chain, given_by: dict[str, str]) -> dict[str, str]:
@@ -212,28 +236,27 @@ def _origins(experiment: Experiment, chain: Chain, given_by: dict[str, str]) -> 
     return origins
 
 
-def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Mappings merge key by key; any other value, lists too, replaces the base's."""
-    merged = dict(base)
-    for key, value in changes.items():
-        old = merged.get(key)
-        if isinstance(old, dict) and isinstance(value, dict):
-            merged[key] = _merge(old, value)
-        else:
-            merged[key] = value
-    return merged
-
-
 def _apply_override(values: dict[str, Any], override: str, given_by: dict[str, str]) -> None:
-    key_path, equals, text = override.partition("=")
-    keys = key_path.strip().split(".")
-    if not equals or not all(keys):
+    name, equals, text = override.partition("=")
+    name = name.strip()
+    if not equals or not all(name.split(".")):
         raise UserError(f"--set {override}: expected key.path=value, as in --set optimizer.lr=1e-4")
     try:
-        value = parse_yaml_value(text, f"--set {key_path}")
+        value = parse_yaml_value(text, f"--set {name}")
     except DocumentError as error:
         raise UserError(f"{error}; quote it if it is text") from None
-    node: dict[str, Any] = values
+    try:
+        paths = full_paths(name, values)
+    except UserError as error:
+        raise UserError(f"--set {override}: {error}") from None
+    for path in paths:
+        _set(values, path, value, override)
+        given_by[path] = f"--set {override}"
+
+
+def _set(values: dict[str, Any], path: str, value: Any, override: str) -> None:
+    keys = path.split(".")
+    node = values
     for depth, key in enumerate(keys[:-1], start=1):
         child = node.get(key)
         if child is not None and not isinstance(child, dict):
@@ -241,4 +264,3 @@ def _apply_override(values: dict[str, Any], override: str, given_by: dict[str, s
         node[key] = dict(child or {})
         node = node[key]
     node[keys[-1]] = value
-    given_by[key_path.strip()] = f"--set {override}"

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 
 from sdpose.config.schema import Experiment
+from sdpose.config.short_keys import SHORT_KEYS
 
 # Where the choices do not make one: another value than the default, of the right size.
 EXAMPLES: dict[str, Any] = {
@@ -77,6 +78,8 @@ EXAMPLES: dict[str, Any] = {
     "ema": {"decay": 0.999},
     "ema.decay": 0.999,
     "ema.warm_up": 1.0,
+    "loss_spike": 2.0,
+    "ap_drop": 0.05,
     "checkpoint_config.interval": 5,
     "checkpoint_config.max_keep_ckpts": 3,
     "checkpoint_config.out_dir": "/mnt/checkpoints",
@@ -132,6 +135,11 @@ def keys(
             yield from keys(below, f"{path}.", whole)
 
 
+def example_of(path: str) -> str | None:
+    """A value that can be written for a key of an experiment, as YAML; None: no such key."""
+    return next((as_yaml(key.example) for key in keys() if key.path == path), None)
+
+
 def table() -> str:
     """Markdown: a heading and a table for the top level and for each section."""
     by_section: dict[str, list[Key]] = {"top level": []}
@@ -159,7 +167,8 @@ def _row(key: Key) -> str:
     allowed = "" if is_told else f" ({', '.join(f'`{choice}`' for choice in choices)})"
     default = "required" if key.default is ... else f"`{as_yaml(key.default)}`"
     meaning = key.meaning.replace("|", "\\|").replace("<", "&lt;")
-    return f"| `{key.path}` | {meaning}{allowed} | {default} | `{as_yaml(key.example)}` |"
+    short = next((f" (`{name}`)" for name, full in SHORT_KEYS.items() if key.path in full), "")
+    return f"| `{key.path}`{short} | {meaning}{allowed} | {default} | `{as_yaml(key.example)}` |"
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -48,26 +48,31 @@ class Trial:
         """Three steps with batches of noise; seconds of the last one."""
         settings = self._experiment.optimizer_config
         batches = [self._noise(samples) for _ in range(settings.cumulative_iters)]
-        clip, seconds = settings.grad_clip, 0.0
-        self.model.train()
+        seconds = 0.0
         for step in range(STEPS):
             started = time.perf_counter()
-            values = train_step(
-                self.model,
-                self._loss,
-                self._optimizer,
-                list(self._options.on_device(batches)),
-                lr=0.0,
-                max_norm=clip.max_norm if clip else None,
-                norm_type=clip.norm_type if clip else 2.0,
-                autocast=self._options.autocast(),
-                scaler=self._scaler,
-            )
-            if self._average is not None:
-                self._average.update(step)
-            values["loss"].item()  # waits for the device
+            self.step(batches, step, lr=0.0)
             seconds = time.perf_counter() - started
         return seconds
+
+    def step(self, batches: Iterable[Batch], number: int, lr: float) -> dict[str, float]:
+        """One step of training, the `number`-th from 0; its values."""
+        clip = self._experiment.optimizer_config.grad_clip
+        self.model.train()
+        values = train_step(
+            self.model,
+            self._loss,
+            self._optimizer,
+            list(self._options.on_device(batches)),
+            lr=lr,
+            max_norm=clip.max_norm if clip else None,
+            norm_type=clip.norm_type if clip else 2.0,
+            autocast=self._options.autocast(),
+            scaler=self._scaler,
+        )
+        if self._average is not None:
+            self._average.update(number)
+        return {name: value.item() for name, value in values.items()}  # waits for the device
 
     def evaluate(self) -> None:
         """One batch of the validation set's size."""

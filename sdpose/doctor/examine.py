@@ -11,6 +11,7 @@ from sdpose import tracking
 from sdpose.config import Experiment
 from sdpose.data.glance import Glance, glance_at_coco
 from sdpose.doctor.batch import Trial, check_batch
+from sdpose.doctor.first_steps import try_steps
 from sdpose.doctor.names import check_mlflow, check_registry
 from sdpose.doctor.report import Report
 from sdpose.doctor.services import check_tracking, check_writable, time_limits
@@ -27,13 +28,19 @@ BATCHES_PER_WORKER = 2  # torch's prefetch_factor
 PACKED_SAMPLE_BYTES = 220_000  # the pixels that a crop reads
 
 
-def examine(experiment: Experiment, *, overwrite: bool = False) -> Report:
+def examine(experiment: Experiment, *, overwrite: bool = False, steps: int = 0) -> Report:
     """Everything that a training of the experiment on this machine needs.
 
-    Nothing is changed: what is written for trial is removed. overwrite: as `sdpose train` has it.
+    Nothing is changed: what is written for trial is removed.
+
+    Args:
+        overwrite: as `sdpose train` has it.
+        steps: how many steps to train on the dataset, if nothing of it is missing.
     """
     report = Report("doctor")
     glance = _check_data(experiment, report)
+    if steps and not glance.problems:
+        try_steps(experiment, steps, report)
     checkpoint = check_batch(experiment, report)
     _check_shared_memory(experiment, report)
     with time_limits():

@@ -179,14 +179,14 @@ def write_results(result: EvaluationResult, path: str | Path) -> None:
 
 
 def format_table(metrics: dict[str, float]) -> str:
-    """The ten numbers as two aligned lines.
+    """The ten numbers as two aligned lines of 78 characters.
 
     >>> print(format_table({"AP": 0.7234, "AP .5": 0.9}))
-    |     AP |  AP .5 |
-    | 0.7234 | 0.9000 |
+        AP   AP .5
+    0.7234  0.9000
     """
     rows = [metrics.keys(), (f"{value:.4f}" for value in metrics.values())]
-    return "\n".join("| " + " | ".join(f"{cell:>6}" for cell in row) + " |" for row in rows)
+    return "\n".join("  ".join(f"{cell:>6}" for cell in row) for row in rows)
 
 
 def _in_order(shares: list[Any], num_boxes: int) -> NDArray[np.float32]:

@@ -123,10 +123,11 @@ def _experiment_beside(manifest: Path) -> Experiment:
 def _from_registry(
     name: str, verifier: Verifier | None, say: Say | None
 ) -> tuple[SDPose, Experiment]:
-    model_name, slash, which = name.removeprefix(REGISTRY_SCHEME).rpartition("/")
+    model_name, slash, which = name.removeprefix(REGISTRY_SCHEME).replace("@", "/").rpartition("/")
     if not slash:
         raise UserError(
-            f"{name}: expected {REGISTRY_SCHEME}MODEL/CHANNEL, as in ...s_v1/production"
+            f"{name}: a channel or a version is missing, as in {name}/production or {name}/1 "
+            "(sdpose registry list)"
         )
     store = open_store(registry_root())
     version = resolve(store, f"{model_name}@{which}", verifier=verifier)

@@ -23,6 +23,7 @@ from sdpose.errors import UserError
 from sdpose.printable import printable
 from sdpose.training.environment import environment
 from sdpose.training.layout import work_dir_of
+from sdpose.training.lines import epoch_line, evaluation_line, train_line
 from sdpose.training.log_file import NO_ROOM, LogFile
 from sdpose.training.mlflow_sink import MlflowSink
 from sdpose.training.progress import ProgressFile, ProgressSink, Reporter, progress_in
@@ -33,7 +34,6 @@ from sdpose.training.records import (
     Sink,
     Status,
     TrainRecord,
-    duration,
     tracked_metrics,
 )
 from sdpose.training.trainjob_status import TrainJobStatus
@@ -69,6 +69,7 @@ class Events(Sink):
             opened.append(TensorboardSink(work_dir / "tf_logs", console.say))
         if "TextLoggerHook" in chosen:
             opened.append(TextSink(experiment, work_dir, timestamp, console.say))
+            console.shows_figures = True
         opened.append(_progress_sink(experiment, work_dir, same_run))
         for sink in opened:
             for text in self._said:
@@ -126,9 +127,10 @@ def _progress_sink(experiment: Experiment, work_dir: Path, same_run: bool) -> Pr
 
 
 class ConsoleSink(Sink):
-    """Lines on standard output; on a terminal also one bar for the whole run."""
+    """Lines on standard output; on a terminal short ones, and one bar for the whole run."""
 
     def __init__(self) -> None:
+        self.shows_figures = False
         self._console = RichConsole(highlight=False, markup=False, soft_wrap=True)
         self._bar: Progress | None = None
 
@@ -156,6 +158,19 @@ class ConsoleSink(Sink):
         self._bar.add_task("", total=total_iterations, completed=iteration)
         self._bar.start()
 
+    def train(self, record: TrainRecord) -> None:
+        self._show(train_line(record, short=self._console.is_terminal))
+
+    def epoch(self, record: EpochRecord) -> None:
+        self._show(epoch_line(record, short=self._console.is_terminal))
+
+    def evaluation(self, record: EvaluationRecord) -> None:
+        self._show(evaluation_line(record, short=self._console.is_terminal))
+
+    def _show(self, text: str) -> None:
+        if self.shows_figures:
+            self.say(text)
+
     def progress(self, iteration: int, text: str | None = None) -> None:
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=iteration, description=text)
@@ -171,12 +186,11 @@ class ConsoleSink(Sink):
 
 class TextSink(Sink):
     """`<timestamp>.log`, and `<timestamp>.log.json` with one JSON object a line, as mmcv's
-    TextLoggerHook writes them. Lines go to the console, too."""
+    TextLoggerHook writes them."""
 
     def __init__(self, experiment: Experiment, work_dir: Path, timestamp: str, show: Say) -> None:
         self._log = LogFile(work_dir / f"{timestamp}.log", show)
         self._json = LogFile(work_dir / f"{timestamp}.log.json", show)
-        self._show = show
         self._write_json(
             {
                 "exp_name": experiment.exp_name,
@@ -193,14 +207,7 @@ class TextSink(Sink):
         self._log.write(f"{now} - sdpose - INFO - {text}\n".encode())
 
     def train(self, record: TrainRecord) -> None:
-        wait = 100 * record.data_time / record.time if record.time else 0.0
-        self._line(
-            f"Epoch [{record.epoch}][{record.iteration_in_epoch}/{record.iterations_per_epoch}]\t"
-            f"lr: {record.lr:.3e}, eta: {duration(record.eta)}, time: {record.time:.3f}, "
-            f"data_time: {record.data_time:.3f}, memory: {record.memory}, "
-            + ", ".join(f"{name}: {value:.4g}" for name, value in record.values.items())
-            + f", {record.samples_per_second:.1f} samples/s, {wait:.0f} % waiting for data"
-        )
+        self.say(train_line(record))
         self._write_json(
             {
                 "mode": "train",
@@ -216,18 +223,10 @@ class TextSink(Sink):
         )
 
     def epoch(self, record: EpochRecord) -> None:
-        self._line(
-            f"Epoch [{record.epoch}/{record.total_epochs}] complete\t"
-            + ", ".join(f"{name}: {value:.4g}" for name, value in record.values.items())
-            + f", {duration(record.seconds)}; {duration(record.total_seconds)} in all"
-        )
+        self.say(epoch_line(record))
 
     def evaluation(self, record: EvaluationRecord) -> None:
-        self._line(
-            f"Epoch(val) [{record.epoch}]\t"
-            + ", ".join(f"{name}: {value:.4f}" for name, value in record.metrics.items())
-            + f" (boxes: {record.bbox_source}; {duration(record.seconds)})"
-        )
+        self.say(evaluation_line(record))
         self._write_json(
             {
                 "mode": "val",
@@ -241,10 +240,6 @@ class TextSink(Sink):
     def close(self, status: Status, best_checkpoint: Path | None, seconds: float) -> None:
         self._log.close()
         self._json.close()
-
-    def _line(self, text: str) -> None:
-        self.say(text)
-        self._show(text)
 
     def _write_json(self, values: Mapping[str, Any]) -> None:
         self._json.write(json.dumps(values).encode() + b"\n")

@@ -26,6 +26,7 @@ from types import FrameType
 from typing import ClassVar
 
 from sdpose.grace import GRACE_SECONDS, REPEAT_SECONDS
+from sdpose.training.records import Say
 
 # What a process needs to end after its last wait.
 MARGIN_SECONDS = 3.0
@@ -148,6 +149,16 @@ class StopSignals:
     def _tell(self, text: str) -> None:
         if self._speak:
             os.write(2, f"\n{text}\n".encode())
+
+
+@contextlib.contextmanager
+def before_the_first_step(say: Say) -> Iterator[None]:
+    """Answers a request to stop while nothing is trained yet, so nothing is saved."""
+    try:
+        yield
+    except Interrupted:
+        say("stopped before the first step; the same command starts again")
+        raise
 
 
 def _in_forked_child() -> None:

@@ -34,7 +34,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch.distributed import DistError, run
@@ -58,22 +58,23 @@ COMMANDS = ("train", "test")  # those that know what to do in several processes
 def launch(arguments: Sequence[str]) -> int:
     """`sdpose launch ARGUMENTS`: runs to the end of all processes and returns the exit code.
 
-    Raises UserError, or SystemExit(2) after argparse's message, for arguments that cannot be.
+    Raises UserError for arguments that cannot be.
     """
     parser = run.get_args_parser()
-    parser.prog = "sdpose launch"
+    parser.error = _refuse  # type: ignore[method-assign]
     options = parser.parse_args(list(arguments))
     command = [options.training_script, *options.training_script_args]
     if command[0] not in COMMANDS:
-        raise UserError(
-            f"sdpose launch cannot start '{command[0]}': expected {' or '.join(COMMANDS)}, as in "
-            "sdpose launch --nproc-per-node 8 train EXP"
-        )
+        _refuse(f"cannot start '{command[0]}': expected {' or '.join(COMMANDS)}")
     for number in (signal.SIGTERM, signal.SIGINT):
         # Until torch installs its own. The first process of a container ignores what it does not
         # handle.
         signal.signal(number, _end)
     return _run_processes(options, "sdpose", command)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UserError(f"sdpose launch {message}, as in sdpose launch --nproc-per-node 8 train EXP")
 
 
 def train_on_this_machine(

@@ -43,7 +43,7 @@ from sdpose.training.distributed import (
 from sdpose.training.events import ConsoleSink, Events
 from sdpose.training.halving import reason_to_stop
 from sdpose.training.hold import locked_results
-from sdpose.training.interrupt import Interrupted, StopSignals
+from sdpose.training.interrupt import Interrupted, StopSignals, before_the_first_step
 from sdpose.training.layout import work_dir_of
 from sdpose.training.lease import Lease
 from sdpose.training.memory import killed_loader, memory_errors
@@ -100,15 +100,19 @@ def train(experiment: Experiment, *, overwrite: bool = False) -> TrainResult:
             nonlocal lease
             lease = lock.enter_context(locked_results(experiment, events.say))
 
-        on_main(world, lock_results)
-        start, dataset = begin(experiment, world, overwrite=overwrite, lease=lease, say=events.say)
+        with before_the_first_step(events.say):
+            on_main(world, lock_results)
+            start, dataset = begin(
+                experiment, world, overwrite=overwrite, lease=lease, say=events.say
+            )
         if dataset is None:
             assert start.checkpoint is not None
             events.say(f"{work_dir_of(experiment)} is finished: nothing to train")
             on_main(world, lambda: complete(experiment, start, lease, events.say), PREPARE_TIMEOUT)
             return result_in(experiment, start.checkpoint)
 
-        run = build_run(experiment, world, stop, events, start, dataset, lease)
+        with before_the_first_step(events.say):
+            run = build_run(experiment, world, stop, events, start, dataset, lease)
         with _recorded(run, start):
             if run.progress.epoch and not run.progress.iteration_in_epoch:
                 _finish_epoch(run)  # it was killed between an epoch's end and its evaluation

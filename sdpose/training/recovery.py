@@ -16,7 +16,7 @@ from sdpose.training.checkpoint import (
 from sdpose.training.distributed import on_main
 from sdpose.training.layout import LATEST
 from sdpose.training.run import Run, best_checkpoint, position, restore
-from sdpose.training.watch import AP_DROP, BadStep, DivergedError
+from sdpose.training.watch import BadStep, DivergedError
 
 MAX_ROLLBACKS = 3  # in one epoch
 STEPS_SAID = 3  # of one window
@@ -41,7 +41,9 @@ def recovers(run: Run, error: DivergedError, rollbacks: int) -> bool:
 def recovers_from_drop(run: Run) -> bool:
     """Says if the AP is far below the best; whether the best weights are trained on from here."""
     progress, best = run.progress, best_checkpoint(run.folder, run.progress)
-    if best is None or progress.best_metrics["AP"] - progress.metrics["AP"] < AP_DROP:
+    if best is None:
+        return False
+    if progress.best_metrics["AP"] - progress.metrics["AP"] < run.experiment.ap_drop:
         return False
     run.events.say(
         f"AP dropped from {progress.best_metrics['AP']:.4f} at epoch {progress.best_epoch} to "

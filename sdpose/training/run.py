@@ -100,7 +100,7 @@ def build_run(
     options = step_options(experiment, world.device)
     options.prepare(model)
     optimizer = build_optimizer(model.parameters(), experiment.optimizer, fused=options.fused)
-    scaler, watch = options.scaler(), LossWatch(world)
+    scaler, watch = options.scaler(), LossWatch(world, experiment.loss_spike)
     ema = experiment.ema
     average = AveragedModel(model, decay=ema.decay, warm_up=ema.warm_up) if ema else None
     progress = Progress()

@@ -16,14 +16,10 @@ from torch import Tensor
 from sdpose.errors import UserError
 from sdpose.training.distributed import World, mean_over_ranks
 
-# A loss is a spike above this many times the usual one.
-SPIKE_FACTOR = 5.0
 # The usual loss is a running mean: of all steps at first, later of about this many.
 MEAN_STEPS = 50
 # So many bad steps in a row are no accident.
 BAD_STEPS_IN_A_ROW = 10
-# An AP this far (0..1) below the best so far is a drop.
-AP_DROP = 0.1
 
 
 class LossWatch:
@@ -33,8 +29,9 @@ class LossWatch:
     number, queued behind the gradients' (on a GPU the host goes on; gloo's is waited for).
     """
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, world: World, spike_factor: float) -> None:
+        """spike_factor: a loss above this many times the usual one is a spike."""
+        self._world, self._spike_factor = world, spike_factor
         self.state = torch.zeros(2, device=world.device)  # the usual loss, steps seen
         self.bad_in_a_row = 0  # steps, as of the last log line
 
@@ -43,7 +40,7 @@ class LossWatch:
         the same on all ranks). Nothing is a spike in the first `BAD_STEPS_IN_A_ROW` steps."""
         loss = mean_over_ranks(loss.detach().float(), self._world)
         usual, steps = self.state
-        ceiling = torch.where(steps < BAD_STEPS_IN_A_ROW, math.inf, SPIKE_FACTOR * usual)
+        ceiling = torch.where(steps < BAD_STEPS_IN_A_ROW, math.inf, self._spike_factor * usual)
         # The mean follows a loss that stays high, slowly; never one that is not finite.
         share = 1 / (steps + 1).clamp(max=MEAN_STEPS)
         finite = loss.isfinite() & grad_norm.isfinite()

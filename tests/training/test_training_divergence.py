@@ -143,7 +143,7 @@ def test_ranks_decide_as_one(policy, factor, make, launch) -> None:
 
 
 def test_a_dropped_ap_is_said_and_rolled_back(make, monkeypatch, capsys) -> None:
-    aps = iter((0.5, 0.3, 0.6))
+    aps = iter((0.5, 0.44, 0.6))
     original = loop.evaluate
 
     def evaluate(*arguments, **options):
@@ -152,16 +152,16 @@ def test_a_dropped_ap_is_said_and_rolled_back(make, monkeypatch, capsys) -> None
         return result
 
     monkeypatch.setattr(loop, "evaluate", evaluate)
-    train(make("evaluation.interval=1", "on_divergence=rollback"))
+    train(make("evaluation.interval=1", "on_divergence=rollback", "ap_drop=0.05"))
     said = capsys.readouterr().out
     assert re.search(
-        r"AP dropped from 0.5000 at epoch 1 to 0.3000 at epoch 2; learning rate [\d.e-]+", said
+        r"AP dropped from 0.5000 at epoch 1 to 0.4400 at epoch 2; learning rate [\d.e-]+", said
     )
     assert re.search(r"rolled back .*best_AP_epoch_1.pth \(epoch 1\)", said)
 
 
 def test_the_watch_by_hand() -> None:
-    watch = LossWatch(World(0, 1, torch.device("cpu")))
+    watch = LossWatch(World(0, 1, torch.device("cpu")), 5.0)
     norm = torch.tensor(1.0)
 
     def is_bad(loss: float) -> bool:
@@ -172,5 +172,8 @@ def test_the_watch_by_hand() -> None:
     assert not any(is_bad(1.0) for _ in range(200))
     assert not is_bad(4.0)
     assert is_bad(6.0)
+    strict = LossWatch(World(0, 1, torch.device("cpu")), 2.0)
+    assert not any(bool(strict.is_bad(torch.tensor(1.0), norm)) for _ in range(200))
+    assert bool(strict.is_bad(torch.tensor(3.0), norm))
     assert bool(watch.is_bad(torch.tensor(1.0), torch.tensor(math.nan)))
     assert sum(is_bad(20.0) for _ in range(200)) < 150  # what stays is usual in the end

@@ -41,7 +41,7 @@ def test_no_step_waits_for_the_device(dataset, tmp_path, name, skip_bad) -> None
     optimizer = build_optimizer(model.parameters(), experiment.optimizer, fused=True)
     loss = build_loss(experiment.model.keypoint_head)
     loader = build_train_loader(experiment, pack=prepare_coco(experiment).pack)
-    watch = LossWatch(World(0, 1, device))
+    watch = LossWatch(World(0, 1, device), 5.0)
     values = []
     try:
         batches = options.on_device(loader.epoch(1))

@@ -10,7 +10,15 @@ from sdpose.config.schema.data import Data, DataCfg, TrainPipeline
 from sdpose.config.schema.model import Model
 from sdpose.config.schema.outputs import CheckpointConfig, Evaluation, LogConfig
 from sdpose.config.schema.promotion import Promotion
-from sdpose.config.schema.section import Int, Name, PositiveInt, Section, Switch, WeightsFile
+from sdpose.config.schema.section import (
+    Int,
+    Name,
+    PositiveInt,
+    Probability,
+    Section,
+    Switch,
+    WeightsFile,
+)
 from sdpose.config.schema.sweep import EarlyStopping
 from sdpose.config.schema.training import Amp, Ema, LrConfig, Optimizer, OptimizerConfig
 
@@ -64,6 +72,12 @@ class Experiment(Section):
         description="after NaN or Inf; skip_step leaves such steps and loss spikes out; rollback "
         "goes back to the weights of the last checkpoint (after a drop of AP: of the best one) and "
         "on with the samples after those that diverged",
+    )
+    loss_spike: Annotated[float, Field(gt=1, allow_inf_nan=False)] = Field(
+        5.0, description="a step whose loss is above this many times the usual one is a spike"
+    )
+    ap_drop: Probability = Field(
+        0.1, description="an AP that far below the best so far, 0..1, is reported as a drop"
     )
     sync_bn: bool = Field(
         True,

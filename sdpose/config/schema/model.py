@@ -119,7 +119,8 @@ class TokenPose(Section):
             if feature % patch:
                 raise ValueError(
                     f"patch_size {list(self.patch_size)} does not divide feature_size "
-                    f"{list(self.feature_size)} (axis {axis}: {feature} / {patch})"
+                    f"{list(self.feature_size)} (axis {axis}: {feature} / {patch}): change it, or "
+                    "data_cfg.image_size (width, height)"
                 )
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} must be divisible by heads {self.heads}")
