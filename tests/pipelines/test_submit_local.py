@@ -130,7 +130,7 @@ def test_the_report_is_in_the_work_dir_and_in_mlflow(first: Finished) -> None:
     summary = json.loads((first.kept / "tiny/summary.json").read_text())
     for fact in ("dataset_digest", "mlflow_run_id", "git_commit"):
         assert f"<td>{summary[fact]}</td>" in page
-    assert f"<dd>{100 * summary['ap']:.1f}</dd>" in page
+    assert f"<dd>{summary['ap']:.4f}</dd>" in page
     client = MlflowClient(tracking_uri=f"sqlite:///{first.cwd}/work_dirs/mlflow.db")
     logged = client.download_artifacts(summary["mlflow_run_id"], "report.html")
     assert Path(logged).read_bytes() == report.read_bytes()
