@@ -79,7 +79,7 @@ def run_here(
         "AP": f"{summary['ap']:.4f} on {summary['bbox_source']} boxes",
         "checkpoint": summary["best_checkpoint"],
         "MLflow run": f"{run_id} in {shown_uri()}" if run_id else "none (log_config.hooks)",
-        "model version": f"{summary['exp_name']} version {summary['model_version']}",
+        "model version": f"{summary['model_name']} version {summary['model_version']}",
         **({"promotion": _promotion(promoted)} if (promoted := summary.get("promotion")) else {}),
         "summary": work_dir / "summary.json",
         **({"report": report} if (report := work_dir / REPORT).is_file() else {}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -33,6 +34,7 @@ from sdpose.config import (  # noqa: E402
 )
 from sdpose.errors import UserError, user_errors  # noqa: E402
 from sdpose.registry import CHANNELS  # noqa: E402
+from sdpose.registry.layout import check_model_name  # noqa: E402
 
 if TYPE_CHECKING:
     from components.cluster import Cluster
@@ -111,6 +113,12 @@ interrupt_option = click.option(
 @click.option("--load-from", metavar="PATH", help="Start from the weights of this file.")
 @click.option("--overwrite", is_flag=True, help="Remove another experiment's results first.")
 @click.option(
+    "--register-as",
+    metavar="MODEL",
+    help="The model that the run becomes a version of, instead of the experiment's registry.model "
+    "(by default the name of its first base).",
+)
+@click.option(
     "--promote",
     type=click.Choice(CHANNELS),
     metavar="CHANNEL",
@@ -174,6 +182,7 @@ def submit(
     overrides: tuple[str, ...],
     resume_from: str | None,
     load_from: str | None,
+    register_as: str | None,
     dry_run: bool,
     runner: str | None,
     profile: str | None,
@@ -197,6 +206,8 @@ def submit(
         raise UserError("--parallel is for the trials of a sweep: give --sweep NAME")
     from pipelines.target import choose_target
 
+    if register_as is not None:
+        overrides += (f"registry.model={json.dumps(check_model_name(register_as))}",)
     target = choose_target(
         runner, endpoint, profile, profile_is_given=_given("profile"), dry_run=dry_run
     )

@@ -17,6 +17,7 @@ import yaml
 
 from sdpose.config.document import flatten, parse_document, parse_yaml
 from sdpose.config.schema import Experiment
+from sdpose.config.schema.section import is_name
 from sdpose.documents import DocumentError, describe, parse_yaml_value, read_text
 from sdpose.errors import UserError, did_you_mean
 from sdpose.printable import printable
@@ -172,7 +173,11 @@ def _is_same(one: Path, other: Path) -> bool:
 
 
 def _merged(chain: Chain) -> dict[str, Any]:
+    # One model in the registry for an experiment and all that are based on it, however they and
+    # their sweeps are named.
     merged: dict[str, Any] = {}
+    if is_name(family := chain[0][1].get("exp_name")):
+        merged["registry"] = {"model": family}
     for _, values in chain:
         merged = _merge(merged, values)
     return merged

@@ -16,7 +16,7 @@ from sdpose.registry.channels import Gates, Record
 from sdpose.registry.gates import gates_for
 from sdpose.registry.layout import registry_root
 from sdpose.registry.register import RUN_ID_VARIABLE
-from sdpose.registry.run import read_summary, write_summary
+from sdpose.registry.run import model_of, read_summary, write_summary
 from sdpose.registry.signatures import Signer, Verifier, signer_of, verifier_of
 from sdpose.registry.versions import read_version
 from sdpose.registry.withdrawals import read_withdrawals
@@ -123,7 +123,7 @@ def promote_run(
     registered by an earlier one). The summary in the work dir says its outcome."""
     record = promote(
         open_store(registry_root()),
-        experiment.exp_name,
+        model_of(experiment),
         version,
         channel,
         approver=approver,

@@ -16,6 +16,12 @@ from sdpose.training.workdir import work_dir_of
 SUMMARY = "summary.json"
 
 
+def model_of(experiment: Experiment) -> str:
+    """The model that the experiment's runs are versions of."""
+    assert experiment.registry.model is not None  # the schema fills it in
+    return experiment.registry.model
+
+
 def register_run(
     experiment: Experiment,
     *,
@@ -35,7 +41,7 @@ def register_run(
     metrics = json.loads(results.with_suffix(".metrics.json").read_text(encoding="utf-8"))
     settings = metrics.pop("settings")
     version = register_checkpoint(
-        experiment.exp_name,
+        model_of(experiment),
         checkpoint,
         experiment=experiment,
         dataset_digest=dataset_digest,
@@ -59,6 +65,7 @@ def register_run(
             "metrics": metrics,
             "best_checkpoint": str(trained_as),
             "mlflow_run_id": mlflow_run_id,
+            "model_name": version.model_name,
             "model_version": version.version,
             "registered_checkpoint": version.weights_uri,
             "git_commit": git_commit,

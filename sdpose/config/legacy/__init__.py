@@ -58,6 +58,7 @@ def import_config(path: Path) -> ImportedExperiment:
     translated = translate_in_child(path)
     experiment = parse_experiment(translated["experiment"], source=str(path))
     base, changes = _nearest_base(experiment)
+    experiment = experiment.model_copy(update={"registry": load_experiment(base).registry})
     lines = [f"Imported from {path.name}."]
     if translated["unsupported"]:
         lines.append("Not supported, and not in this experiment:")
@@ -79,6 +80,7 @@ def _nearest_base(experiment: Experiment) -> tuple[str, dict[str, Any]]:
     for name in BASES:
         changes = _difference(_plain(load_experiment(name)), _plain(experiment))
         changes.pop("exp_name", None)
+        changes.pop("registry", None)  # the base's
         if experiment.work_dir == f"work_dirs/{experiment.exp_name}":
             changes.pop("work_dir", None)
         candidates.append((len(str(changes)), name, changes))
