@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,10 +22,15 @@ from sdpose.errors import UserError
 from sdpose.registry.layout import CHANNELS
 from sdpose.storage import Store
 
+if TYPE_CHECKING:
+    from sdpose.registry.run import EvaluatedRun
+
 
 @click.command()
 @click.argument("model")
-@click.argument("checkpoint", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument(
+    "source", metavar="WORK_DIR|CHECKPOINT", type=click.Path(path_type=Path, exists=True)
+)
 @click.option(
     "--metrics",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -39,16 +45,19 @@ from sdpose.storage import Store
 def register(
     store: Store,
     model: str,
-    checkpoint: Path,
+    source: Path,
     metrics: Path | None,
     exp: str | None,
     dataset_digest: str,
     mlflow_run: str | None,
     key: Path | None,
 ) -> Any:
-    """Upload the weights of CHECKPOINT and announce them as a version of MODEL.
+    """Upload weights and announce them as a version of MODEL.
 
-    The same content is the same version, however often it is registered.
+    Of a WORK_DIR they are those of the checkpoint that the pipeline has evaluated, with its AP,
+    dataset, evaluation settings and MLflow run, as the work dir's summary.json has them; so they
+    are if CHECKPOINT is that file. The same content is the same version, however often it is
+    registered.
     """
     from sdpose.config import load_experiment, parse_experiment
     from sdpose.models.weights import read_checkpoint
@@ -56,6 +65,8 @@ def register(
     from sdpose.registry.signatures import signer_of
 
     signer = signer_of(key)
+    run = _evaluated(source)
+    checkpoint = run.checkpoint if run else source
     _, meta = read_checkpoint(checkpoint)
     if exp is not None:
         experiment = load_experiment(exp)
@@ -63,26 +74,61 @@ def register(
         experiment = parse_experiment(meta["experiment"], source=str(checkpoint))
     else:
         raise UserError(f"{checkpoint} does not say which experiment it is of: give --exp NAME")
-    values, settings, digest = read_metrics(metrics) if metrics else ({}, {}, "")
+    values, settings, digest = {}, {}, ""
+    if run is not None:
+        values, settings = dict(run.metrics), dict(run.evaluation_settings)
+        digest, mlflow_run = run.dataset_digest, mlflow_run or run.mlflow_run_id
+    if metrics is not None:
+        values, settings, digest = read_metrics(metrics)
     if dataset_digest and digest not in ("", dataset_digest):
         raise UserError(
-            f"--dataset-digest is {dataset_digest[:12]}, and {metrics} is of an evaluation on "
-            f"{digest[:12]}: leave the option out, or evaluate on that dataset"
+            f"--dataset-digest is {dataset_digest[:12]}, and {metrics or source} is of an "
+            f"evaluation on {digest[:12]}: leave the option out, or evaluate on that dataset"
         )
+    digest = dataset_digest or digest or str(meta.get("dataset_digest", ""))
+    _say_what_is_missing({"AP": values.get("AP"), "dataset": digest, "settings": settings})
     version = register_checkpoint(
         model,
         checkpoint,
         experiment=experiment,
-        dataset_digest=dataset_digest or digest,
+        dataset_digest=digest,
         evaluation_settings=settings,
         metrics=values,
         mlflow_run_id=mlflow_run or meta.get("mlflow_run_id"),
+        git_commit=run.git_commit if run else None,
         root=store,
         signer=signer,
         say=warn,
     )
     again = "" if version.created else " (the same content was there)"
     return f"{model} version {version.version}{again}: {version.weights_uri}", _plain(version)
+
+
+def _evaluated(source: Path) -> EvaluatedRun | None:
+    """What the work dir says, for a work dir or the checkpoint that was evaluated there."""
+    from sdpose.registry.run import SUMMARY, evaluated_run
+
+    if source.is_dir():
+        return evaluated_run(source)
+    with contextlib.suppress(UserError):
+        if (source.parent / SUMMARY).is_file():
+            run = evaluated_run(source.parent)
+            return run if run.checkpoint.samefile(source) else None
+    return None
+
+
+def _say_what_is_missing(known: dict[str, Any]) -> None:
+    lacking = {
+        "AP": "AP, without which no channel takes the version",
+        "dataset": "dataset digest",
+        "settings": "evaluation settings, without which its AP is not compared with another's",
+    }
+    missing = [text for key, text in lacking.items() if known[key] in (None, "", {})]
+    if missing:
+        warn(
+            f"warning: registered without {'; '.join(missing)}. The work dir of an evaluated run "
+            "has them all; for a checkpoint give --metrics and --dataset-digest"
+        )
 
 
 def read_metrics(path: Path) -> tuple[dict[str, float], dict[str, Any], str]:
