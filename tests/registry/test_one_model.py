@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from made import write_checkpoint
+from made import Register, write_checkpoint
 
 from sdpose.cli import cli
 from sdpose.config import (
@@ -22,10 +23,11 @@ from sdpose.config import (
 )
 from sdpose.config.legacy import import_config
 from sdpose.errors import UserError
+from sdpose.registry import CHANNELS, summarize
 from sdpose.registry.promote import promote
 from sdpose.registry.run import register_run
 from sdpose.registry.versions import versions
-from sdpose.storage import open_store
+from sdpose.storage import Store, open_store
 from sdpose.training.changes import differences
 
 
@@ -103,7 +105,7 @@ def work_dir(experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyP
     return folder
 
 
-def register(source: Path, root: Path, *options: str) -> Any:
+def by_hand(source: Path, root: Path, *options: str) -> Any:
     words = ["registry", "register", "pose", str(source), "--registry", str(root), *options]
     return CliRunner().invoke(cli, words, catch_exceptions=False)
 
@@ -114,7 +116,7 @@ def test_a_work_dir_is_registered_as_the_pipeline_did(work_dir: Path, tmp_path: 
     for number, source in enumerate((work_dir, work_dir / "best_AP_epoch_1.pth", moved)):
         if source == moved:
             work_dir.rename(moved)
-        result = register(source, tmp_path / str(number))
+        result = by_hand(source, tmp_path / str(number))
         assert (result.exit_code, result.stderr) == (0, "")
         (version,) = versions(open_store(tmp_path / str(number)), "pose")
         for key in ("metrics", "evaluation_settings", "dataset_digest", "git", "identity"):
@@ -125,15 +127,15 @@ def test_what_a_registration_lacks_is_said(work_dir: Path, tmp_path: Path) -> No
     summary = json.loads((work_dir / "summary.json").read_text())
     del summary["evaluation_settings"]  # as f51444b wrote it
     (work_dir / "summary.json").write_text(json.dumps(summary))
-    said = register(work_dir, tmp_path / "a").stderr
+    said = by_hand(work_dir, tmp_path / "a").stderr
     assert "registered without evaluation settings" in said
     (work_dir / "summary.json").unlink()
-    said = register(work_dir / "best_AP_epoch_1.pth", tmp_path / "b").stderr
+    said = by_hand(work_dir / "best_AP_epoch_1.pth", tmp_path / "b").stderr
     assert "registered without AP, without which no channel takes the version; dataset" in said
     record = promote(open_store(tmp_path / "b"), "pose", 1, "candidate", approver="kim")
     assert not record["allowed"], "the first promotion, too"
     with pytest.raises(UserError, match=r"has no summary\.json.*sdpose test .*experiment\.yaml"):
-        register(work_dir, tmp_path / "c")
+        by_hand(work_dir, tmp_path / "c")
 
 
 @pytest.mark.parametrize(
@@ -153,4 +155,62 @@ def test_a_summary_that_is_none(
     content = [] if changes is None else summary | changes
     (work_dir / "summary.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=said):
-        register(work_dir, tmp_path / "a")
+        by_hand(work_dir, tmp_path / "a")
+
+
+# ------------------------------------------------------------------------------------------- `list`
+
+
+def test_the_best_version_is_listed_first(
+    register: Register, experiment: Experiment, store: Store, root: str
+) -> None:
+    name = "sdpose_s_v1_" + 8 * "stemnet_" + "ratio_0.5"
+    for seed, ap in ((1, 0.5), (2, 0.7), (3, None), (4, 0.6)):
+        variant = experiment.model_copy(update={"exp_name": f"{name}-seed_{seed}"})
+        register(seed, ap=ap, experiment=variant)
+    for channel in CHANNELS:
+        assert promote(store, "tiny", 4, channel, approver="kim")["allowed"]
+    command = ["registry", "list", "tiny", "--registry", root]
+    shown = CliRunner().invoke(cli, command, catch_exceptions=False).stdout
+    lines = shown.splitlines()
+    assert lines[0].split() == ["version", "AP", "experiment", "dataset", "registered", "channels"]
+    assert [line.split()[:2] for line in lines[1:]] == [
+        ["2", "0.7000"],
+        ["4", "0.6000"],
+        ["1", "0.5000"],
+        ["3", "-"],
+    ]
+    assert max(map(len, lines)) <= 100
+    assert lines[2].endswith("  candidate staging production")
+    assert "ratio_0.5-seed_4  dddddddd" in lines[2]
+    register(5, ap=0.9, dataset_digest="e" * 64)
+    rows = json.loads(CliRunner().invoke(cli, [*command, "--json"]).stdout)
+    assert [row["version"] for row in rows] == [5, 2, 4, 1, 3]
+    assert rows[1]["exp_name"] == f"{name}-seed_2"
+    assert "other data or other evaluation settings does not compare" in (
+        CliRunner().invoke(cli, command).stdout
+    )
+
+
+def test_experiments_of_one_model_meet_at_the_gate(
+    register: Register, experiment: Experiment, store: Store
+) -> None:
+    other = experiment.model_copy(update={"exp_name": "other", "seed": 1})
+    register(1, ap=0.6)
+    register(2, ap=0.5, experiment=other)
+    assert promote(store, "tiny", 1, "production", approver="kim")["allowed"]
+    record = promote(store, "tiny", 2, "production", approver="kim")
+    (reason,) = [v["reason"] for v in record["gates"] if not v["passed"]]
+    assert reason == "AP 0.5000, version 1 has 0.6000 (as registered), margin 0.0"
+
+
+def test_a_registry_without_names_is_listed_with_them(tmp_path: Path) -> None:
+    """f51444b wrote no experiment into the index. The manifests have it."""
+    old = tmp_path / "old"
+    shutil.copytree(Path(__file__).with_name("written_by_f51444b"), old)
+    result = CliRunner().invoke(cli, ["registry", "list", "tiny", "--registry", str(old)])
+    names = [line.split()[2] for line in result.stdout.splitlines()[1:4]]
+    assert names == ["tiny"] * 3
+    (old / "models/tiny/versions/2.json").write_text("{}")  # the index has what was there
+    rows = summarize(open_store(old), "tiny")
+    assert [row.get("exp_name") for row in rows] == ["tiny", None, "tiny"]

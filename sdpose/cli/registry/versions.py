@@ -17,13 +17,16 @@ from sdpose.cli.registry.store import (
     sign_option,
     warn,
 )
-from sdpose.cli.text import format_rows
+from sdpose.cli.text import format_rows, shorten
 from sdpose.errors import UserError
 from sdpose.registry.layout import CHANNELS
 from sdpose.storage import Store
 
 if TYPE_CHECKING:
     from sdpose.registry.run import EvaluatedRun
+
+
+LIST_WIDTH = 100
 
 
 @click.command()
@@ -207,7 +210,7 @@ def sign(store: Store, reference: str, key: Path | None, approver: str | None) -
 @click.argument("model", required=False)
 @on_store
 def list_(store: Store, model: str | None) -> Any:
-    """List the models, or the versions of MODEL, with the channels that point at them."""
+    """List the models, or the versions of MODEL: AP, experiment, dataset, channels; best first."""
     from sdpose.registry.channels import current
     from sdpose.registry.versions import model_names, summarize
     from sdpose.registry.withdrawals import read_withdrawals
@@ -234,22 +237,43 @@ def list_(store: Store, model: str | None) -> Any:
     if not versions:
         names = ", ".join(model_names(store)) or "none: the registry is empty"
         raise UserError(f"there is no model '{model}'; there are: {names}")
+    versions.sort(key=lambda v: (v["withdrawn"] is None, v["AP"] or -1.0, v["version"]))
+    versions.reverse()
+    return _leaderboard(versions), versions
+
+
+def _leaderboard(versions: list[dict[str, Any]]) -> str:
+    """A table of at most LIST_WIDTH columns, and what is to be said of single versions below."""
+    channels = [" ".join(v["channels"]) or "-" for v in versions]
+    others = len("version  AP        dataset   registered  ") + max(
+        map(len, ["channels", *channels])
+    )
     rows = [
         [
             str(v["version"]),
             "-" if v["AP"] is None else f"{v['AP']:.4f}",
-            v["dataset_digest"][:12] or "-",
-            v["registered_at"] or "-",
-            f"{v['size'] / 1e6:.1f} MB" if v["size"] else "-",
-            " ".join(v["channels"]) or "-",
-            f"withdrawn: {v['withdrawn']['reason']}" if v["withdrawn"] else v["problem"] or "",
+            shorten(v["exp_name"] or "-", LIST_WIDTH - others),
+            v["dataset_digest"][:8] or "-",
+            v["registered_at"][:10] or "-",
+            channel,
         ]
-        for v in versions
+        for v, channel in zip(versions, channels, strict=True)
     ]
-    header = ["version", "AP", "dataset", "registered", "weights", "channels", "note"]
-    if not any(row[-1] for row in rows):  # the usual case
-        header, rows = header[:-1], [row[:-1] for row in rows]
-    return format_rows(header, rows), versions
+    lines = [
+        format_rows(["version", "AP", "experiment", "dataset", "registered", "channels"], rows)
+    ]
+    for v in versions:
+        if v["withdrawn"]:
+            lines.append(f"version {v['version']} is withdrawn: {v['withdrawn']['reason']}")
+        elif v["problem"]:
+            lines.append(f"version {v['version']}: {v['problem']}")
+    evaluated = ("dataset_digest", "evaluation_settings_digest")
+    if len({tuple(v[k] for k in evaluated) for v in versions if v["AP"] is not None}) > 1:
+        lines.append(
+            "AP of other data or other evaluation settings does not compare; `promote` evaluates "
+            "the channel's version again then"
+        )
+    return "\n".join(lines)
 
 
 @click.command()
