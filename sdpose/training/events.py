@@ -68,7 +68,7 @@ class Events(Sink):
         if "TensorboardLoggerHook" in chosen:
             opened.append(TensorboardSink(work_dir / "tf_logs", console.say))
         if "TextLoggerHook" in chosen:
-            opened.append(TextSink(experiment, work_dir, timestamp, console.say))
+            opened.append(TextSink(experiment, work_dir, timestamp, dataset_digest, console.say))
         opened.append(_progress_sink(experiment, work_dir, same_run))
         for sink in opened:
             for text in self._said:
@@ -173,7 +173,14 @@ class TextSink(Sink):
     """`<timestamp>.log`, and `<timestamp>.log.json` with one JSON object a line, as mmcv's
     TextLoggerHook writes them. Lines go to the console, too."""
 
-    def __init__(self, experiment: Experiment, work_dir: Path, timestamp: str, show: Say) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        work_dir: Path,
+        timestamp: str,
+        dataset_digest: str,
+        show: Say,
+    ) -> None:
         self._log = LogFile(work_dir / f"{timestamp}.log", show)
         self._json = LogFile(work_dir / f"{timestamp}.log.json", show)
         self._show = show
@@ -182,6 +189,7 @@ class TextSink(Sink):
                 "exp_name": experiment.exp_name,
                 "seed": experiment.seed,
                 "experiment_digest": experiment_digest(experiment),
+                "dataset_digest": dataset_digest,
                 "sdpose_version": __version__,
                 "environment": environment(),
             }
