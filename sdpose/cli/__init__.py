@@ -20,6 +20,7 @@ from sdpose.cli import (
     registry,
     report,
     steps,
+    ui,
 )
 from sdpose.errors import UserError, user_errors
 
@@ -50,6 +51,7 @@ for command in (
     predict.export,
     report.report,
     compare.compare,
+    ui.ui,
     registry.registry,
     completion.completion,
 ):

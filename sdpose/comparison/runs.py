@@ -85,7 +85,8 @@ class Comparison:
     def differences(self, metric: str) -> list[Difference | None]:
         """Of each configuration to the first; None where it was evaluated on something else."""
         first, *others = self.configurations
-        base, found = first.spread(metric), [None]
+        base = first.spread(metric)
+        found: list[Difference | None] = [None]
         for other in others:
             spread, same = other.spread(metric), other.evaluated_on == first.evaluated_on
             found.append(difference(base, spread) if base and spread and same else None)

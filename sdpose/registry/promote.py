@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import getpass
 import os
 from collections.abc import Callable
 from typing import Any
@@ -161,6 +159,4 @@ def default_approver() -> str:
     """Who runs this: $SDPOSE_APPROVER, else the login name."""
     if configured := os.environ.get("SDPOSE_APPROVER"):
         return configured
-    with contextlib.suppress(OSError, KeyError):  # a container's user may have no name
-        return getpass.getuser()
-    return f"uid {os.getuid()}"
+    return tracking.user_name()

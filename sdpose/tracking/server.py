@@ -16,6 +16,7 @@ from typing import Any
 
 from sdpose.credentials import without_secrets
 from sdpose.errors import UserError
+from sdpose.tracking import moved
 from sdpose.tracking.advice import advice, refuse_address
 
 
@@ -66,6 +67,7 @@ def connect() -> Any:
     try:
         if database is not None:
             database.parent.mkdir(parents=True, exist_ok=True)
+            moved.follow(database)
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
     except Exception as error:
         raise unreachable(error) from error

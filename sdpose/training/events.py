@@ -34,6 +34,7 @@ from sdpose.training.records import (
     TrainRecord,
     duration,
     tracked_metrics,
+    unweighted_losses,
 )
 from sdpose.training.trainjob_status import TrainJobStatus
 from sdpose.training.workdir import work_dir_of
@@ -66,7 +67,7 @@ class Events(Sink):
             opened.append(mlflow)
             mlflow_run_id = mlflow.run_id
         if "TensorboardLoggerHook" in chosen:
-            opened.append(TensorboardSink(work_dir / "tf_logs", console.say))
+            opened.append(TensorboardSink(experiment, work_dir / "tf_logs", console.say))
         if "TextLoggerHook" in chosen:
             opened.append(TextSink(experiment, work_dir, timestamp, dataset_digest, console.say))
         opened.append(_progress_sink(experiment, work_dir, same_run))
@@ -268,7 +269,7 @@ class TensorboardSink(Sink):
     takes the queue along.
     """
 
-    def __init__(self, folder: Path, say: Say) -> None:
+    def __init__(self, experiment: Experiment, folder: Path, say: Say) -> None:
         try:
             from tensorboard.compat.proto.event_pb2 import Event
             from tensorboard.summary.writer.record_writer import RecordWriter
@@ -279,13 +280,14 @@ class TensorboardSink(Sink):
                 "or remove TensorboardLoggerHook from log_config.hooks"
             ) from None
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.0"
-        self._file = LogFile(folder / name, say)
+        self._experiment, self._file = experiment, LogFile(folder / name, say)
         self._records: Any = RecordWriter(self._file)
         self._event, self._scalar = Event, summary.scalar
         self._write(file_version="brain.Event:2")
 
     def train(self, record: TrainRecord) -> None:
-        values = {f"train/{name}": value for name, value in record.values.items()}
+        losses = {**record.values, **unweighted_losses(record.values, self._experiment)}
+        values = {f"train/{name}": value for name, value in losses.items()}
         values |= {"learning_rate": record.lr, "samples_per_second": record.samples_per_second}
         self._add(values, record.iteration)
 
