@@ -49,6 +49,7 @@ __all__ = [
     "is_configured",
     "links_of",
     "log_artifact",
+    "pages_of",
     "run_tags",
     "runs_named",
     "shown_uri",
@@ -64,6 +65,8 @@ EXPERIMENT_VARIABLE = "MLFLOW_EXPERIMENT_NAME"  # MLflow's own
 DEFAULT_EXPERIMENT = "sdpose"
 PARENT_RUN_VARIABLE = "SDPOSE_MLFLOW_PARENT_RUN"  # of a sweep; its trials' runs are nested in it
 SWEEP_TAG = "sdpose.sweep"
+# MLflow opens its pages for language models otherwise.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 # MLflow refuses longer values, and more of them in one call.
@@ -252,6 +255,16 @@ def links_of(run_id: str) -> Links | None:
     return Links(run_link(experiment_id, run_id), comparison_link(experiment_id))
 
 
+def pages_of(run_id: str | None) -> dict[str, str]:
+    """For the end of a run: MLflow's pages of it by their titles, and what has to be started."""
+    links = links_of(run_id) if run_id else None
+    if links is None:
+        return {"MLflow run": run_id or "none (log_config.hooks)"}
+    served = tracking_uri().startswith(("http://", "https://"))
+    start = {} if served else {"MLflow": "sdpose ui (or make ui), then"}
+    return {**start, "  this run": links.run, "  side by side": links.comparison}
+
+
 def comparison_page(port: int = UI_PORT) -> str:
     """MLflow's page of all our runs side by side; its first page if there are none.
 
@@ -306,7 +319,7 @@ def _experiment_id(client: Any) -> str:
         folder = re.sub(r"[^\w.-]|^\.+", "_", name)
         location = (artifacts_beside(database) / folder).as_uri()
     try:
-        return str(client.create_experiment(name, artifact_location=location))
+        return str(client.create_experiment(name, location, EXPERIMENT_TAGS))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

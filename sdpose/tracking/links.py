@@ -7,6 +7,7 @@ from sdpose.credentials import without_secrets
 from sdpose.tracking.server import tracking_uri
 
 UI_HOST, UI_PORT = "127.0.0.1", 5000  # of `sdpose ui`
+TRAINING = "workflowType=machine_learning"
 
 
 def ui_address(port: int = UI_PORT) -> str:
@@ -16,12 +17,9 @@ def ui_address(port: int = UI_PORT) -> str:
 
 
 def run_link(experiment_id: str, run_id: str) -> str:
-    return f"{ui_address()}/#/experiments/{experiment_id}/runs/{run_id}"
+    return f"{ui_address()}/#/experiments/{experiment_id}/runs/{run_id}?{TRAINING}"
 
 
 def comparison_link(experiment_id: str, port: int = UI_PORT) -> str:
     """The curves of all runs of an experiment, side by side."""
-    return (
-        f"{ui_address(port)}/#/experiments/{experiment_id}/runs"
-        "?workflowType=machine_learning&compareRunsMode=CHART"
-    )
+    return f"{ui_address(port)}/#/experiments/{experiment_id}/runs?{TRAINING}&compareRunsMode=CHART"
