@@ -113,7 +113,7 @@ def test_artifacts_follow_the_project(
     first, old = log_a_file("before")
     assert old.is_relative_to(project / "work_dirs/mlartifacts")
     database = project / "work_dirs/mlflow.db"
-    here = tmp_path / "another place"
+    here = tmp_path / "another place%20"
     move(project, here)
     before = database.read_bytes() if database.exists() else b""
     monkeypatch.chdir(here)

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from sdpose.credentials import without_secrets
 from sdpose.errors import UserError
@@ -29,7 +30,8 @@ def tracking_uri() -> str:
     configured = os.environ.get("MLFLOW_TRACKING_URI")
     if configured:
         return configured
-    return f"sqlite:///{Path('work_dirs/mlflow.db').absolute()}"
+    path = str(Path("work_dirs/mlflow.db").absolute())
+    return f"sqlite:///{path.replace('%', '%25').replace('?', '%3F')}"  # it is unquoted there
 
 
 def shown_uri() -> str:
@@ -116,7 +118,7 @@ def mlflow_errors() -> Iterator[None]:
 
 def sqlite_file(uri: str) -> Path | None:
     prefix = "sqlite:///"
-    return Path(uri.removeprefix(prefix)) if uri.startswith(prefix) else None
+    return Path(unquote(uri.removeprefix(prefix))) if uri.startswith(prefix) else None
 
 
 def unreachable(error: Exception) -> UnreachableError:
