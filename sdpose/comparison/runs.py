@@ -120,7 +120,7 @@ def compare(names: Sequence[str], *, anyway: bool = False) -> Comparison:
         settings[key] = values
     found = [Configuration(tuple(runs), settings[key]) for key, runs in groups.items()]
     found.sort(key=lambda c: spread.mean if (spread := c.spread("AP")) else -1.0, reverse=True)
-    comparison = Comparison(tuple(found), tuple(map(str, skipped)))
+    comparison = Comparison(tuple(found), tuple(str(e).splitlines()[0] for e in skipped))
     if comparison.evaluations and not anyway:
         raise UserError(_refusal(comparison))
     return comparison
@@ -161,7 +161,10 @@ def _work_dir(name: str) -> Path:
 
 def _read(folder: Path) -> Run:
     path = folder / EXPERIMENT_FILE
-    experiment = parse_experiment(read_bytes(path, MAX_YAML_BYTES), source=str(path))
+    try:
+        experiment = parse_experiment(read_bytes(path, MAX_YAML_BYTES), source=str(path))
+    except UserError as error:  # damaged, or of another version
+        raise NoRunError(str(error)) from None
     history = read_history(folder)
     if not history.evaluations:
         raise NoRunError(

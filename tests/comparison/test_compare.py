@@ -150,11 +150,14 @@ def test_a_whole_folder_is_compared() -> None:
     for name in ("mlartifacts", "registry", "sweeps"):
         Path("work_dirs", name).mkdir()
     Path("work_dirs/mlflow.db").touch()
+    leave("damaged", [0.9])
+    Path("work_dirs/damaged/experiment.yaml").write_text("exp_name: [")
     every = [str(path) for path in sorted(Path("work_dirs").iterdir())]
     result = CliRunner().invoke(cli, ["compare", *every], catch_exceptions=False)
     assert result.stdout.splitlines()[1].split() == ["1", "0.7000", "10", "0", "one"]
-    assert result.stderr.startswith("skipped: work_dirs/mlartifacts: no work dir of a run; ")
-    assert result.stderr.endswith("; and 2 more\n")
+    assert result.stderr.startswith("skipped: work_dirs/damaged/experiment.yaml")
+    assert "; work_dirs/mlartifacts: no work dir of a run; " in result.stderr
+    assert result.stderr.endswith("; and 3 more\n")
     assert len(result.stderr.splitlines()) == 1
 
 
