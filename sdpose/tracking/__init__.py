@@ -262,7 +262,7 @@ def pages_of(run_id: str | None) -> dict[str, str]:
         return {"MLflow run": run_id or "none (log_config.hooks)"}
     served = tracking_uri().startswith(("http://", "https://"))
     start = {} if served else {"MLflow": "sdpose ui (or make ui), then"}
-    return {**start, "  this run": links.run, "  side by side": links.comparison}
+    return {**start, "  this run": links.run, "  compared": links.comparison}
 
 
 def comparison_page(port: int = UI_PORT) -> str:
