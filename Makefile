@@ -19,9 +19,8 @@ demo: $(VENV)/.runtime  ## synthetic COCO -> prepare, train, evaluate, register,
 	$(BIN)/sdpose synth data/synthetic --train 2000 --val 200 --seed 0
 	$(BIN)/python pipelines/submit.py --exp quickstart --yes
 
-ui: $(VENV)/.runtime  ## the MLflow UI on http://127.0.0.1:5000
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --host 127.0.0.1 --port 5000 \
-		--workers 1 --backend-store-uri sqlite:///work_dirs/mlflow.db
+ui: $(VENV)/.runtime  ## MLflow on http://127.0.0.1:5000; prints the page of all runs
+	$(BIN)/sdpose ui
 
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 \
 	--durations 40 --durations-min 5

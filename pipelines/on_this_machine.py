@@ -15,13 +15,13 @@ from pipelines.console import confirm, same_command, say
 from pipelines.processes import Interrupted, interruptible
 from pipelines.run_local import RUN_FILE, StepError, run_local
 from pipelines.sdpose_pipeline import compile_pipeline, make_pipeline
+from sdpose import tracking
 from sdpose.code_version import code_version
 from sdpose.config import Experiment, dump_experiment, parse_experiment
 from sdpose.documents import read_json
 from sdpose.errors import UserError
 from sdpose.registry.promote import objections
 from sdpose.registry.run import read_summary, write_summary
-from sdpose.tracking import shown_uri
 from sdpose.training.layout import EXPERIMENT_FILE, REPORT, work_dir_of
 
 # Below the work dir: what the pipeline itself leaves.
@@ -78,17 +78,15 @@ def run_here(
     seconds = run_steps(pipeline, arguments, work_dir / PIPELINE_FOLDER, cache=cache)
     summary = read_summary(work_dir) | {"seconds": seconds}
     write_summary(work_dir, summary)
-    run_id = summary["mlflow_run_id"]
     say("")
     for name, value in {
         "AP": f"{summary['ap']:.4f} on {summary['bbox_source']} boxes",
         "checkpoint": summary["best_checkpoint"],
-        "MLflow run": f"{run_id} in {shown_uri()}" if run_id else "none (log_config.hooks)",
-        "model version": f"{summary['exp_name']} version {summary['model_version']}",
+        "model version": f"{summary['model_name']} version {summary['model_version']}",
         **({"promotion": _promotion(promoted)} if (promoted := summary.get("promotion")) else {}),
-        "summary": work_dir / "summary.json",
         **({"report": report} if (report := work_dir / REPORT).is_file() else {}),
-        "MLflow UI": "make ui",
+        **tracking.pages_of(summary["mlflow_run_id"]),
+        "all runs": f"sdpose compare {work_dir.parent}/*",
     }.items():
         say(f"{name + ':':<15}{value}")
 

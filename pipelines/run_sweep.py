@@ -125,3 +125,4 @@ def run_sweep_here(
                 shutil.copyfile(made, folder / name)
         if report.is_file():
             say(f"report: {report}")
+            say(f"all trials: sdpose compare {work_root}/{sweep.name}-*; sdpose ui")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from importlib.util import find_spec
@@ -45,6 +46,7 @@ from sdpose.config.legacy.direct import experiment_loader  # noqa: E402
 from sdpose.config.paths import local_path  # noqa: E402
 from sdpose.errors import UserError, user_errors  # noqa: E402
 from sdpose.registry import CHANNELS  # noqa: E402
+from sdpose.registry.layout import check_model_name  # noqa: E402
 
 if TYPE_CHECKING:
     from components.cluster import Cluster
@@ -92,6 +94,12 @@ OF_CLUSTERS = (
     "--allow-unsupported",
     is_flag=True,
     help="Leave out what an mmpose configuration (.py) has and is not supported, losses too.",
+)
+@click.option(
+    "--register-as",
+    metavar="MODEL",
+    help="The model that the run becomes a version of, instead of the experiment's registry.model "
+    "(by default the name of its first base).",
 )
 @click.option(
     "--promote",
@@ -158,6 +166,7 @@ def submit(
     resume_from: str | None,
     load_from: str | None,
     allow_unsupported: bool,
+    register_as: str | None,
     dry_run: bool,
     runner: str | None,
     profile: str | None,
@@ -183,6 +192,8 @@ def submit(
         raise UserError("--allow-unsupported is for an mmpose configuration: give --exp CONFIG.py")
     from pipelines.target import choose_target
 
+    if register_as is not None:
+        overrides += (f"registry.model={json.dumps(check_model_name(register_as))}",)
     target = choose_target(
         runner, endpoint, profile, profile_is_given=_given("profile"), dry_run=dry_run
     )

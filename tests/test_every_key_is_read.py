@@ -18,8 +18,8 @@ from sdpose.config import Experiment, load_experiment
 from sdpose.config.schema import Section
 from sdpose.data.synthetic import write_synthetic_coco
 from sdpose.registry.gates import gates_for
-from sdpose.registry.promote import promote
-from sdpose.registry.register import register_checkpoint
+from sdpose.registry.promote import promote_run
+from sdpose.registry.run import register_run
 from sdpose.storage import open_store
 from sdpose.training.loop import train
 
@@ -76,6 +76,7 @@ def test_every_key_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("SDPOSE_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
 
+    monkeypatch.setenv("SDPOSE_REGISTRY", str(tmp_path / "registry"))
     store = open_store(tmp_path / "registry")
     read: set[tuple[str, str]] = set()
 
@@ -98,14 +99,19 @@ def test_every_key_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         patch.setattr(Section, "__getattribute__", record, raising=False)
         for experiment in experiments:
             trained = train(experiment)
-            version = register_checkpoint(
-                experiment.exp_name,
-                trained.last_checkpoint,
-                experiment=experiment,
-                metrics=trained.best_metrics,
-                root=store,
+            metrics = {**trained.best_metrics, "settings": {"bbox_source": "ground truth"}}
+            (tmp_path / "results.metrics.json").write_text(json.dumps(metrics))
+            version = register_run(
+                experiment,
+                checkpoint=trained.last_checkpoint,
+                trained_as=trained.last_checkpoint,
+                results=tmp_path / "results.json",
+                dataset_digest=trained.dataset_digest,
+                mlflow_run_id=trained.mlflow_run_id or "",
+                runner="local",
+                git_commit="",
             )
-            promote(store, experiment.exp_name, version.version, "candidate", approver="test")
+            promote_run(experiment, version.version, "candidate", approver="test", data_source="")
             gates_for(store, version)({"version": version.version})  # against a present version
 
     unread = keys(Experiment) - read

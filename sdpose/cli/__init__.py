@@ -20,6 +20,7 @@ from sdpose.cli import (
     registry,
     report,
     steps,
+    ui,
 )
 from sdpose.cli.habits import explain
 from sdpose.cli.text import echo
@@ -53,6 +54,7 @@ for command in (
     predict.export,
     report.report,
     compare.compare,
+    ui.ui,
     registry.registry,
     completion.completion,
 ):

@@ -1,74 +1,174 @@
-"""`sdpose compare`: what differs in runs, and what came of it."""
+"""`sdpose compare`: runs by their AP, what differs in them, and what is chance."""
 
 from __future__ import annotations
 
+import csv
+import textwrap
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from sdpose.cli.text import answer, format_rows, json_option
+from sdpose.cli.text import answer, echo, format_rows, json_option, shorten
 
 if TYPE_CHECKING:
     from sdpose.comparison.runs import Comparison
     from sdpose.comparison.spread import Spread
 
+WIDTH = 80
+Column = list[str]
+
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option("--anyway", is_flag=True, help="Also runs that were evaluated on different things.")
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="A page with curves.")
+@click.option(
+    "--csv", "table", type=click.Path(path_type=Path), metavar="FILE", help="A row a run."
+)
 @json_option
-def compare(runs: tuple[str, ...], as_json: bool) -> None:
-    """Compare RUNs: settings that differ beside the metrics of their best epoch.
+def compare(
+    runs: tuple[str, ...], anyway: bool, html: Path | None, table: Path | None, as_json: bool
+) -> None:
+    """Rank RUNs by the AP of their best epoch, beside the settings that differ.
 
-    RUN is a work dir, or an experiment's name below work_dirs. Runs that differ in their seed alone
-    are one configuration: its metrics are means ± standard deviations, and a difference to the
-    first configuration that the seeds explain is called noise (Welch's 95 % interval).
+    RUN is a work dir, or an experiment's name below work_dirs. What is no run is skipped, so that
+    work_dirs/* can be given. Runs that differ in their seed alone are one configuration: its
+    metrics are means ± standard deviations, and a difference to the best configuration that the
+    seeds explain is called noise (Welch's 95 % interval).
+
+    Runs that were evaluated on another dataset, other boxes or with other evaluation settings do
+    not compare: they are refused unless --anyway, and marked then.
 
     \b
     sdpose compare sdpose_s_v1 maskedkd_v2
-    sdpose compare work_dirs/seeds-*
+    sdpose compare work_dirs/*
     """
+    from sdpose.comparison.page import write_comparison
     from sdpose.comparison.runs import compare as compare_runs
 
-    comparison = compare_runs(runs)
+    comparison = compare_runs(runs, anyway=anyway)
+    if comparison.skipped:
+        reasons = "; ".join(comparison.skipped[:3])
+        more = f"; and {len(comparison.skipped) - 3} more" if len(comparison.skipped) > 3 else ""
+        echo(f"skipped: {reasons}{more}", err=True)
+    if html is not None:
+        write_comparison(html, comparison)
+    if table is not None:
+        _write_csv(table, comparison)
     answer(_text(comparison), _value(comparison), as_json=as_json)
 
 
 def _text(comparison: Comparison) -> str:
-    from sdpose.comparison.ranking import number
     from sdpose.comparison.runs import METRICS
 
     configurations = comparison.configurations
-    rows = [
-        ["runs", *(str(len(c.runs)) for c in configurations)],
-        ["seeds", *(", ".join(str(r.experiment.seed) for r in c.runs) for c in configurations)],
-        ["best epoch", *(", ".join(str(r.epoch) for r in c.runs) for c in configurations)],
-        *([key, *map(number, values)] for key, values in comparison.settings.items()),
+    numbers = [str(number) for number in range(1, len(configurations) + 1)]
+    columns = [
+        ["#", *numbers],
+        ["AP", *(_spread_text(c.spread("AP")) for c in configurations)],
+        ["behind", *_behind(comparison)],
+        ["epoch", *(_listed([str(run.epoch) for run in c.runs]) for c in configurations)],
+        ["seed", *(_listed([str(r.experiment.seed) for r in c.runs]) for c in configurations)],
     ]
-    for metric in METRICS:
-        cells = []
-        for c, behind in zip(configurations, comparison.differences(metric), strict=True):
-            cell = _spread_text(c.spread(metric))
-            if behind is not None:
-                known = "one seed each" if behind.verdict == "unknown" else behind.verdict
-                cell += f"  {behind.value:+.4f} {known}"
-            cells.append(cell)
-        rows.append([metric, *cells])
-    text = format_rows(["", *(c.name for c in configurations)], rows)
+    names = [c.name for c in configurations]
+    blocks = [_table(columns, names)]
+    blocks.append(
+        _table(
+            [
+                ["#", *numbers],
+                *([m, *(_mean(c.spread(m)) for c in configurations)] for m in METRICS[1:]),
+            ],
+            names,
+        )
+    )
+    for title, differing in {
+        "evaluated on": comparison.evaluations,
+        "settings that differ": comparison.settings,
+    }.items():
+        if differing:
+            lines = [title, *(_by_value(key, row) for key, row in differing.items())]
+            blocks.append("\n".join(lines))
+    if comparison.evaluations:
+        blocks.append("AP of runs that were evaluated differently does not compare (--anyway).")
     if len(configurations) > 1 and all(len(c.runs) == 1 for c in configurations):
-        text += (
-            "\n\nOne seed each says nothing of chance: run more of them, as in "
+        blocks.append(
+            "One seed each says nothing of chance: run more of them, as in\n"
             "`python pipelines/submit.py --sweep seeds`."
         )
-    return text
+    return "\n\n".join(blocks)
+
+
+def _table(columns: list[Column], names: list[str]) -> str:
+    """With the names as the last column, in WIDTH columns."""
+    left = WIDTH - sum(max(map(len, column)) + 2 for column in columns)
+    columns = [*columns, ["run", *(shorten(name, max(left, 20)) for name in names)]]
+    header, *rows = zip(*columns, strict=True)
+    return format_rows(header, rows)
+
+
+def _behind(comparison: Comparison) -> Column:
+    first, *others = comparison.configurations
+    cells = [""]
+    for other, behind in zip(others, comparison.differences("AP")[1:], strict=True):
+        if behind is None:
+            cells.append("" if other.evaluated_on == first.evaluated_on else "other evaluation")
+        else:
+            known = "" if behind.verdict == "unknown" else f" {behind.verdict}"
+            cells.append(f"{behind.value:+.4f}{known}")
+    return cells
+
+
+def _by_value(key: str, row: list[Any]) -> str:
+    """Which configurations have which value, by their numbers."""
+    from sdpose.comparison.ranking import number
+
+    of_value: dict[str, list[str]] = {}
+    for place, value in enumerate(row, start=1):
+        of_value.setdefault(number(value), []).append(f"#{place}")
+    text = "; ".join(f"{value} ({' '.join(places)})" for value, places in of_value.items())
+    return textwrap.fill(
+        f"{key}: {text}",
+        WIDTH,
+        initial_indent="  ",
+        subsequent_indent="    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _listed(values: list[str]) -> str:
+    return ", ".join(values) if len(values) <= 3 else f"{len(values)} of them"
+
+
+def _mean(spread: Spread | None) -> str:
+    return "-" if spread is None else f"{spread.mean:.4f}"
 
 
 def _spread_text(spread: Spread | None) -> str:
-    if spread is None:
-        return "-"
-    return f"{spread.mean:.4f}" + (
-        f" ± {spread.deviation:.4f}" if spread.deviation is not None else ""
-    )
+    if spread is None or spread.deviation is None:
+        return _mean(spread)
+    return f"{spread.mean:.4f} ± {spread.deviation:.4f}"
+
+
+def _write_csv(path: Path, comparison: Comparison) -> None:
+    from sdpose.comparison.runs import METRICS
+
+    settings = list(comparison.settings)
+    header = ["run", "work_dir", "seed", "epoch", "dataset", "boxes", *METRICS, *settings]
+    rows = [
+        [
+            *(run.experiment.exp_name, run.work_dir, run.experiment.seed, run.epoch),
+            *(run.evaluated_on[key] for key in ("dataset", "boxes")),
+            *(run.metrics.get(metric, "") for metric in METRICS),
+            *(configuration.settings.get(key, "") for key in settings),
+        ]
+        for configuration in comparison.configurations
+        for run in configuration.runs
+    ]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
 
 
 def _value(comparison: Comparison) -> dict[str, object]:
@@ -79,6 +179,7 @@ def _value(comparison: Comparison) -> dict[str, object]:
         "configurations": [
             {
                 "name": c.name,
+                "evaluated_on": dict(c.evaluated_on),
                 "runs": [
                     {
                         "work_dir": str(run.work_dir),
@@ -92,6 +193,7 @@ def _value(comparison: Comparison) -> dict[str, object]:
             for c in configurations
         ],
         "settings": comparison.settings,
+        "evaluations": comparison.evaluations,
         "metrics": {
             metric: [
                 {"spread": s and asdict(s), "difference": d and asdict(d)}

@@ -32,7 +32,7 @@ COMMANDS = {
     **dict.fromkeys(("check", "quick_check"), "sdpose doctor EXP --steps 10"),
     **dict.fromkeys(("download", "fetch"), "sdpose prepare EXP --data-root D --fetch SOURCE"),
     "tensorboard": "tensorboard --logdir work_dirs",
-    **dict.fromkeys(("ui", "mlflow"), "make ui"),
+    "mlflow": "sdpose ui",
 }
 
 # By name without dashes. What is a key of the experiment is found by itself.

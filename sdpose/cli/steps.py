@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from dataclasses import asdict
@@ -11,7 +12,7 @@ import click
 
 from sdpose.cli.options import allow_unsupported_option, experiment_options, start_options
 from sdpose.cli.text import answer, echo, json_option
-from sdpose.config import load_experiment
+from sdpose.config import Experiment, load_experiment
 from sdpose.config.legacy.direct import experiment_loader, with_experiment_file
 from sdpose.errors import UserError
 
@@ -107,7 +108,22 @@ def train(
 
     from sdpose.training.loop import train as train_experiment
 
-    train_experiment(experiment, overwrite=overwrite)
+    result = train_experiment(experiment, overwrite=overwrite)
+    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes the first
+        _say_where_to_look(experiment, result.mlflow_run_id)
+
+
+def _say_where_to_look(experiment: Experiment, mlflow_run_id: str | None) -> None:
+    from sdpose.tracking import pages_of
+    from sdpose.training.layout import work_dir_of
+
+    work_dir = work_dir_of(experiment)
+    lines = {
+        "report": f"sdpose report {work_dir}",
+        **pages_of(mlflow_run_id),
+        "all runs": f"sdpose compare {work_dir.parent}/*",
+    }
+    echo("\n".join(f"{name + ':':<15}{value}" for name, value in lines.items()))
 
 
 @click.command(

@@ -1,4 +1,5 @@
-"""The ranking of a sweep as a page: one file that needs no network, in the style of a run's."""
+"""The ranking of a sweep, or of any runs, as a page: one file that needs no network, in the style
+of a run's."""
 
 from __future__ import annotations
 
@@ -18,15 +19,52 @@ from sdpose.comparison.ranking import (
     number,
     status_text,
 )
+from sdpose.comparison.runs import Comparison
 from sdpose.report.history import Series, read_history
 from sdpose.report.svg import Axis, Plot, axis_for
 from sdpose.report.training_figures import Figure
+from sdpose.training.layout import LATEST
+from sdpose.training.trial import TrialOutcome
 
 MAX_CURVES = 200
+MAX_KEYS = 6  # of runs that have little in common, hundreds may differ
 
 
-def write_page(path: Path, sweep: str, entries: Sequence[Entry]) -> None:
-    """Curves come from the work dirs that can be seen from here; others have none."""
+def write_comparison(path: Path, comparison: Comparison) -> None:
+    """The page of runs that were named one by one."""
+    keys = list(comparison.settings)[:MAX_KEYS]
+    entries = []
+    for place, configuration in enumerate(comparison.configurations):
+        outcomes = [
+            TrialOutcome(
+                run.experiment.exp_name,
+                "finished",
+                ap=run.metrics.get("AP"),
+                checkpoint=str(run.work_dir / LATEST),
+            )
+            for run in configuration.runs
+        ]
+        settings = {key: comparison.settings[key][place] for key in keys}
+        ap, name = configuration.spread("AP"), configuration.name
+        entries.append(Entry(settings, tuple(outcomes), ap, name))
+    differently = [
+        f"{key}: {', '.join(map(str, dict.fromkeys(values)))}"
+        for key, values in comparison.evaluations.items()
+    ]
+    write_page(path, "", entries, evaluated_differently=differently)
+
+
+def write_page(
+    path: Path,
+    sweep: str,
+    entries: Sequence[Entry],
+    evaluated_differently: Sequence[str] = (),
+) -> None:
+    """Curves come from the work dirs that can be seen from here; others have none.
+
+    sweep: its name; "": the runs are of no sweep. evaluated_differently: why their AP does not
+    compare.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("sdpose.comparison", "."),
         autoescape=True,
@@ -38,9 +76,10 @@ def write_page(path: Path, sweep: str, entries: Sequence[Entry]) -> None:
     figures = [_curves(entries), *(_effect(entries, key) for key in keys)]
     rows = [
         {
+            "name": entry.name,
             "settings": [number(entry.settings.get(key, "")) for key in keys],
             "ap": ap_text(entry),
-            "behind": behind_text(behind),
+            "behind": "" if evaluated_differently else behind_text(behind),
             "seeds": entry.ap.count if entry.ap else 0,
             "trials": status_text(entry),
         }
@@ -53,6 +92,8 @@ def write_page(path: Path, sweep: str, entries: Sequence[Entry]) -> None:
         tiles=_tiles(entries),
         figures=[figure for figure in figures if figure is not None],
         keys=keys,
+        named=any(entry.name for entry in entries),
+        evaluated_differently=evaluated_differently,
         rows=rows,
         messages=[o for entry in entries for o in entry.outcomes if o.message],
     )

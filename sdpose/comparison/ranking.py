@@ -14,15 +14,20 @@ from sdpose.training.trial import TrialOutcome
 
 @dataclass(frozen=True)
 class Entry:
-    """One setting of the sweep, over its seeds."""
+    """One setting of the sweep, or one configuration that is compared, over its seeds."""
 
     settings: dict[str, Any]
     outcomes: tuple[TrialOutcome, ...]
     ap: Spread | None  # over the seeds that ran to the end; None: none did
+    name: str = ""  # of what is more than its settings
 
     @property
     def label(self) -> str:
-        return ", ".join(f"{key} {number(v)}" for key, v in self.settings.items()) or "all"
+        return (
+            self.name
+            or ", ".join(f"{key} {number(v)}" for key, v in self.settings.items())
+            or "all"
+        )
 
     @property
     def best(self) -> TrialOutcome:

@@ -20,6 +20,7 @@ from sdpose.config.key_names import full_paths, spell_out
 from sdpose.config.mappings import flatten, merge
 from sdpose.config.paths import expand_paths
 from sdpose.config.schema import Experiment
+from sdpose.config.schema.section import is_name
 from sdpose.documents import DocumentError, describe, parse_yaml_value, read_text
 from sdpose.errors import UserError, did_you_mean
 from sdpose.printable import printable
@@ -214,6 +215,10 @@ def _merged(chain: Chain) -> tuple[Chain, dict[str, Any]]:
     """The documents without short keys, and what they make together."""
     spelled_out: Chain = []
     merged: dict[str, Any] = {}
+    # One model in the registry for an experiment and all that are based on it, however they and
+    # their sweeps are named.
+    if is_name(family := chain[0][1].get("exp_name")):
+        merged["registry"] = {"model": family}
     for path, values in chain:
         spelled_out.append((path, spell_out(values, merged, str(path))))
         merged = merge(merged, spelled_out[-1][1])

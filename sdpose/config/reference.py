@@ -88,6 +88,7 @@ EXAMPLES: dict[str, Any] = {
     "evaluation.interval": 5,
     "log_config.interval": 10,
     "log_config.hooks": ["TextLoggerHook"],
+    "registry.model": "warehouse",
     "promotion.min_ap": 0.7,
     "promotion.margin": 0.002,
     "promotion.max_latency_ms": 20.0,

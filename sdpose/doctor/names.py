@@ -8,6 +8,7 @@ from sdpose import tracking
 from sdpose.config import Experiment, flatten
 from sdpose.doctor.report import Report
 from sdpose.registry import read_version, summarize
+from sdpose.registry.run import model_of
 from sdpose.registry.withdrawals import read_withdrawals
 from sdpose.storage import Store
 from sdpose.training.changes import PLACES, differences
@@ -17,20 +18,28 @@ RENAME = "choose another name: --set exp_name=NAME, or exp_name in the experimen
 
 
 def check_registry(experiment: Experiment, registry: Store, report: Report) -> None:
-    name = experiment.exp_name
-    withdrawn = read_withdrawals(registry, name)
-    rows = summarize(registry, name, withdrawn=withdrawn)
+    """Versions of other experiments are no problem: they are of the same model."""
+    model, name = model_of(experiment), experiment.exp_name
+    withdrawn = read_withdrawals(registry, model)
+    rows = summarize(registry, model, withdrawn=withdrawn)
     versions = [row for row in rows if row["version"] not in withdrawn]
     if not versions:
-        report.fine.append(f"name: the model registry has no {name} yet")
+        report.fine.append(f"name: the model registry has no {model} yet")
         return
-    newest = read_version(registry, name, versions[-1]["version"])
-    differing = differences(newest.manifest["experiment"], experiment)
-    there = f"the model registry has {name}, up to version {newest.version}"
-    if differing:
-        report.problem(f"name: {there}, of other settings: {_few(differing)}", RENAME)
+    there = f"the model registry has {model}, up to version {versions[-1]['version']}"
+    own = [row["version"] for row in versions if row["exp_name"] == name]
+    if not own:
+        report.fine.append(f"name: {there}, none by {name}; the next one joins them")
+        return
+    newest = read_version(registry, model, own[-1])
+    if differing := differences(newest.manifest["experiment"], experiment):
+        report.problem(
+            f"name: {there}; version {newest.version} is by {name} of other settings: "
+            f"{_few(differing)}",
+            RENAME,
+        )
     else:
-        report.fine.append(f"name: {there}, of these settings; the next one joins them")
+        report.fine.append(f"name: {there}, by {name} of these settings; the next one joins them")
 
 
 def check_mlflow(experiment: Experiment, report: Report) -> None:

@@ -204,6 +204,7 @@ class Summary(Document):
     registered_at: str  # to be shown; 10,000 of them are checked at every `list`
     sha256: Sha256
     size: Annotated[int, Field(ge=0)]
+    exp_name: str = ""  # "": written by an earlier version
 
 
 class Index(Document):

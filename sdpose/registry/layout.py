@@ -45,7 +45,7 @@ def check_model_name(name: str) -> str:
     if not NAME.fullmatch(name):
         raise UserError(
             f"'{name}' cannot name a model: up to 128 letters, digits, '_', '.' or '-', a letter "
-            "or digit first (an experiment's exp_name)"
+            "or digit first"
         )
     return name
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import getpass
 import os
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +14,7 @@ from sdpose.registry.channels import Gates, Record
 from sdpose.registry.gates import gates_for
 from sdpose.registry.layout import registry_root
 from sdpose.registry.register import RUN_ID_VARIABLE
-from sdpose.registry.run import read_summary, write_summary
+from sdpose.registry.run import model_of, read_summary, write_summary
 from sdpose.registry.signatures import Signer, Verifier, signer_of, verifier_of
 from sdpose.registry.versions import read_version
 from sdpose.registry.withdrawals import read_withdrawals
@@ -123,7 +121,7 @@ def promote_run(
     registered by an earlier one). The summary in the work dir says its outcome."""
     record = promote(
         open_store(registry_root()),
-        experiment.exp_name,
+        model_of(experiment),
         version,
         channel,
         approver=approver,
@@ -161,6 +159,4 @@ def default_approver() -> str:
     """Who runs this: $SDPOSE_APPROVER, else the login name."""
     if configured := os.environ.get("SDPOSE_APPROVER"):
         return configured
-    with contextlib.suppress(OSError, KeyError):  # a container's user may have no name
-        return getpass.getuser()
-    return f"uid {os.getuid()}"
+    return tracking.user_name()

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sdpose.config import Experiment, experiment_digest
+from sdpose.documents import DocumentError, read_json
+from sdpose.errors import UserError
 from sdpose.files import write_atomically
+from sdpose.registry.documents import check_metrics
 from sdpose.registry.register import register_checkpoint
 from sdpose.registry.signatures import signer_of
 from sdpose.registry.versions import ModelVersion
-from sdpose.training.layout import work_dir_of
+from sdpose.training.layout import EXPERIMENT_FILE, work_dir_of
 
 SUMMARY = "summary.json"
+
+
+def model_of(experiment: Experiment) -> str:
+    """The model that the experiment's runs are versions of."""
+    assert experiment.registry.model is not None  # the schema fills it in
+    return experiment.registry.model
 
 
 def register_run(
@@ -35,7 +46,7 @@ def register_run(
     metrics = json.loads(results.with_suffix(".metrics.json").read_text(encoding="utf-8"))
     settings = metrics.pop("settings")
     version = register_checkpoint(
-        experiment.exp_name,
+        model_of(experiment),
         checkpoint,
         experiment=experiment,
         dataset_digest=dataset_digest,
@@ -57,14 +68,60 @@ def register_run(
             "ap": metrics["AP"],
             "bbox_source": settings["bbox_source"],
             "metrics": metrics,
+            "evaluation_settings": settings,
             "best_checkpoint": str(trained_as),
             "mlflow_run_id": mlflow_run_id,
+            "model_name": version.model_name,
             "model_version": version.version,
             "registered_checkpoint": version.weights_uri,
             "git_commit": git_commit,
         },
     )
     return version
+
+
+@dataclass(frozen=True)
+class EvaluatedRun:
+    """The checkpoint of a work dir that was evaluated, and what the work dir says of it."""
+
+    checkpoint: Path
+    metrics: Mapping[str, float]
+    evaluation_settings: Mapping[str, Any]  # empty: written by an earlier version
+    dataset_digest: str
+    mlflow_run_id: str | None
+    git_commit: str | None
+
+
+def evaluated_run(work_dir: Path) -> EvaluatedRun:
+    """From the summary that the pipeline has left. Raises UserError if there is none, or it cannot
+    be used."""
+    path = work_dir / SUMMARY
+    if not path.is_file():
+        raise UserError(
+            f"{work_dir} has no {SUMMARY}: the pipeline has not evaluated this run. Evaluate it "
+            f"(`sdpose test {work_dir / EXPERIMENT_FILE} CHECKPOINT --out F.json`), then register "
+            "that CHECKPOINT with --metrics F.metrics.json"
+        )
+    summary = read_json(path)
+    texts = ("best_checkpoint", "dataset_digest", "mlflow_run_id", "git_commit")
+    try:
+        named, digest, run_id, commit = (summary[key] for key in texts)
+        settings, metrics = summary.get("evaluation_settings", {}), summary["metrics"]
+        if not all(isinstance(text, str) for text in (named, digest, run_id, commit)):
+            raise TypeError
+        if not (isinstance(settings, dict) and isinstance(metrics, dict)):
+            raise TypeError
+    except (LookupError, TypeError, AttributeError):
+        raise DocumentError(
+            f"{path}: not what the pipeline writes there: register a checkpoint with --metrics"
+        ) from None
+    # Of a work dir that was moved, or brought from a cluster, the path is another one.
+    places = (Path(named), work_dir / Path(named).name)
+    checkpoint = next((place for place in places[::-1] if place.is_file()), None)
+    if checkpoint is None:
+        raise UserError(f"{path} is about {named}, which is not there: evaluate the run again")
+    metrics = check_metrics(metrics, str(path))
+    return EvaluatedRun(checkpoint, metrics, settings, digest, run_id or None, commit or None)
 
 
 def write_summary(work_dir: Path, summary: dict[str, Any]) -> None:

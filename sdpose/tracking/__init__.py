@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import getpass
+import json
 import os
 import re
 import subprocess
@@ -11,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sdpose.errors import UserError
+from sdpose.tracking.links import UI_PORT, comparison_link, run_link, ui_address
+from sdpose.tracking.moved import artifacts_beside
 from sdpose.tracking.server import (
     UnreachableError,
     connect,
@@ -28,17 +34,22 @@ from sdpose.tracking.server import (
 __all__ = [
     "MAX_PARAM_LENGTH",
     "PARENT_RUN_VARIABLE",
+    "Dataset",
+    "Links",
     "PastRun",
     "RunStatus",
     "TrackedRun",
     "UnreachableError",
     "check_writable",
     "close_sweep_run",
+    "comparison_page",
     "experiment_name",
     "git_commit",
     "impatient",
     "is_configured",
+    "links_of",
     "log_artifact",
+    "pages_of",
     "run_tags",
     "runs_named",
     "shown_uri",
@@ -46,17 +57,39 @@ __all__ = [
     "sweep_run",
     "tag_run",
     "tracking_uri",
+    "ui_address",
+    "user_name",
 ]
 
 EXPERIMENT_VARIABLE = "MLFLOW_EXPERIMENT_NAME"  # MLflow's own
 DEFAULT_EXPERIMENT = "sdpose"
 PARENT_RUN_VARIABLE = "SDPOSE_MLFLOW_PARENT_RUN"  # of a sweep; its trials' runs are nested in it
 SWEEP_TAG = "sdpose.sweep"
+# MLflow opens its pages for language models otherwise.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 # MLflow refuses longer values, and more of them in one call.
 MAX_PARAM_LENGTH = 6000
 MAX_BATCH = 100
+MAX_DESCRIPTION = 5000
+MAX_DIGEST = 36  # of a dataset
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a run was trained on, as MLflow's column shows it."""
+
+    folder: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Links:
+    """MLflow's pages of a run: its own, and that of all runs side by side."""
+
+    run: str
+    comparison: str
 
 
 class TrackedRun:
@@ -73,6 +106,20 @@ class TrackedRun:
         entities = [Param(key, str(value)[:MAX_PARAM_LENGTH]) for key, value in params.items()]
         for start in range(0, len(entities), MAX_BATCH):
             self._client.log_batch(self.run_id, params=entities[start : start + MAX_BATCH])
+
+    def log_dataset(self, dataset: Dataset) -> None:
+        from mlflow.entities import Dataset as MlflowDataset
+        from mlflow.entities import DatasetInput, InputTag
+
+        folder = Path(dataset.folder)
+        entity = MlflowDataset(
+            name=folder.name or str(folder),
+            digest=dataset.digest[:MAX_DIGEST],
+            source_type="local",
+            source=json.dumps({"uri": str(folder.absolute())}),
+        )
+        context = [InputTag("mlflow.data.context", "training")]
+        self._client.log_inputs(self.run_id, [DatasetInput(entity, context)])
 
     def log_metrics(self, metrics: Mapping[str, float], step: int, now: int | None = None) -> None:
         """now: when it was measured, milliseconds since 1970."""
@@ -105,10 +152,14 @@ def start_run(
     *,
     params: Mapping[str, Any],
     tags: Mapping[str, str],
+    source: str = "sdpose",
+    description: str = "",
+    dataset: Dataset | None = None,
     run_id: str | None = None,
 ) -> TrackedRun:
     """A new run in our MLflow experiment, or the run `run_id` continued.
 
+    source: what made it. description: Markdown.
     If that run is not there (another server, a deleted run or database), a new one is made.
     Raises UserError if MLflow is not installed, UnreachableError if it cannot be reached.
     """
@@ -121,10 +172,14 @@ def start_run(
             except Exception as error:
                 if not is_refusal(error):
                     raise
-        run = client.create_run(_experiment_id(client), run_name=name)
+        tags = {**tags, **_origin_tags(source), **_parent_tags()}
+        if description:
+            tags["mlflow.note.content"] = description[:MAX_DESCRIPTION]
+        run = client.create_run(_experiment_id(client), run_name=name, tags=tags)
         tracked = TrackedRun(client, run.info.run_id)
-        tracked.set_tags({**tags, **_git_tags(), **_parent_tags()})
         tracked.log_params(params)
+        if dataset is not None:
+            tracked.log_dataset(dataset)
     except Exception as error:
         raise unreachable(error) from error
     return tracked
@@ -141,7 +196,8 @@ def sweep_run(sweep: str) -> str:
         if found:
             client.update_run(found[0].info.run_id, status="RUNNING")
             return str(found[0].info.run_id)
-        tags = {SWEEP_TAG: sweep, **_git_tags()}
+        source = f"pipelines/submit.py --sweep {sweep}"
+        tags = {SWEEP_TAG: sweep, **_origin_tags(source)}
         return str(client.create_run(experiment_id, run_name=sweep, tags=tags).info.run_id)
 
 
@@ -189,6 +245,39 @@ def run_tags(run_id: str) -> dict[str, str] | None:
             return None
 
 
+def links_of(run_id: str) -> Links | None:
+    """None if MLflow does not know the run, or does not answer."""
+    try:
+        with impatient(), mlflow_errors():
+            experiment_id = str(connect().get_run(run_id).info.experiment_id)
+    except UserError:
+        return None
+    return Links(run_link(experiment_id, run_id), comparison_link(experiment_id))
+
+
+def pages_of(run_id: str | None) -> dict[str, str]:
+    """For the end of a run: MLflow's pages of it by their titles, and what has to be started."""
+    links = links_of(run_id) if run_id else None
+    if links is None:
+        return {"MLflow run": run_id or "none (log_config.hooks)"}
+    served = tracking_uri().startswith(("http://", "https://"))
+    start = {} if served else {"MLflow": "sdpose ui (or make ui), then"}
+    return {**start, "  this run": links.run, "  compared": links.comparison}
+
+
+def comparison_page(port: int = UI_PORT) -> str:
+    """MLflow's page of all our runs side by side; its first page if there are none.
+
+    port: of `sdpose ui`, where there is no server.
+    """
+    client = connect()
+    with mlflow_errors():
+        experiment = client.get_experiment_by_name(experiment_name())
+    if experiment is None:
+        return ui_address(port)
+    return comparison_link(str(experiment.experiment_id), port)
+
+
 @dataclass(frozen=True)
 class PastRun:
     run_id: str
@@ -226,12 +315,11 @@ def _experiment_id(client: Any) -> str:
     database = sqlite_file(tracking_uri())
     location = None  # a server chooses
     if database is not None:
-        # MLflow's own default is relative to whatever folder it is next called in. Two names may
-        # share a folder: runs have folders of their own in it.
+        # Two names may share a folder: runs have folders of their own in it.
         folder = re.sub(r"[^\w.-]|^\.+", "_", name)
-        location = (database.parent / "mlartifacts" / folder).absolute().as_uri()
+        location = (artifacts_beside(database) / folder).as_uri()
     try:
-        return str(client.create_experiment(name, artifact_location=location))
+        return str(client.create_experiment(name, location, EXPERIMENT_TAGS))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -262,6 +350,19 @@ def _parent_tags() -> dict[str, str]:
     return {"mlflow.parentRunId": parent} if parent else {}
 
 
-def _git_tags() -> dict[str, str]:
+def _origin_tags(source: str) -> dict[str, str]:
+    """MLflow's own tags of who made a run, and with what."""
     commit = git_commit()
-    return {"mlflow.source.git.commit": commit} if commit else {}
+    return {
+        "mlflow.user": user_name(),
+        "mlflow.source.name": source,
+        "mlflow.source.type": "LOCAL",
+        **({"mlflow.source.git.commit": commit} if commit else {}),
+    }
+
+
+def user_name() -> str:
+    """The login name; a container's user may have none."""
+    with contextlib.suppress(OSError, KeyError):
+        return getpass.getuser()
+    return f"uid {os.getuid()}"

@@ -13,9 +13,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from sdpose.credentials import without_secrets
 from sdpose.errors import UserError
+from sdpose.tracking import moved
 from sdpose.tracking.advice import advice, refuse_address
 
 
@@ -28,7 +30,8 @@ def tracking_uri() -> str:
     configured = os.environ.get("MLFLOW_TRACKING_URI")
     if configured:
         return configured
-    return f"sqlite:///{Path('work_dirs/mlflow.db').absolute()}"
+    path = str(Path("work_dirs/mlflow.db").absolute())
+    return f"sqlite:///{path.replace('%', '%25').replace('?', '%3F')}"  # it is unquoted there
 
 
 def shown_uri() -> str:
@@ -66,6 +69,7 @@ def connect() -> Any:
     try:
         if database is not None:
             database.parent.mkdir(parents=True, exist_ok=True)
+            moved.follow(database)
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
     except Exception as error:
         raise unreachable(error) from error
@@ -114,7 +118,7 @@ def mlflow_errors() -> Iterator[None]:
 
 def sqlite_file(uri: str) -> Path | None:
     prefix = "sqlite:///"
-    return Path(uri.removeprefix(prefix)) if uri.startswith(prefix) else None
+    return Path(unquote(uri.removeprefix(prefix))) if uri.startswith(prefix) else None
 
 
 def unreachable(error: Exception) -> UnreachableError:

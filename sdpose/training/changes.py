@@ -19,6 +19,7 @@ PLACES = (
     "resume_from",
     "checkpoint_config.mirror",
     "checkpoint_config.interval_minutes",
+    "registry.model",
     *(f"promotion.{key}" for key in Promotion.model_fields),
     "early_stopping.folder",
 )

@@ -35,6 +35,7 @@ from sdpose.training.records import (
     Status,
     TrainRecord,
     tracked_metrics,
+    unweighted_losses,
 )
 from sdpose.training.trainjob_status import TrainJobStatus
 
@@ -66,9 +67,9 @@ class Events(Sink):
             opened.append(mlflow)
             mlflow_run_id = mlflow.run_id
         if "TensorboardLoggerHook" in chosen:
-            opened.append(TensorboardSink(work_dir / "tf_logs", console.say))
+            opened.append(TensorboardSink(experiment, work_dir / "tf_logs", console.say))
         if "TextLoggerHook" in chosen:
-            opened.append(TextSink(experiment, work_dir, timestamp, console.say))
+            opened.append(TextSink(experiment, work_dir, timestamp, dataset_digest, console.say))
             console.shows_figures = True
         opened.append(_progress_sink(experiment, work_dir, same_run))
         for sink in opened:
@@ -188,7 +189,14 @@ class TextSink(Sink):
     """`<timestamp>.log`, and `<timestamp>.log.json` with one JSON object a line, as mmcv's
     TextLoggerHook writes them."""
 
-    def __init__(self, experiment: Experiment, work_dir: Path, timestamp: str, show: Say) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        work_dir: Path,
+        timestamp: str,
+        dataset_digest: str,
+        show: Say,
+    ) -> None:
         self._log = LogFile(work_dir / f"{timestamp}.log", show)
         self._json = LogFile(work_dir / f"{timestamp}.log.json", show)
         self._write_json(
@@ -196,6 +204,7 @@ class TextSink(Sink):
                 "exp_name": experiment.exp_name,
                 "seed": experiment.seed,
                 "experiment_digest": experiment_digest(experiment),
+                "dataset_digest": dataset_digest,
                 "sdpose_version": __version__,
                 "environment": environment(),
             }
@@ -255,7 +264,7 @@ class TensorboardSink(Sink):
     takes the queue along.
     """
 
-    def __init__(self, folder: Path, say: Say) -> None:
+    def __init__(self, experiment: Experiment, folder: Path, say: Say) -> None:
         try:
             from tensorboard.compat.proto.event_pb2 import Event
             from tensorboard.summary.writer.record_writer import RecordWriter
@@ -266,13 +275,14 @@ class TensorboardSink(Sink):
                 "or remove TensorboardLoggerHook from log_config.hooks"
             ) from None
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.0"
-        self._file = LogFile(folder / name, say)
+        self._experiment, self._file = experiment, LogFile(folder / name, say)
         self._records: Any = RecordWriter(self._file)
         self._event, self._scalar = Event, summary.scalar
         self._write(file_version="brain.Event:2")
 
     def train(self, record: TrainRecord) -> None:
-        values = {f"train/{name}": value for name, value in record.values.items()}
+        losses = {**record.values, **unweighted_losses(record.values, self._experiment)}
+        values = {f"train/{name}": value for name, value in losses.items()}
         values |= {"learning_rate": record.lr, "samples_per_second": record.samples_per_second}
         self._add(values, record.iteration)
 

@@ -316,6 +316,7 @@ def _evaluate(run: Run) -> None:
             bbox_source=result.bbox_source,
             seconds=run.evaluation_seconds,
             metrics=progress.metrics,
+            best_ap=progress.best_metrics.get("AP"),
         )
     )
 

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from sdpose import tracking
-from sdpose.config import Experiment, experiment_digest, flatten
+from sdpose.config import Experiment, dump_experiment, experiment_digest, flatten
 from sdpose.tracking.delivery import Delivery
 from sdpose.tracking.system import SystemMonitor
 from sdpose.training.layout import EXPERIMENT_FILE, MLFLOW_QUEUE, MLFLOW_RUN_FILE
@@ -18,6 +18,7 @@ from sdpose.training.records import (
     Sink,
     Status,
     tracked_metrics,
+    unweighted_losses,
 )
 
 DELIVERY_SECONDS = 600.0  # the most that the end of a run waits for an MLflow that makes progress
@@ -40,6 +41,7 @@ class MlflowSink(Sink):
         dataset_digest: str,
         say: Say,
     ) -> None:
+        self._experiment = experiment
         self._work_dir, self._timestamp, self._say = work_dir, timestamp, say
         id_file = work_dir / MLFLOW_RUN_FILE
         known = id_file.read_text(encoding="utf-8").strip() if id_file.is_file() else ""
@@ -49,6 +51,9 @@ class MlflowSink(Sink):
                 self.run_id = tracking.start_run(
                     experiment.exp_name,
                     run_id=known or None,
+                    source=f"sdpose train {experiment.exp_name}",
+                    description=_description(experiment),
+                    dataset=tracking.Dataset(experiment.data_root, dataset_digest),
                     params=flatten(experiment.model_dump(mode="json")),
                     tags={
                         "experiment_digest": experiment_digest(experiment),
@@ -61,18 +66,24 @@ class MlflowSink(Sink):
                 raise
             self.run_id = known
         id_file.write_text(self.run_id + "\n", encoding="utf-8")
+        if links := tracking.links_of(self.run_id):
+            say(f"MLflow run: {links.run}")
         self._delivery = Delivery(work_dir / MLFLOW_QUEUE, say)
         self._delivery.status(self.run_id, "RUNNING")  # after what an earlier start left there
         self._delivery.file(self.run_id, work_dir / EXPERIMENT_FILE)
         self._system = SystemMonitor()
 
     def epoch(self, record: EpochRecord) -> None:
-        values = {f"train/{name}": value for name, value in record.values.items()}
+        losses = {**record.values, **unweighted_losses(record.values, self._experiment)}
+        values = {f"train/{name}": value for name, value in losses.items()}
         values |= {"learning_rate": record.lr, **self._system.take()}
         self._delivery.metrics(self.run_id, values, record.epoch)
 
     def evaluation(self, record: EvaluationRecord) -> None:
-        self._delivery.metrics(self.run_id, tracked_metrics(record.metrics), record.epoch)
+        metrics = tracked_metrics(record.metrics)
+        if record.best_ap is not None:
+            metrics["best_AP"] = record.best_ap
+        self._delivery.metrics(self.run_id, metrics, record.epoch)
 
     def close(self, status: Status, best_checkpoint: Path | None, seconds: float) -> None:
         self._system.close()
@@ -84,6 +95,12 @@ class MlflowSink(Sink):
             self._delivery.file(self.run_id, best_checkpoint, "checkpoints")
         self._delivery.status(self.run_id, status)
         _end(self._delivery, self._work_dir, self._say, seconds)
+
+
+def _description(experiment: Experiment) -> str:
+    """What MLflow's page of a run says first: what sets the experiment apart."""
+    differences = dump_experiment(experiment, whole=False).rstrip()
+    return f"What differs from the defaults:\n\n```yaml\n{differences}\n```"
 
 
 def deliver_what_waits(work_dir: Path, say: Say) -> int:

@@ -9,6 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
+from sdpose.config import Experiment
+
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 Say = Callable[[str], None]  # a line for the user
 
@@ -50,6 +52,7 @@ class EvaluationRecord:
     bbox_source: str
     seconds: float
     metrics: Mapping[str, float]  # "AP", "AP .5", ...
+    best_ap: float | None  # so far; None without evaluation.save_best
 
 
 class Sink:
@@ -62,6 +65,18 @@ class Sink:
     def epoch(self, record: EpochRecord) -> None: ...
     def evaluation(self, record: EvaluationRecord) -> None: ...
     def close(self, status: Status, best_checkpoint: Path | None, seconds: float) -> None: ...
+
+
+def unweighted_losses(values: Mapping[str, float], experiment: Experiment) -> dict[str, float]:
+    """The distillation losses as if their loss_weight were 1: with the usual 1e-5 their curves
+    cannot be read. A loss whose weight is 0 is left out: it is 0 whatever the tokens are."""
+    head = experiment.model.keypoint_head
+    losses = {"vis_dist_loss": head.loss_vis_token_dist, "kpt_dist_loss": head.loss_kpt_token_dist}
+    return {
+        f"{name}_unweighted": values[name] / loss.loss_weight
+        for name, loss in losses.items()
+        if loss is not None and loss.loss_weight and name in values
+    }
 
 
 def duration(seconds: float) -> str:

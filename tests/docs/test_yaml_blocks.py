@@ -34,7 +34,7 @@ def test_block_is_taken(text: str, tmp_path: Path) -> None:
         load_experiment(path)
     elif "name" in values:
         expand(load_sweep(str(path)), rungs=str(tmp_path))
-    elif "promotion" in values:
+    elif values.keys() & {"promotion", "registry"}:
         path.write_text(f"base: maskedkd_v2\n{text}", encoding="utf-8")
         load_experiment(path)
     else:

@@ -32,6 +32,7 @@ def outcome(process: subprocess.Popen[str]) -> tuple[int, str, str]:
         (["--exp", "quickstart", "--set", "optimizer.lrr=1"], "did you mean 'lr'"),
         (["--exp", "quickstart", "--set", "total_epochs=0"], "total_epochs"),
         (["--exp", "quickstart", "--set", "load_from='{{$.x}}'"], "Kubeflow's own syntax"),
+        (["--exp", "quickstart", "--register-as", "a/b"], "'a/b' cannot name a model"),
         (["--exp", "quickstart", "--runner", "slurm"], "'slurm'"),
         (["--exp", "quickstart", "--runner", "kfp"], "no Kubeflow Pipelines endpoint"),
         (["--exp", "quickstart", "--endpoint", "http://x", "--runner", "local"], "contradict"),
@@ -64,11 +65,14 @@ def test_bad_input(submit, arguments: list[str], message: str, tmp_path: Path) -
 
 def test_dry_run_shows_everything_and_runs_nothing(submit, tmp_path: Path) -> None:
     process = submit(
-        "--exp", "quickstart", "--data-root", "coco", "--set", "seed=3", "--dry-run", cwd=tmp_path
+        *("--exp", "quickstart", "--data-root", "coco", "--set", "seed=3"),
+        *("--register-as", "poses", "--dry-run"),
+        cwd=tmp_path,
     )
     code, stdout, stderr = outcome(process)
     assert (code, stderr) == (0, "")
-    expected = load_experiment("quickstart", ["seed=3"], data_root=str(tmp_path / "coco"))
+    changes = ["seed=3", "registry.model=poses"]
+    expected = load_experiment("quickstart", changes, data_root=str(tmp_path / "coco"))
     assert stdout.endswith(dump_experiment(expected) + "\n")
     assert yaml.safe_load(stdout)["seed"] == 3  # what is not the experiment is a comment
     assert "# runner: local (no Kubeflow Pipelines endpoint is configured" in stdout

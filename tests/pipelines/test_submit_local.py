@@ -91,7 +91,10 @@ def test_summary(first: Finished, tiny_coco: Path) -> None:
     for line in (
         f"AP:            {summary['ap']:.4f} on ground truth boxes",
         f"checkpoint:    {best}",
-        f"MLflow run:    {summary['mlflow_run_id']} in sqlite:///{first.cwd}/work_dirs/mlflow.db",
+        "MLflow:        sdpose ui (or make ui), then",
+        "  this run:    http://127.0.0.1:5000/#/experiments/1/runs/"
+        f"{summary['mlflow_run_id']}?workflowType=machine_learning",
+        "all runs:      sdpose compare work_dirs/*",
         "model version: tiny version 1",
     ):
         assert line in first.stdout

@@ -73,7 +73,8 @@ def test_a_sweep_ranks_registers_and_runs_again_only_what_is_missing(
     summary = json.loads((winner / "summary.json").read_text())
     assert summary["exp_name"] == "rates-lr_0.001"
     store = open_store(tmp_path / "work_dirs/registry")
-    assert read_version(store, summary["exp_name"], 1).version == summary["model_version"]
+    assert summary["model_name"] == "tiny"  # of the base, not of the trial
+    assert read_version(store, "tiny", 1).version == summary["model_version"]
 
     logs = sorted(tmp_path.glob("work_dirs/rates-lr_0.001/*.log"))
     code, output, errors = run(SWEEP.replace("1e30", "1e-4"))

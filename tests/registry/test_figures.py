@@ -202,7 +202,7 @@ def test_one_malformed_manifest_does_not_hide_the_others(
     store.delete(index_key("tiny"))
     result = CliRunner().invoke(cli, ["registry", "list", "tiny", "--registry", root, "--json"])
     assert result.exit_code == 0, result.exception
-    first, second = json.loads(result.stdout)
+    second, first = json.loads(result.stdout)
     assert "malformed: dataset_digest: 5" in first["problem"]
     assert (second["AP"], second["problem"]) == (0.5, None)
     text = CliRunner().invoke(cli, ["registry", "list", "tiny", "--registry", root]).stdout

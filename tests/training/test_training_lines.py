@@ -36,7 +36,9 @@ RECORDS = (
         values=VALUES,
     ),
     EpochRecord(300, 300, 10**6, 1e-3, 200_000.0, 10**7, VALUES),
-    EvaluationRecord(300, 10**6, "ground truth", 200_000.0, dict.fromkeys(METRIC_NAMES, 0.12345)),
+    EvaluationRecord(
+        300, 10**6, "ground truth", 200_000.0, dict.fromkeys(METRIC_NAMES, 0.12345), 0.1
+    ),
 )
 
 

@@ -202,8 +202,8 @@ def test_logs_lose_nothing_when_the_disk_was_full(make) -> None:
     work_dir.mkdir()
     with full_disk(200):
         sinks: list[Sink] = [
-            TextSink(make(), work_dir, "20261126_120000", said.append),
-            TensorboardSink(work_dir / "tf_logs", said.append),
+            TextSink(make(), work_dir, "20261126_120000", "", said.append),
+            TensorboardSink(make(), work_dir / "tf_logs", said.append),
         ]
         for iteration in range(1, 5):
             for sink in sinks:

@@ -7,7 +7,7 @@ import torch
 
 from sdpose.config import Experiment
 from sdpose.errors import UserError
-from sdpose.training import workdir
+from sdpose.training import hold
 from sdpose.training.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 from sdpose.training.hold import locked
 from sdpose.training.layout import checkpoint_folder
@@ -136,7 +136,7 @@ def test_resume_from_nothing(make, tmp_path: Path, said: list[str]) -> None:
 
 
 def test_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workdir, "LOCK_WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(hold, "LOCK_WAIT_SECONDS", 0.1)
     with locked(tmp_path / "run"):
         with pytest.raises(UserError, match="in use"), locked(tmp_path / "run"):
             pass

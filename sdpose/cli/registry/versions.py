@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,15 +17,23 @@ from sdpose.cli.registry.store import (
     sign_option,
     warn,
 )
-from sdpose.cli.text import format_rows
+from sdpose.cli.text import format_rows, shorten
 from sdpose.errors import UserError
 from sdpose.registry.layout import CHANNELS
 from sdpose.storage import Store
 
+if TYPE_CHECKING:
+    from sdpose.registry.run import EvaluatedRun
+
+
+LIST_WIDTH = 100
+
 
 @click.command()
 @click.argument("model")
-@click.argument("checkpoint", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument(
+    "source", metavar="WORK_DIR|CHECKPOINT", type=click.Path(path_type=Path, exists=True)
+)
 @click.option(
     "--metrics",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -39,16 +48,19 @@ from sdpose.storage import Store
 def register(
     store: Store,
     model: str,
-    checkpoint: Path,
+    source: Path,
     metrics: Path | None,
     exp: str | None,
     dataset_digest: str,
     mlflow_run: str | None,
     key: Path | None,
 ) -> Any:
-    """Upload the weights of CHECKPOINT and announce them as a version of MODEL.
+    """Upload weights and announce them as a version of MODEL.
 
-    The same content is the same version, however often it is registered.
+    Of a WORK_DIR they are those of the checkpoint that the pipeline has evaluated, with its AP,
+    dataset, evaluation settings and MLflow run, as the work dir's summary.json has them; so they
+    are if CHECKPOINT is that file. The same content is the same version, however often it is
+    registered.
     """
     from sdpose.config import load_experiment, parse_experiment
     from sdpose.models.weights import read_checkpoint
@@ -56,6 +68,8 @@ def register(
     from sdpose.registry.signatures import signer_of
 
     signer = signer_of(key)
+    run = _evaluated(source)
+    checkpoint = run.checkpoint if run else source
     _, meta = read_checkpoint(checkpoint)
     if exp is not None:
         experiment = load_experiment(exp)
@@ -63,26 +77,61 @@ def register(
         experiment = parse_experiment(meta["experiment"], source=str(checkpoint))
     else:
         raise UserError(f"{checkpoint} does not say which experiment it is of: give --exp NAME")
-    values, settings, digest = read_metrics(metrics) if metrics else ({}, {}, "")
+    values, settings, digest = {}, {}, ""
+    if run is not None:
+        values, settings = dict(run.metrics), dict(run.evaluation_settings)
+        digest, mlflow_run = run.dataset_digest, mlflow_run or run.mlflow_run_id
+    if metrics is not None:
+        values, settings, digest = read_metrics(metrics)
     if dataset_digest and digest not in ("", dataset_digest):
         raise UserError(
-            f"--dataset-digest is {dataset_digest[:12]}, and {metrics} is of an evaluation on "
-            f"{digest[:12]}: leave the option out, or evaluate on that dataset"
+            f"--dataset-digest is {dataset_digest[:12]}, and {metrics or source} is of an "
+            f"evaluation on {digest[:12]}: leave the option out, or evaluate on that dataset"
         )
+    digest = dataset_digest or digest or str(meta.get("dataset_digest", ""))
+    _say_what_is_missing({"AP": values.get("AP"), "dataset": digest, "settings": settings})
     version = register_checkpoint(
         model,
         checkpoint,
         experiment=experiment,
-        dataset_digest=dataset_digest or digest,
+        dataset_digest=digest,
         evaluation_settings=settings,
         metrics=values,
         mlflow_run_id=mlflow_run or meta.get("mlflow_run_id"),
+        git_commit=run.git_commit if run else None,
         root=store,
         signer=signer,
         say=warn,
     )
     again = "" if version.created else " (the same content was there)"
     return f"{model} version {version.version}{again}: {version.weights_uri}", _plain(version)
+
+
+def _evaluated(source: Path) -> EvaluatedRun | None:
+    """What the work dir says, for a work dir or the checkpoint that was evaluated there."""
+    from sdpose.registry.run import SUMMARY, evaluated_run
+
+    if source.is_dir():
+        return evaluated_run(source)
+    with contextlib.suppress(UserError):
+        if (source.parent / SUMMARY).is_file():
+            run = evaluated_run(source.parent)
+            return run if run.checkpoint.samefile(source) else None
+    return None
+
+
+def _say_what_is_missing(known: dict[str, Any]) -> None:
+    lacking = {
+        "AP": "AP, without which no channel takes the version",
+        "dataset": "dataset digest",
+        "settings": "evaluation settings, without which its AP is not compared with another's",
+    }
+    missing = [text for key, text in lacking.items() if known[key] in (None, "", {})]
+    if missing:
+        warn(
+            f"warning: registered without {'; '.join(missing)}. The work dir of an evaluated run "
+            "has them all; for a checkpoint give --metrics and --dataset-digest"
+        )
 
 
 def read_metrics(path: Path) -> tuple[dict[str, float], dict[str, Any], str]:
@@ -161,7 +210,7 @@ def sign(store: Store, reference: str, key: Path | None, approver: str | None) -
 @click.argument("model", required=False)
 @on_store
 def list_(store: Store, model: str | None) -> Any:
-    """List the models, or the versions of MODEL, with the channels that point at them."""
+    """List the models, or the versions of MODEL: AP, experiment, dataset, channels; best first."""
     from sdpose.registry.channels import current
     from sdpose.registry.versions import model_names, summarize
     from sdpose.registry.withdrawals import read_withdrawals
@@ -188,22 +237,43 @@ def list_(store: Store, model: str | None) -> Any:
     if not versions:
         names = ", ".join(model_names(store)) or "none: the registry is empty"
         raise UserError(f"there is no model '{model}'; there are: {names}")
+    versions.sort(key=lambda v: (v["withdrawn"] is None, v["AP"] or -1.0, v["version"]))
+    versions.reverse()
+    return _leaderboard(versions), versions
+
+
+def _leaderboard(versions: list[dict[str, Any]]) -> str:
+    """A table of at most LIST_WIDTH columns, and what is to be said of single versions below."""
+    channels = [" ".join(v["channels"]) or "-" for v in versions]
+    others = len("version  AP        dataset   registered  ") + max(
+        map(len, ["channels", *channels])
+    )
     rows = [
         [
             str(v["version"]),
             "-" if v["AP"] is None else f"{v['AP']:.4f}",
-            v["dataset_digest"][:12] or "-",
-            v["registered_at"] or "-",
-            f"{v['size'] / 1e6:.1f} MB" if v["size"] else "-",
-            " ".join(v["channels"]) or "-",
-            f"withdrawn: {v['withdrawn']['reason']}" if v["withdrawn"] else v["problem"] or "",
+            shorten(v["exp_name"] or "-", LIST_WIDTH - others),
+            v["dataset_digest"][:8] or "-",
+            v["registered_at"][:10] or "-",
+            channel,
         ]
-        for v in versions
+        for v, channel in zip(versions, channels, strict=True)
     ]
-    header = ["version", "AP", "dataset", "registered", "weights", "channels", "note"]
-    if not any(row[-1] for row in rows):  # the usual case
-        header, rows = header[:-1], [row[:-1] for row in rows]
-    return format_rows(header, rows), versions
+    lines = [
+        format_rows(["version", "AP", "experiment", "dataset", "registered", "channels"], rows)
+    ]
+    for v in versions:
+        if v["withdrawn"]:
+            lines.append(f"version {v['version']} is withdrawn: {v['withdrawn']['reason']}")
+        elif v["problem"]:
+            lines.append(f"version {v['version']}: {v['problem']}")
+    evaluated = ("dataset_digest", "evaluation_settings_digest")
+    if len({tuple(v[k] for k in evaluated) for v in versions if v["AP"] is not None}) > 1:
+        lines.append(
+            "AP of other data or other evaluation settings does not compare; `promote` evaluates "
+            "the channel's version again then"
+        )
+    return "\n".join(lines)
 
 
 @click.command()

@@ -62,6 +62,7 @@ def import_config(path: Path, exp_name: str | None = None) -> ImportedExperiment
     except UserError as error:
         raise with_name_hint(error, "--exp-name NAME") from None
     base, changes = _nearest_base(experiment)
+    experiment = experiment.model_copy(update={"registry": load_with_origins(base)[0].registry})
     lines = [f"Imported from {path.name}."]
     if report.unsupported:
         lines.append("Not supported, and not in this experiment:")
@@ -93,6 +94,7 @@ def _nearest_base(experiment: Experiment) -> tuple[str, dict[str, Any]]:
         base, origins = load_with_origins(name)
         changes = _difference(_plain(base), _plain(experiment))
         changes.pop("exp_name", None)
+        changes.pop("registry", None)  # the base's
         is_default = experiment.work_dir == f"work_dirs/{experiment.exp_name}"
         if is_default and origins["work_dir"] == "default":
             changes.pop("work_dir", None)

@@ -23,7 +23,7 @@ from sdpose.config.schema.model import (
     TokenPose,
 )
 from sdpose.config.schema.outputs import CheckpointConfig, Evaluation, LogConfig, LogHook
-from sdpose.config.schema.promotion import Promotion
+from sdpose.config.schema.promotion import Promotion, Registry
 from sdpose.config.schema.section import Section
 from sdpose.config.schema.sweep import EarlyStopping, Sweep
 from sdpose.config.schema.training import Ema, GradClip, LrConfig, Optimizer, OptimizerConfig
@@ -47,6 +47,7 @@ __all__ = [
     "Optimizer",
     "OptimizerConfig",
     "Promotion",
+    "Registry",
     "Section",
     "Sweep",
     "TestCfg",

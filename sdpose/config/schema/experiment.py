@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from sdpose.config.schema.data import Data, DataCfg, TrainPipeline
 from sdpose.config.schema.model import Model
 from sdpose.config.schema.outputs import CheckpointConfig, Evaluation, LogConfig
-from sdpose.config.schema.promotion import Promotion
+from sdpose.config.schema.promotion import Promotion, Registry
 from sdpose.config.schema.section import (
     Int,
     Name,
@@ -18,6 +18,7 @@ from sdpose.config.schema.section import (
     Section,
     Switch,
     WeightsFile,
+    is_name,
 )
 from sdpose.config.schema.sweep import EarlyStopping
 from sdpose.config.schema.training import Amp, Ema, LrConfig, Optimizer, OptimizerConfig
@@ -29,9 +30,7 @@ BACKBONE_STRIDE = 4
 class Experiment(Section):
     """One experiment, resolved: what `sdpose config show` prints."""
 
-    exp_name: Name = Field(
-        description="names the work dir, the MLflow run and the registered model"
-    )
+    exp_name: Name = Field(description="names the work dir and the MLflow run")
     work_dir: str | None = Field(
         None,
         description="folder of the results; default: work_dirs/<exp_name>. s3://bucket/prefix: a "
@@ -86,6 +85,7 @@ class Experiment(Section):
     checkpoint_config: CheckpointConfig = CheckpointConfig()
     evaluation: Evaluation = Evaluation()
     log_config: LogConfig = LogConfig()
+    registry: Registry = Registry()
     promotion: Promotion = Promotion()
     early_stopping: EarlyStopping | None = Field(
         None, description="stop with the weaker trials of a sweep; null: go on to total_epochs"
@@ -100,6 +100,11 @@ class Experiment(Section):
         value = dict(value)
         if value.get("work_dir") is None and isinstance(value.get("exp_name"), str):
             value["work_dir"] = f"work_dirs/{value['exp_name']}"
+        registry = value.get("registry", {})
+        if isinstance(registry, dict) and registry.get("model") is None:
+            # a name that is none is reported as exp_name alone
+            given = value.get("exp_name")
+            value["registry"] = {**registry, "model": given if is_name(given) else None}
         try:
             sizes = DataCfg.model_validate(value.get("data_cfg", {}))
         except ValueError:

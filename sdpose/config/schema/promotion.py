@@ -1,10 +1,19 @@
-"""`promotion`: what a model version must show before a channel of the registry takes it."""
+"""`registry` and `promotion`: which model a run becomes a version of, and what that version must
+show before a channel takes it."""
 
 from __future__ import annotations
 
 from pydantic import Field
 
-from sdpose.config.schema.section import NonNegativeFloat, PositiveFloat, Probability, Section
+from sdpose.config.schema.section import Name, NonNegativeFloat, PositiveFloat, Probability, Section
+
+
+class Registry(Section):
+    model: Name | None = Field(
+        None,
+        description="model that the run becomes a version of; default: exp_name of the first base, "
+        "so that all variants of an experiment and all trials of a sweep are versions of one model",
+    )
 
 
 class Promotion(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -38,7 +39,12 @@ Channels = Annotated[PositiveInt, Field(le=65_536)]
 Pixels = Annotated[PositiveInt, Field(le=4096)]
 Size = tuple[Pixels, Pixels]
 # A folder under work_dirs, an MLflow experiment and a registered model are named after it.
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}\Z")
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}$")]
+
+
+def is_name(value: Any) -> bool:
+    return isinstance(value, str) and NAME.match(value) is not None
 
 
 def _no_address(path: str) -> str:

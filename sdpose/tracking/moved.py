@@ -1,0 +1,81 @@
+"""MLflow's SQLite file and the artifacts beside it, when their folder was moved or copied.
+
+MLflow writes absolute paths into its database, and makes a relative one absolute: after a move new
+artifacts would go to the old place, and those that are here would not be found. MLflow has no call
+that changes them, so that the two columns are changed in the database itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sqlite3
+import sys
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from sdpose.printable import printable
+
+ARTIFACTS = "mlartifacts"  # beside the database; a folder for each experiment is in it
+LOCKED_SECONDS = 30.0
+_REPLACE = "UPDATE {} SET {} = ? || substr({}, ?) WHERE substr({}, 1, ?) = ?"
+
+
+def artifacts_beside(database: Path) -> Path:
+    return database.absolute().parent / ARTIFACTS
+
+
+@functools.cache
+def follow(database: Path) -> None:
+    """Makes the database name the folder that lies beside it now; says so if it named another one.
+
+    Only locations that `sdpose` has chosen are changed. A file that is no database is left to
+    MLflow, which says what is wrong with it.
+    """
+    if not database.is_file():
+        return
+    here = artifacts_beside(database)
+    with contextlib.suppress(sqlite3.Error):
+        connection = sqlite3.connect(database, timeout=LOCKED_SECONDS)
+        with contextlib.closing(connection), connection:
+            for before in _other_places(connection, here):
+                _replace(connection, "experiments", "artifact_location", before, here)
+                if here.is_dir():  # what was moved along
+                    _replace(connection, "runs", "artifact_uri", before, here)
+                print(
+                    printable(
+                        f"{database} was moved: MLflow's artifacts are in {here} now, not in "
+                        f"{_path(before)} any more"
+                    ),
+                    file=sys.stderr,
+                    flush=True,
+                )
+
+
+def _other_places(connection: sqlite3.Connection, here: Path) -> list[str]:
+    """URIs of the folders of artifacts, as they are written there, that are not the one beside the
+    database."""
+    found = []
+    for (location,) in connection.execute("SELECT artifact_location FROM experiments"):
+        folder = str(location or "").rpartition("/")[0]
+        path = _path(folder)
+        if folder.startswith("file:") and path.name == ARTIFACTS and not _is_same(path, here):
+            found.append(folder)
+    return list(dict.fromkeys(found))
+
+
+def _replace(
+    connection: sqlite3.Connection, table: str, column: str, before: str, here: Path
+) -> None:
+    prefix = f"{before}/"
+    values = (f"{here.as_uri()}/", len(prefix) + 1, len(prefix), prefix)
+    connection.execute(_REPLACE.format(table, column, column, column), values)
+
+
+def _path(uri: str) -> Path:
+    return Path(unquote(urlsplit(uri).path))
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return one == other or os.path.realpath(one) == os.path.realpath(other)
