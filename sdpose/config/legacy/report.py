@@ -11,9 +11,10 @@ from sdpose.errors import UserError
 
 def with_name_hint(error: UserError, option: str) -> UserError:
     """The error; if it is about the name, which may be the file's, with what gives another one."""
-    if "\n  exp_name: " not in str(error):
+    if " exp_name: " not in str(error):
         return error
-    return UserError(f"{error}\n  give it another name: {option}")
+    separator = "\n  " if "\n" in str(error) else "; "
+    return UserError(f"{error}{separator}give it another name: {option}")
 
 
 class NotSupportedError(UserError):
