@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from mlflow import MlflowClient
 from servers.mlflow import free_port
 
 from sdpose import tracking
+from sdpose.cli import cli
 from sdpose.config import Experiment, load_experiment
+from sdpose.errors import UserError
 from sdpose.training.mlflow_sink import MlflowSink
 from sdpose.training.records import EpochRecord, EvaluationRecord
 
@@ -190,6 +193,12 @@ def ui(project: Path) -> Iterator[Any]:
     for process in processes:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def test_a_folder_without_runs_is_said(project: Path) -> None:
+    with pytest.raises(UserError, match=r"work_dirs/mlflow\.db is not here"):
+        CliRunner().invoke(cli, ["ui"], catch_exceptions=False)
+    assert list(project.iterdir()) == []
 
 
 @pytest.mark.timeout(600)
