@@ -11,7 +11,8 @@ from pathlib import Path
 
 from sdpose.config import Experiment
 from sdpose.config.schema.data import TrainSplit, ValSplit
-from sdpose.data.coco import CocoAnnotations, load_annotations, load_detections
+from sdpose.data.coco import CocoAnnotations, load_annotations
+from sdpose.data.detections import load_detections
 from sdpose.data.person_rules import describe_left_out, lost_persons
 from sdpose.data.plausibility import odd_boxes, odd_coordinates
 from sdpose.data.spelling import other_spellings

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sdpose.config import Experiment
-from sdpose.data.coco import Boxes, CocoAnnotations, Detections, load_annotations, load_detections
+from sdpose.data.coco import Boxes, CocoAnnotations, load_annotations
+from sdpose.data.detections import Detections, load_detections
 from sdpose.data.prepare import unusable_images
 from sdpose.errors import UserError
 from sdpose.evaluation.coco_ap import METRIC_NAMES, average_precision, coco_results

@@ -8,7 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from sdpose.data.coco import load_annotations, load_detections
+from sdpose.data.coco import load_annotations
+from sdpose.data.detections import load_detections
 from sdpose.errors import UserError
 
 VAL = "annotations/person_keypoints_val2017.json"
