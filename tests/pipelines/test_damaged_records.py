@@ -100,11 +100,15 @@ def test_a_parameter_that_is_no_document_is_compared_as_text(value: str) -> None
 
 
 @pytest.mark.parametrize(
-    "profile", ["namespace: café".encode("latin-1"), "namespace: x".encode("utf-16")]
+    ("profile", "message"),
+    [
+        ("namespace: café".encode("latin-1"), "save it as UTF-8"),
+        ("namespace: x".encode("utf-16"), "image: required"),  # it was read
+    ],
 )
-def test_a_profile_in_another_encoding_is_refused(profile: bytes, tmp_path: Path) -> None:
+def test_profiles_in_other_encodings(profile: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "cluster.yaml"
     path.write_bytes(profile)
     for read in (load_cluster, lambda path: read_cluster(str(path), ())):
-        with pytest.raises(UserError, match="save it as UTF-8"):
+        with pytest.raises(UserError, match=message):
             read(path)
