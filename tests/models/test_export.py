@@ -33,7 +33,8 @@ def test_torch_export_for_any_batch(name: str, reference_model, images: Tensor) 
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", MODELS)
+# One of each backbone: with StemNet, T, S-V1 and S-V2 differ in depth and width alone.
+@pytest.mark.parametrize("name", ["sdpose_t", "sdpose_b"])
 def test_onnx_runtime_agrees(name: str, reference_model, images: Tensor, tmp_path: Path) -> None:
     model = reference_model(name, "fan")
     path = tmp_path / "model.onnx"

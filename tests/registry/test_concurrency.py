@@ -1,6 +1,6 @@
-"""16 processes register and promote at once, with an MLflow server beside the registry.
+"""Processes register and promote at once, with an MLflow server beside the registry.
 
-Here a short form; `make registry-fight`: 64 checkpoints and 200 promotions.
+Here a short form; `make registry-fight`: 16 processes, 64 checkpoints and 200 promotions.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from sdpose.registry.channels import current, history
 from sdpose.registry.verify import verify
 from sdpose.storage import open_store
 
-PROCESSES = 16
-CHECKPOINTS, PROMOTIONS = (64, 200) if FULL else (16, 32)
+PROCESSES, CHECKPOINTS, PROMOTIONS = (16, 64, 200) if FULL else (6, 12, 24)
 
 
 @pytest.mark.timeout(LIFE_SECONDS + 100)
