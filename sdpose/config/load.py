@@ -40,6 +40,17 @@ def experiments_dir() -> Path:
     return Path(__file__).resolve().parents[2] / "pipelines" / "experiments"
 
 
+class Override(str):
+    """`key.path=value` that nobody typed: `by` says in messages whose it is, instead of --set."""
+
+    by: str
+
+    def __new__(cls, text: str, by: str) -> Override:
+        self = super().__new__(cls, text)
+        self.by = by
+        return self
+
+
 def load_experiment(
     name_or_path: str | Path, overrides: Iterable[str] = (), **top_level: str | None
 ) -> Experiment:
@@ -242,30 +253,32 @@ def _origins(experiment: Experiment, chain: Chain, given_by: dict[str, str]) -> 
 
 
 def _apply_override(values: dict[str, Any], override: str, given_by: dict[str, str]) -> None:
+    by = override.by if isinstance(override, Override) else "--set"
+    given = f"{by} {override}"
     name, equals, text = override.partition("=")
     name = name.strip()
     if not equals or not all(name.split(".")):
-        raise UserError(f"--set {override}: expected key.path=value, as in --set optimizer.lr=1e-4")
+        raise UserError(f"{given}: expected key.path=value, as in --set optimizer.lr=1e-4")
     try:
-        value = parse_yaml_value(text, f"--set {name}")
+        value = parse_yaml_value(text, f"{by} {name}")
     except DocumentError as error:
         raise UserError(f"{error}; quote it if it is text") from None
     try:
         paths = full_paths(name, values)
     except UserError as error:
-        raise UserError(f"--set {override}: {error}") from None
+        raise UserError(f"{given}: {error}") from None
     for path in paths:
-        _set(values, path, value, override)
-        given_by[path] = f"--set {override}"
+        _set(values, path, value, given)
+        given_by[path] = given
 
 
-def _set(values: dict[str, Any], path: str, value: Any, override: str) -> None:
+def _set(values: dict[str, Any], path: str, value: Any, given: str) -> None:
     keys = path.split(".")
     node = values
     for depth, key in enumerate(keys[:-1], start=1):
         child = node.get(key)
         if child is not None and not isinstance(child, dict):
-            raise UserError(f"--set {override}: '{'.'.join(keys[:depth])}' has no keys below it")
+            raise UserError(f"{given}: '{'.'.join(keys[:depth])}' has no keys below it")
         node[key] = dict(child or {})
         node = node[key]
     node[keys[-1]] = value

@@ -14,6 +14,7 @@ from typing import Any
 
 from sdpose.config.document import parse_document
 from sdpose.config.load import (
+    Override,
     experiment_digest,
     experiments_dir,
     find_document,
@@ -137,11 +138,11 @@ def _points(sweep: Sweep) -> Iterator[Settings]:
 
 def _overrides(sweep: Sweep, settings: Settings) -> list[str]:
     """As `--set` takes them. JSON is YAML; its numbers are read as they are meant."""
-    changes = []
+    changes: list[str] = []
     for name, value in settings.items():
         keys = sweep.keys.get(name, name)
         for key in [keys] if isinstance(keys, str) else keys:
-            changes.append(f"{key}={json.dumps(value)}")
+            changes.append(Override(f"{key}={json.dumps(value)}", "the sweep's"))
     return changes
 
 

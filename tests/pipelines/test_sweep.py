@@ -119,7 +119,10 @@ early_stopping: {{min_epochs: 1}}
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"grid": {"optimizer.lrr": [1]}}, "optimizer.lrr .*unknown key; did you mean"),
+        (
+            {"grid": {"optimizer.lrr": [1]}},
+            "optimizer.lrr .from the sweep's optimizer.lrr=1.: unknown key; did you mean",
+        ),
         ({"grid": {"optimizer.lr": []}}, "grid.optimizer.lr has no values"),
         ({"grid": {"seed": list(range(65))}}, "65 trials are more than limits.trials"),
         ({"trials": [{"seed": 1}, {"seed": 1}]}, "is there twice"),
