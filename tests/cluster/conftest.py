@@ -32,7 +32,7 @@ def may_mount() -> None:
     """Root alone is not enough in most containers."""
     command = ["unshare", "--mount", "--pid", "--fork", "mount", "-t", "tmpfs", "none", "/tmp"]
     try:
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=240)
         error = ""
     except OSError as missing:
         error = str(missing)

@@ -209,7 +209,7 @@ def test_signals_to_the_process_group_spare_the_workers(coco_mini, ending):
     assert len(workers) == 2
     for number in (signal.SIGINT, signal.SIGTERM):
         os.killpg(training.pid, number)
-    output, _ = training.communicate("go on\n", timeout=60)
+    output, _ = training.communicate("go on\n", timeout=240)
     expected = "signals 2 batches 22\n" + ("workers 0\n" if ending == "close" else "")
     assert output == expected
     assert training.returncode == 0

@@ -40,7 +40,7 @@ def may_unshare() -> None:
     else:
         command = ["unshare", "--net", "--mount", "mount", "-t", "tmpfs", "none", "/tmp"]
         try:
-            subprocess.run(command, check=True, capture_output=True, timeout=60)
+            subprocess.run(command, check=True, capture_output=True, timeout=240)
         except (OSError, subprocess.CalledProcessError) as error:
             problem = f"a private network needs root on Linux with CAP_SYS_ADMIN: {error}"
     if problem:

@@ -113,7 +113,7 @@ def _rights_of_the_team(repository: Path, folder: Path) -> set[Right]:
     kubectl.chmod(0o755)
     path = f"{kubectl.parent}:{os.environ['PATH']}"
     subprocess.run(
-        ["bash", "-euc", commands], env={"PATH": path}, cwd=repository, check=True, timeout=60
+        ["bash", "-euc", commands], env={"PATH": path}, cwd=repository, check=True, timeout=240
     )
     rights: set[Right] = set()
     for line in (folder / "kubectl.log").read_text().splitlines():

@@ -88,7 +88,7 @@ def check(submit, object_server, image_server, kfp_server: KfpServer, tmp_path: 
             KUBECONFIG=str(object_server.kubeconfig(tmp_path / "kubeconfig")),
             HOME=str(tmp_path),
         )
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=240)
         assert "Traceback" not in stdout + stderr
         return process.returncode, stdout, stderr
 
@@ -249,7 +249,7 @@ def test_a_tag_is_pinned_to_what_it_names_today(
     command = ("--exp", "sdpose_t", "--cluster", CLUSTER, "--endpoint", kfp_server.url)
     for home, cached in ((tmp_path, True), (tmp_path / "nobody", False)):
         process = submit(*command, "--image", image, cwd=tmp_path, HOME=str(home))
-        stdout, _ = process.communicate(timeout=60)
+        stdout, _ = process.communicate(timeout=240)
         assert process.returncode == 0
         assert (f"image {image} is {DIGEST} today" in stdout) == cached
         assert ("no step is cached" in stdout) != cached

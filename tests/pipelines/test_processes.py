@@ -65,7 +65,7 @@ def test_all_descendants_end(repository: Path, living, request_to_end: int) -> N
         assert time.monotonic() < deadline, descendants
     process.send_signal(request_to_end)
     stdout = process.stdout.read()
-    assert process.wait(timeout=60) == 128 + request_to_end
+    assert process.wait(timeout=240) == 128 + request_to_end
     assert stdout == f"saved\n{signal.Signals(request_to_end).name}\n"
     assert not living(descendants)
 
@@ -83,7 +83,7 @@ def test_asked_twice_kills_at_once(repository: Path, living) -> None:
     asked = time.monotonic()
     process.send_signal(signal.SIGINT)
     process.stdout.read()
-    assert process.wait(timeout=60) == 130
+    assert process.wait(timeout=240) == 130
     assert time.monotonic() - asked < GRACE_SECONDS[signal.SIGTERM]
     assert not living(descendants)
 

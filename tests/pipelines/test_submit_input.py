@@ -21,7 +21,7 @@ ON_CLUSTER = ["--exp", "quickstart", "--cluster", CLUSTER, "--endpoint", "http:/
 
 
 def outcome(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=240)
     return process.returncode, stdout, stderr
 
 

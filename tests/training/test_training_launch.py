@@ -60,7 +60,7 @@ def test_exit_codes_of_the_stopped(
     assert run.text().count("x 2 processes") == 1, run.text()  # not started again
     assert "Traceback" not in run.text()
     assert ("stopped at epoch 2" in run.text()) == (number == signal.SIGTERM)
-    _, alive = psutil.wait_procs(ranks, timeout=60)
+    _, alive = psutil.wait_procs(ranks, timeout=240)
     assert alive == []
 
 
