@@ -40,8 +40,8 @@ from sdpose.storage import FileStore, Store, open_store
         ('{"AP": 0.5, "settings": {"a": NaN}}', "NaN or Infinity"),
         ("{}", "it holds no figure"),
         ("[]", "it holds no figure"),
-        ("[" * 100_000, "recursion"),
-        ("\ud800", "utf-8"),
+        ("[" * 100_000, "nested"),
+        ("\ud800", "save it as UTF-8"),
     ],
 )
 def test_a_metrics_file_that_is_none(

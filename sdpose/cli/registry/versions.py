@@ -18,6 +18,7 @@ from sdpose.cli.registry.store import (
     warn,
 )
 from sdpose.cli.text import format_rows, shorten
+from sdpose.documents import read_json
 from sdpose.errors import UserError
 from sdpose.registry.layout import CHANNELS
 from sdpose.storage import Store
@@ -138,14 +139,15 @@ def read_metrics(path: Path) -> tuple[dict[str, float], dict[str, Any], str]:
     """Figures, evaluation settings and dataset digest of a .metrics.json."""
     from sdpose.registry.documents import check_metrics
 
+    content = read_json(path)
     try:
-        values = dict(json.loads(path.read_text(encoding="utf-8")))
+        values = dict(content)
         settings, digest = values.pop("settings", {}), values.pop("dataset_digest", "")
         if not values:
             raise ValueError("it holds no figure")
         if not isinstance(settings, dict) or not isinstance(digest, str):
             raise ValueError("`settings` has to be an object and `dataset_digest` a text")
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError) as error:
         raise UserError(
             f"{path}: {error}; expected an object of figures such as the .metrics.json beside the "
             "file that `sdpose test --out` writes"
