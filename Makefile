@@ -22,7 +22,9 @@ demo: $(VENV)/.runtime  ## synthetic COCO -> prepare, train, evaluate, register,
 ui: $(VENV)/.runtime  ## MLflow on http://127.0.0.1:5000; prints the page of all runs
 	$(BIN)/sdpose ui
 
-PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 \
+# Many tests wait for servers and processes: on two cores three are faster, with 2 GB for each.
+TEST_PROCESSES ?= 2
+PYTEST = $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 \
 	--durations 40 --durations-min 5
 test: $(VENV)/.dev  ## the tests
 	$(PYTEST)
