@@ -34,7 +34,7 @@ from pipelines.run_commands import (  # noqa: E402
     wait_option,
 )
 from sdpose.cli.habits import explain  # noqa: E402
-from sdpose.cli.options import overrides_option  # noqa: E402
+from sdpose.cli.options import allow_unsupported_option, overrides_option  # noqa: E402
 from sdpose.config import (  # noqa: E402
     Experiment,
     dump_experiment,
@@ -90,11 +90,7 @@ OF_CLUSTERS = (
 @click.option("--resume-from", metavar="PATH|auto", help="Continue this checkpoint, or the newest.")
 @click.option("--load-from", metavar="PATH", help="Start from the weights of this file.")
 @click.option("--overwrite", is_flag=True, help="Remove another experiment's results first.")
-@click.option(
-    "--allow-unsupported",
-    is_flag=True,
-    help="Leave out what an mmpose configuration (.py) has and is not supported, losses too.",
-)
+@allow_unsupported_option
 @click.option(
     "--register-as",
     metavar="MODEL",

@@ -123,11 +123,10 @@ def _behind(comparison: Comparison) -> Column:
 def _by_value(key: str, row: list[Any]) -> str:
     """Which configurations have which value, by their numbers."""
     from sdpose.comparison.ranking import number
+    from sdpose.comparison.runs import by_value
 
-    of_value: dict[str, list[str]] = {}
-    for place, value in enumerate(row, start=1):
-        of_value.setdefault(number(value), []).append(f"#{place}")
-    text = "; ".join(f"{value} ({' '.join(places)})" for value, places in of_value.items())
+    found = by_value(map(number, row), [f"#{place}" for place in range(1, len(row) + 1)])
+    text = "; ".join(f"{value} ({' '.join(places)})" for value, places in found.items())
     return textwrap.fill(
         f"{key}: {text}",
         WIDTH,

@@ -9,11 +9,16 @@ import click
 
 from sdpose.cli.text import echo
 from sdpose.errors import UserError
+from sdpose.tracking.links import UI_HOST, UI_PORT
 
 
 @click.command()
 @click.option(
-    "--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Of 127.0.0.1."
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=UI_PORT,
+    show_default=True,
+    help=f"Of {UI_HOST}.",
 )
 def ui(port: int) -> None:
     """Serve MLflow's pages of the runs here, and print the address of their comparison.
@@ -23,8 +28,7 @@ def ui(port: int) -> None:
     """
     from sdpose import tracking
 
-    uri = tracking.tracking_uri()
-    if uri.startswith(("http://", "https://")):
+    if tracking.is_served():
         echo(f"runs side by side: {tracking.comparison_page()}")
         return
     if not tracking.is_configured():
@@ -34,8 +38,8 @@ def ui(port: int) -> None:
         )
     page = tracking.comparison_page(port)
     echo(f"runs side by side: {page} (in some seconds; Ctrl-C ends it)")
-    command = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", "1", "--backend-store-uri", uri]
+    command = ["-m", "mlflow", "server", "--host", UI_HOST, "--port", str(port)]
+    command += ["--workers", "1", "--backend-store-uri", tracking.tracking_uri()]
     # Its jobs are for judges of language models, and take seconds to start.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     sys.stdout.flush()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,13 +136,19 @@ def _differing(columns: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return {key: row for key, row in rows.items() if any(v != row[0] for v in row)}
 
 
+def by_value(values: Iterable[str], names: Sequence[str]) -> dict[str, list[str]]:
+    """Whose value it is. names: of the configurations that have the values."""
+    found: dict[str, list[str]] = {}
+    for value, name in zip(values, names, strict=True):
+        found.setdefault(value, []).append(name)
+    return found
+
+
 def _refusal(comparison: Comparison) -> str:
     lines = ["the runs were evaluated differently, so that their AP does not compare:"]
+    names = [configuration.name for configuration in comparison.configurations]
     for key, values in comparison.evaluations.items():
-        of_value: dict[str, list[str]] = {}
-        for value, configuration in zip(values, comparison.configurations, strict=True):
-            of_value.setdefault(str(value), []).append(configuration.name)
-        for value, named in of_value.items():
+        for value, named in by_value(map(str, values), names).items():
             more = f" and {len(named) - 3} more" if len(named) > 3 else ""
             lines.append(f"  {key} {value}: {', '.join(named[:3])}{more}")
     return "\n".join([*lines, "compare those of one kind, or give --anyway to see all of them"])

@@ -82,7 +82,7 @@ def register_run(
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """The checkpoint of a work dir that was evaluated, and what the work dir says of it."""
+    """The checkpoint of a work dir that was evaluated, with its figures and its origin."""
 
     checkpoint: Path
     metrics: Mapping[str, float]

@@ -24,6 +24,7 @@ from sdpose.tracking.server import (
     impatient,
     is_configured,
     is_refusal,
+    is_served,
     mlflow_errors,
     shown_uri,
     sqlite_file,
@@ -47,6 +48,7 @@ __all__ = [
     "git_commit",
     "impatient",
     "is_configured",
+    "is_served",
     "links_of",
     "log_artifact",
     "pages_of",
@@ -260,8 +262,7 @@ def pages_of(run_id: str | None) -> dict[str, str]:
     links = links_of(run_id) if run_id else None
     if links is None:
         return {"MLflow run": run_id or "none (log_config.hooks)"}
-    served = tracking_uri().startswith(("http://", "https://"))
-    start = {} if served else {"MLflow": "sdpose ui (or make ui), then"}
+    start = {} if is_served() else {"MLflow": "sdpose ui (or make ui), then"}
     return {**start, "  this run": links.run, "  compared": links.comparison}
 
 

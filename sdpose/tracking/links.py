@@ -3,8 +3,7 @@ language models."""
 
 from __future__ import annotations
 
-from sdpose.credentials import without_secrets
-from sdpose.tracking.server import tracking_uri
+from sdpose.tracking.server import is_served, shown_uri
 
 UI_HOST, UI_PORT = "127.0.0.1", 5000  # of `sdpose ui`
 TRAINING = "workflowType=machine_learning"
@@ -12,8 +11,7 @@ TRAINING = "workflowType=machine_learning"
 
 def ui_address(port: int = UI_PORT) -> str:
     """Of the tracking server; for a database, of the one that `sdpose ui` starts."""
-    uri = without_secrets(tracking_uri()).rstrip("/")
-    return uri if uri.startswith(("http://", "https://")) else f"http://{UI_HOST}:{port}"
+    return shown_uri().rstrip("/") if is_served() else f"http://{UI_HOST}:{port}"
 
 
 def run_link(experiment_id: str, run_id: str) -> str:

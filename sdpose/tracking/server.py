@@ -34,6 +34,11 @@ def tracking_uri() -> str:
     return f"sqlite:///{path.replace('%', '%25').replace('?', '%3F')}"  # it is unquoted there
 
 
+def is_served() -> bool:
+    """Does a server have the runs? Else a database has them, and its pages need `sdpose ui`."""
+    return tracking_uri().startswith(("http://", "https://"))
+
+
 def shown_uri() -> str:
     """For people: without the credentials that it may have."""
     return without_secrets(tracking_uri())
