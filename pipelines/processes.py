@@ -8,6 +8,7 @@ import fcntl
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -170,7 +171,8 @@ def run_process(
         start_new_session=True,
     )
     os.close(writer)
-    copier = threading.Thread(target=_copy, args=(reader, output), daemon=True)
+    ended, end = os.pipe()
+    copier = threading.Thread(target=_copy, args=(reader, ended, output), daemon=True)
     copier.start()
     try:
         code = process.wait()
@@ -179,8 +181,10 @@ def run_process(
         stop_descendants()
         raise
     finally:
-        # Ends at once, unless the command left a process behind that holds its output open.
-        copier.join(timeout=1.0)
+        # All that the command has written is in the pipe by now. A process that it left behind may
+        # hold the pipe open; its output is not waited for.
+        os.close(end)
+        copier.join()
         output.close()
 
 
@@ -237,9 +241,13 @@ def _living_descendants(this: psutil.Process) -> list[psutil.Process]:
     return living
 
 
-def _copy(reader: int, output: StepOutput) -> None:
-    with os.fdopen(reader, "rb", buffering=0) as stream:
+def _copy(reader: int, ended: int, output: StepOutput) -> None:
+    """Until nobody writes any more, or `ended` is closed at its other end and nothing is left."""
+    with os.fdopen(reader, "rb", buffering=0) as stream, os.fdopen(ended, "rb") as other:
         while True:
+            readable, _, _ = select.select([stream, other], [], [])
+            if stream not in readable:
+                return
             try:
                 data = stream.read(65536)
             except OSError:  # how a pseudo-terminal says that nobody writes any more

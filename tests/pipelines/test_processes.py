@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipelines.processes import StepOutput, run_process
 from sdpose.grace import GRACE_SECONDS, REPEAT_SECONDS
 
 # What a step may start: a process in a session of its own (a torchrun worker), one that ignores
@@ -52,6 +54,30 @@ def start(repository: Path, *command: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         text=True,
     )
+
+
+@pytest.mark.parametrize("kept_open", [False, True])
+def test_no_line_is_lost_where_they_are_written_slowly(kept_open: bool, tmp_path: Path) -> None:
+    """A terminal, or a machine that is busy. The command may leave a process that keeps its output
+    open, which nobody waits for."""
+    seen: list[bytes] = []
+
+    def write(data: bytes) -> None:
+        time.sleep(0.3)
+        seen.append(data)
+
+    lines = "".join(f"line {number}\\n" for number in range(6))
+    pid = tmp_path / "pid"
+    left_behind = f"sleep 60 & echo $! > {pid}; " if kept_open else ""
+    command = ["sh", "-c", f"{left_behind}printf '{lines}'; exit 3"]
+    output = StepOutput(write)
+    start = time.monotonic()
+    assert run_process(command, os.environ, output, terminal=False) == 3
+    assert time.monotonic() - start < 50
+    assert b"".join(seen).decode().splitlines() == output.tail
+    assert output.tail == [f"line {number}" for number in range(6)]
+    if kept_open:
+        os.kill(int(pid.read_text()), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("request_to_end", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

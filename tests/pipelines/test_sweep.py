@@ -45,8 +45,8 @@ def test_a_sweep_ranks_registers_and_runs_again_only_what_is_missing(
 
     code, output, errors = run(SWEEP)
     assert code == 1, errors
-    assert "1 of 2 trials failed; the others are ranked" in errors
-    assert "rates-lr_1e_30: training diverged" in errors
+    assert "1 of 2 trials failed; the others are ranked" in errors, output + errors
+    assert "rates-lr_1e_30: training diverged" in errors, output + errors
     # Lines of trials that run at once say whose they are.
     assert "[rates-lr_0.001] Epoch [1][1/" in output
 
