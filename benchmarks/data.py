@@ -33,8 +33,8 @@ from sdpose.data.loader import build_train_loader
 from sdpose.data.pack import Pack
 from sdpose.data.prepare import prepare_coco
 from sdpose.data.samples import TrainSamples
-from sdpose.data.synthetic import write_synthetic_coco
 from sdpose.errors import user_errors
+from sdpose.tools.synthetic.dataset import write_synthetic_coco
 
 # mmpose 0.29's pipeline on the same photos, samples/s on one core.
 REFERENCE = 330

@@ -28,11 +28,11 @@ from torch import Tensor, nn
 
 from sdpose.config import Experiment, load_experiment
 from sdpose.data.coco import load_annotations
-from sdpose.data.synthetic import write_synthetic_coco
 from sdpose.errors import user_errors
 from sdpose.evaluation import score, validation_boxes
 from sdpose.evaluation.infer import predict_keypoints
 from sdpose.models import build_model
+from sdpose.tools.synthetic.dataset import write_synthetic_coco
 
 COCO_BOXES, BOXES_PER_IMAGE = 104_125, 21
 

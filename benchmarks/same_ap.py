@@ -21,8 +21,8 @@ from typing import Any
 from machine import machine, show
 
 from sdpose.config import load_experiment
-from sdpose.data.synthetic import write_synthetic_coco
 from sdpose.errors import user_errors
+from sdpose.tools.synthetic.dataset import write_synthetic_coco
 from sdpose.training.loop import train
 
 

@@ -35,11 +35,11 @@ from sdpose.data.coco import load_annotations
 from sdpose.data.loader import build_train_loader
 from sdpose.data.prepare import prepare_coco
 from sdpose.data.samples import Batch
-from sdpose.data.synthetic import write_synthetic_coco
 from sdpose.errors import user_errors
 from sdpose.losses import build_loss
 from sdpose.models import build_model
 from sdpose.models.complexity import count_macs
+from sdpose.tools.synthetic.dataset import write_synthetic_coco
 from sdpose.training.meters import Stopwatch
 from sdpose.training.optim import build_optimizer
 from sdpose.training.options import StepOptions, step_options

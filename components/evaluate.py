@@ -37,11 +37,11 @@ def evaluate(
     from pathlib import Path
 
     from sdpose.config import parse_experiment
-    from sdpose.data.fetch import fetch_coco
     from sdpose.errors import user_errors
     from sdpose.evaluation import format_table, write_results
     from sdpose.report.run import report_run
-    from sdpose.training.testing import test_checkpoint
+    from sdpose.runner.test_checkpoint import test_checkpoint
+    from sdpose.tools.coco_fetch.fetch import fetch_coco
 
     with user_errors():
         resolved = parse_experiment(experiment)

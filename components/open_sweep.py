@@ -23,8 +23,8 @@ def open_sweep(sweep: str, experiment: str, overwrite: bool) -> str:
     """
     from sdpose.config import parse_experiment
     from sdpose.errors import user_errors
-    from sdpose.training.halving import remove_records
-    from sdpose.training.trial import parent_run
+    from sdpose.sweeps.halving import remove_records
+    from sdpose.sweeps.trial import parent_run
 
     with user_errors():
         resolved = parse_experiment(experiment)

@@ -30,9 +30,9 @@ def prepare_coco(
 
     from sdpose.config import parse_experiment
     from sdpose.data import prepare
-    from sdpose.data.fetch import fetch_coco
     from sdpose.errors import user_errors
     from sdpose.printable import printable
+    from sdpose.tools.coco_fetch.fetch import fetch_coco
 
     with user_errors():
         resolved = parse_experiment(experiment)

@@ -39,8 +39,8 @@ def rank_trials(
     """
     from pathlib import Path
 
-    from sdpose.comparison.sweep import close_sweep
     from sdpose.errors import user_errors
+    from sdpose.sweeps.finish import close_sweep
 
     with user_errors():
         result = close_sweep(

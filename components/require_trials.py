@@ -15,7 +15,7 @@ def require_trials(outcomes: list, dataset_digest: str) -> None:
     """
     import sys
 
-    from sdpose.training.trial import outcomes_on
+    from sdpose.sweeps.trial import outcomes_on
 
     failed = [o for o in outcomes_on(outcomes, dataset_digest) if o.status == "failed"]
     if failed:

@@ -17,11 +17,11 @@ def trial(sweep: str, name: str, experiment: str, overwrite: bool) -> str:
         overwrite: Remove what the work dir holds first.
 
     Returns:
-        The outcome, as JSON (sdpose.training.trial.TrialOutcome).
+        The outcome, as JSON (sdpose.sweeps.trial.TrialOutcome).
     """
     from sdpose.config import parse_experiment
     from sdpose.errors import user_errors
-    from sdpose.training.trial import run_trial_here
+    from sdpose.sweeps.trial import run_trial_here
 
     with user_errors():
         outcome = run_trial_here(sweep, parse_experiment(experiment), overwrite=overwrite)

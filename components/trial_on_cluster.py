@@ -26,7 +26,7 @@ def trial_on_cluster(
         log: The output of all pods, each line with its pod.
 
     Returns:
-        The outcome, as JSON (sdpose.training.trial.TrialOutcome).
+        The outcome, as JSON (sdpose.sweeps.trial.TrialOutcome).
     """
     import os
     from pathlib import Path

@@ -22,7 +22,7 @@ from sdpose.documents import read_json
 from sdpose.errors import UserError
 from sdpose.registry.promote import objections
 from sdpose.registry.run import read_summary, write_summary
-from sdpose.training.layout import EXPERIMENT_FILE, REPORT, work_dir_of
+from sdpose.training.paths import EXPERIMENT_FILE, REPORT, work_dir_of
 
 # Below the work dir: what the pipeline itself leaves.
 PIPELINE_FOLDER = "pipeline"

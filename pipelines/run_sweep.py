@@ -14,10 +14,11 @@ from pipelines.on_this_machine import PIPELINE_FOLDER, compile_here, run_steps
 from pipelines.sweep_pipeline import make_sweep_pipeline
 from sdpose.cli.text import format_rows
 from sdpose.code_version import code_version
-from sdpose.config import Sweep, Trial, dump_experiment
+from sdpose.config import dump_experiment
 from sdpose.config.reference import as_yaml
 from sdpose.errors import UserError
 from sdpose.files import matching
+from sdpose.sweeps import Sweep, Trial
 
 SWEEPS_FOLDER = "sweeps"
 # Linux takes no argument beyond 128 KiB, and KFP hands all trials and their outcomes on in one.

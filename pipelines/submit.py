@@ -35,18 +35,13 @@ from pipelines.run_commands import (  # noqa: E402
 )
 from sdpose.cli.habits import explain  # noqa: E402
 from sdpose.cli.options import allow_unsupported_option, overrides_option  # noqa: E402
-from sdpose.config import (  # noqa: E402
-    Experiment,
-    dump_experiment,
-    expand,
-    experiment_digest,
-    load_sweep,
-)
-from sdpose.config.legacy.direct import experiment_loader  # noqa: E402
+from sdpose.config import Experiment, dump_experiment, experiment_digest  # noqa: E402
 from sdpose.config.paths import local_path  # noqa: E402
 from sdpose.errors import UserError, user_errors  # noqa: E402
 from sdpose.registry import CHANNELS  # noqa: E402
 from sdpose.registry.layout import check_model_name  # noqa: E402
+from sdpose.sweeps import expand, load_sweep  # noqa: E402
+from sdpose.tools.mmpose_import.direct import experiment_loader  # noqa: E402
 
 if TYPE_CHECKING:
     from components.cluster import Cluster

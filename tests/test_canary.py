@@ -23,9 +23,9 @@ from sdpose.config import Experiment
 from sdpose.config.document import parse_document
 from sdpose.config.schema import Sweep
 from sdpose.credentials import SECRET_VARIABLES
-from sdpose.data.synthetic import write_synthetic_coco
 from sdpose.errors import UserError
 from sdpose.storage import open_store
+from sdpose.tools.synthetic.dataset import write_synthetic_coco
 
 CANARY = "canary-hunter2"
 ADDRESS = f"https://somebody:{CANARY}@host/x"

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from sdpose.cli import cli
-from sdpose.data.synthetic import write_synthetic_coco
+from sdpose.tools.synthetic.dataset import write_synthetic_coco
 
 
 def value(*arguments: str) -> object:

@@ -12,9 +12,9 @@ import pytest
 from mlflow import MlflowClient
 
 from sdpose import tracking
+from sdpose.outputs import mlflow_sink
 from sdpose.tracking import delivery
 from sdpose.tracking.delivery import Delivery
-from sdpose.training import mlflow_sink
 from tests.servers.mlflow import MlflowServer
 from tests.servers.proxy import Answer, FaultProxy
 

@@ -16,11 +16,11 @@ from pydantic import BaseModel
 
 from sdpose.config import Experiment, load_experiment
 from sdpose.config.schema import Section
-from sdpose.data.synthetic import write_synthetic_coco
 from sdpose.registry.gates import gates_for
 from sdpose.registry.promote import promote_run
 from sdpose.registry.run import register_run
 from sdpose.storage import open_store
+from sdpose.tools.synthetic.dataset import write_synthetic_coco
 from sdpose.training.loop import train
 
 TINY = (

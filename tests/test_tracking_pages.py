@@ -24,7 +24,7 @@ from sdpose import tracking
 from sdpose.cli import cli
 from sdpose.config import Experiment, load_experiment
 from sdpose.errors import UserError
-from sdpose.training.mlflow_sink import MlflowSink
+from sdpose.outputs.mlflow_sink import MlflowSink
 from sdpose.training.records import EpochRecord, EvaluationRecord
 
 LOSSES = {"heatmap_loss": 0.5, "vis_dist_loss": 3e-6, "kpt_dist_loss": 0.0}

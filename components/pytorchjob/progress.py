@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 
 from sdpose.config import Experiment
-from sdpose.training.layout import PROGRESS_FILE, mirror_uri, work_dir_of
-from sdpose.training.progress import RunProgress, read_progress
+from sdpose.outputs.run_progress import RunProgress, read_progress
+from sdpose.training.paths import PROGRESS_FILE, mirror_uri, work_dir_of
 
 ANNOTATION = "sdpose/progress"
 

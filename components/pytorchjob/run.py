@@ -31,11 +31,11 @@ from components.pytorchjob.submit import (
 from components.pytorchjob.supervise import Supervisor
 from sdpose.config import Experiment
 from sdpose.errors import USER_ERROR_EXIT_CODE, UserError
-from sdpose.training.hold import leased, remove_results
+from sdpose.outputs.work_dir_lock import leased, remove_results
 
 if TYPE_CHECKING:
+    from sdpose.sweeps.trial import TrialOutcome
     from sdpose.training.result import TrainResult
-    from sdpose.training.trial import TrialOutcome
 
 
 def train_on_cluster(
@@ -81,8 +81,8 @@ def run_trial_in_job(
     log: Path,
 ) -> TrialOutcome:
     """`run_trial` by `train_on_cluster`; for a training that has been finished there is no job."""
+    from sdpose.sweeps.trial import run_trial
     from sdpose.training.result import finished_training
-    from sdpose.training.trial import run_trial
 
     def train(environment: dict[str, str]) -> TrainResult:
         if not overwrite:

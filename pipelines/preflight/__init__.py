@@ -17,9 +17,9 @@ from pipelines.preflight.images import (
     image_digest,
 )
 from pipelines.preflight.kube import Kube, NoAccessError, RefusedError
+from sdpose.checks.report import Report
 from sdpose.code_version import source_version
 from sdpose.config import Experiment
-from sdpose.doctor.report import Report
 
 __all__ = ["Report", "check_from_here", "check_in_cluster"]
 

@@ -12,7 +12,7 @@ from components.cluster import Cluster
 from components.pytorchjob.pod import resources
 from pipelines.preflight.kube import Kube, RefusedError
 from pipelines.preflight.quantities import compared, counted, readable
-from sdpose.doctor.report import Report
+from sdpose.checks.report import Report
 
 Object = dict[str, Any]
 

@@ -13,7 +13,7 @@ from components.pytorchjob import runtime
 from components.pytorchjob.choose import no_kind
 from components.pytorchjob.kinds import Kind, kinds_of
 from pipelines.preflight.kube import Kube, RefusedError
-from sdpose.doctor.report import Report
+from sdpose.checks.report import Report
 from sdpose.documents import parse_json
 
 # What the launcher asks of Kubernetes (components/pytorchjob); k8s/base/rbac.yaml grants it.

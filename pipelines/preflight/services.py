@@ -6,9 +6,9 @@ from pathlib import Path
 
 from components.cluster import Cluster, is_s3
 from sdpose import tracking
+from sdpose.checks import services
+from sdpose.checks.report import Report
 from sdpose.config import Experiment
-from sdpose.doctor import services
-from sdpose.doctor.report import Report
 from sdpose.errors import UserError
 from sdpose.registry import registry_root
 from sdpose.storage import open_store

@@ -100,8 +100,8 @@ def config_import(
     on stderr and at the head of the file. Exit code 3, and nothing is written, if it would lose a
     loss.
     """
-    from sdpose.config.legacy import import_config
-    from sdpose.config.legacy.report import NotSupportedError
+    from sdpose.tools.mmpose_import import import_config
+    from sdpose.tools.mmpose_import.report import NotSupportedError
 
     if strict and allow_unsupported:
         raise UserError("--strict and --allow-unsupported exclude each other: give one of them")

@@ -46,7 +46,7 @@ def doctor(
     """
     experiment = load_experiment(exp, overrides, **options)
 
-    from sdpose.doctor.examine import examine
+    from sdpose.checks.examine import examine
 
     report = examine(experiment, overwrite=overwrite, steps=steps)
     answer(report.summary(), asdict(report), as_json=as_json)

@@ -37,7 +37,7 @@ def report(work_dir: Path, out: Path | None, results: Path | None, checkpoint: P
     worst pictures, attention, speed, environment. What the run has not left is said, not guessed.
     """
     from sdpose.report import write_report
-    from sdpose.training.layout import REPORT
+    from sdpose.training.paths import REPORT
 
     path = out or work_dir / REPORT
     files = write_report(work_dir, path, results=results, checkpoint=checkpoint)

@@ -13,8 +13,8 @@ import click
 from sdpose.cli.options import allow_unsupported_option, experiment_options, start_options
 from sdpose.cli.text import answer, echo, json_option
 from sdpose.config import Experiment, load_experiment
-from sdpose.config.legacy.direct import experiment_loader, with_experiment_file
 from sdpose.errors import UserError
+from sdpose.tools.mmpose_import.direct import experiment_loader, with_experiment_file
 
 
 @click.command()
@@ -29,7 +29,7 @@ def synth(out: Path, num_train: int, num_val: int, seed: int) -> None:
     The same seed gives the same bytes.
     """
     from sdpose.data.progress import ConsoleProgress
-    from sdpose.data.synthetic import write_synthetic_coco
+    from sdpose.tools.synthetic.dataset import write_synthetic_coco
 
     with ConsoleProgress("rendering", "images") as progress:
         write_synthetic_coco(
@@ -74,7 +74,7 @@ def prepare(
         )
     experiment = load_experiment(exp, overrides, **options)
     if fetch:
-        from sdpose.data.fetch import fetch_coco
+        from sdpose.tools.coco_fetch.fetch import fetch_coco
 
         fetch_coco(fetch, Path(experiment.data_root), vouched=bool(expected))
     prepared = prepare_coco(experiment)
@@ -115,7 +115,7 @@ def train(
 
 def _say_where_to_look(experiment: Experiment, mlflow_run_id: str | None) -> None:
     from sdpose.tracking import pages_of
-    from sdpose.training.layout import work_dir_of
+    from sdpose.training.paths import work_dir_of
 
     work_dir = work_dir_of(experiment)
     lines = {
@@ -147,7 +147,7 @@ def launch(arguments: tuple[str, ...]) -> None:
       other         a crash
     """
     with with_experiment_file(arguments, ("train", "test")) as words:
-        from sdpose.training.launch import launch as launch_processes
+        from sdpose.runner.launch import launch as launch_processes
 
         sys.exit(launch_processes(words))
 
@@ -159,12 +159,12 @@ def sync(work_dir: Path) -> None:
 
     Exit code 1 if it still does not take everything; nothing is lost, nor sent twice.
     """
-    from sdpose.training.hold import locked
-    from sdpose.training.layout import EXPERIMENT_FILE
+    from sdpose.outputs.work_dir_lock import locked
+    from sdpose.training.paths import EXPERIMENT_FILE
 
     if not (work_dir / EXPERIMENT_FILE).is_file():
         raise UserError(f"{work_dir}: no training's work dir: it holds no {EXPERIMENT_FILE}")
-    from sdpose.training.mlflow_sink import deliver_what_waits
+    from sdpose.outputs.mlflow_sink import deliver_what_waits
 
     with locked(work_dir):
         if deliver_what_waits(work_dir, echo):
@@ -208,7 +208,7 @@ def test(
     experiment = load(overrides, **options)
 
     from sdpose.evaluation import format_table, write_results
-    from sdpose.training.testing import test_checkpoint
+    from sdpose.runner.test_checkpoint import test_checkpoint
 
     result = test_checkpoint(experiment, checkpoint)
     if result is None:  # not the first process of torchrun

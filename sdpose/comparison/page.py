@@ -23,8 +23,8 @@ from sdpose.comparison.runs import Comparison
 from sdpose.report.history import Series, read_history
 from sdpose.report.svg import Axis, Plot, axis_for
 from sdpose.report.training_figures import Figure
-from sdpose.training.layout import LATEST
-from sdpose.training.trial import TrialOutcome
+from sdpose.sweeps.trial import TrialOutcome
+from sdpose.training.paths import LATEST
 
 MAX_CURVES = 200
 MAX_KEYS = 6  # of runs that have little in common, hundreds may differ

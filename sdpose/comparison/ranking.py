@@ -9,7 +9,7 @@ from typing import Any
 
 from sdpose.comparison.spread import Difference, Spread, difference
 from sdpose.errors import UserError
-from sdpose.training.trial import TrialOutcome
+from sdpose.sweeps.trial import TrialOutcome
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from sdpose.documents import MAX_YAML_BYTES, read_bytes, read_json
 from sdpose.errors import UserError, did_you_mean
 from sdpose.registry.run import SUMMARY
 from sdpose.report.history import read_history
-from sdpose.training.changes import PLACES
-from sdpose.training.layout import EXPERIMENT_FILE
+from sdpose.training.experiment_changes import PLACES
+from sdpose.training.paths import EXPERIMENT_FILE
 
 # What tells runs apart, and not configurations.
 NAMES = ("exp_name", "seed", *PLACES)

@@ -10,21 +10,16 @@ from sdpose.config.load import (
     parse_experiment,
 )
 from sdpose.config.mappings import flatten
-from sdpose.config.schema import Experiment, Sweep
-from sdpose.config.sweep import Trial, expand, load_sweep
+from sdpose.config.schema import Experiment
 
 __all__ = [
     "Experiment",
-    "Sweep",
-    "Trial",
     "dump_experiment",
-    "expand",
     "experiment_differences",
     "experiment_digest",
     "experiments_dir",
     "flatten",
     "load_experiment",
-    "load_sweep",
     "load_with_origins",
     "parse_experiment",
 ]

@@ -27,8 +27,8 @@ from torch import Tensor
 from sdpose.config import Experiment, dump_experiment
 from sdpose.errors import UserError, how_to_install
 from sdpose.inference.estimator import Runtime
+from sdpose.inference.export import Predictor, export_onnx, export_program
 from sdpose.models import SDPose
-from sdpose.models.export import Predictor, export_onnx, export_program
 from sdpose.models.sdpose import NUM_KEYPOINTS
 from sdpose.registry.description import describe
 

@@ -43,7 +43,7 @@ def gates_for(
 
     rules: default: those of the experiment that it was registered with. data_root: where the
     validation set is, if the present version has to be evaluated on it again; default: the
-    experiment's. data_source: where it is brought from first (`sdpose.data.fetch`).
+    experiment's. data_source: where it is brought from first (`sdpose.tools.coco_fetch.fetch`).
     """
     rules = rules or experiment_of(version).promotion
     ap = figure(version.manifest["metrics"])
@@ -198,10 +198,10 @@ def _evaluate_again(
     None if it gives none. UserError if that data is not here."""
     import torch
 
-    from sdpose.data.fetch import fetch_coco
     from sdpose.data.prepare import prepare_coco
     from sdpose.evaluation import evaluate
     from sdpose.models import load_model
+    from sdpose.tools.coco_fetch.fetch import fetch_coco
 
     ours, theirs = experiment_of(version), experiment_of(champion)
     if ours.data_cfg.image_size != theirs.data_cfg.image_size:

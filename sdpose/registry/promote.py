@@ -9,7 +9,8 @@ from typing import Any
 from sdpose import tracking
 from sdpose.config import Experiment
 from sdpose.config.schema import Promotion
-from sdpose.registry import catalogue, channels
+from sdpose.registry import channels
+from sdpose.registry import mlflow_mirror as catalogue
 from sdpose.registry.channels import Gates, Record
 from sdpose.registry.gates import gates_for
 from sdpose.registry.layout import registry_root
@@ -19,7 +20,7 @@ from sdpose.registry.signatures import Signer, Verifier, signer_of, verifier_of
 from sdpose.registry.versions import read_version
 from sdpose.registry.withdrawals import read_withdrawals
 from sdpose.storage import Store, open_store
-from sdpose.training.layout import work_dir_of
+from sdpose.training.paths import work_dir_of
 
 
 def promote(

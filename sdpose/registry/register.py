@@ -14,7 +14,7 @@ from sdpose import __version__, tracking
 from sdpose.config import Experiment, dump_experiment, experiment_digest
 from sdpose.errors import UserError
 from sdpose.printable import printable
-from sdpose.registry import catalogue
+from sdpose.registry import mlflow_mirror as catalogue
 from sdpose.registry.description import describe
 from sdpose.registry.documents import (
     MANIFEST_FORMAT,

@@ -16,7 +16,7 @@ from sdpose.registry.documents import check_metrics
 from sdpose.registry.register import register_checkpoint
 from sdpose.registry.signatures import signer_of
 from sdpose.registry.versions import ModelVersion
-from sdpose.training.layout import EXPERIMENT_FILE, work_dir_of
+from sdpose.training.paths import EXPERIMENT_FILE, work_dir_of
 
 SUMMARY = "summary.json"
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from sdpose import tracking
 from sdpose.errors import UserError
-from sdpose.registry import catalogue
+from sdpose.registry import mlflow_mirror as catalogue
 from sdpose.registry.channels import current, history
 from sdpose.registry.layout import CHANNELS, check_model_name, manifest_key
 from sdpose.registry.versions import read_index, read_version, version_numbers

@@ -12,7 +12,7 @@ from sdpose.data.prepare import unusable_images
 from sdpose.documents import MAX_YAML_BYTES, DocumentError, read_bytes, read_json
 from sdpose.errors import UserError
 from sdpose.report.history import History, read_history
-from sdpose.training.layout import EXPERIMENT_FILE, checkpoint_folder
+from sdpose.training.paths import EXPERIMENT_FILE, checkpoint_folder
 
 _MAX_RESULTS_BYTES = 2**30  # COCO val2017 with a detector's boxes: 100 MB
 

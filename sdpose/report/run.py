@@ -13,10 +13,10 @@ from sdpose import tracking
 from sdpose.config import Experiment
 from sdpose.errors import UserError
 from sdpose.files import matching
+from sdpose.outputs.mirror import restore_files
 from sdpose.report import write_report
 from sdpose.storage import StoreUnavailableError, open_store, sha256_of_file
-from sdpose.training.layout import OWN_FILES, REPORT, mirror_uri, work_dir_of
-from sdpose.training.mirror import restore_files
+from sdpose.training.paths import OWN_FILES, REPORT, mirror_uri, work_dir_of
 
 
 def report_run(

@@ -16,7 +16,7 @@ from typing import BinaryIO
 from sdpose.errors import UserError
 from sdpose.files import UNSUPPORTED, is_file, make_read_only, sync_folder, walk
 from sdpose.locking import file_lock
-from sdpose.storage.partial import partial_file
+from sdpose.storage.partial_download import partial_file
 from sdpose.storage.store import (
     CHUNK_BYTES,
     Capabilities,

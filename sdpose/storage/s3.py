@@ -18,7 +18,7 @@ from typing import Any
 
 from sdpose.errors import UserError
 from sdpose.storage import probe, s3_listing
-from sdpose.storage.partial import partial_file
+from sdpose.storage.partial_download import partial_file
 from sdpose.storage.ranges import fetch_ranges, read_whole
 from sdpose.storage.s3_client import attempts, encryption, single_writer
 from sdpose.storage.s3_errors import ConditionFailedError, NotImplementedByServerError

@@ -12,9 +12,9 @@ from sdpose.data.prepare import PreparedDataset, prepare_coco
 from sdpose.errors import UserError
 from sdpose.models import SDPose, build_model, load_weights
 from sdpose.models.weights import load_backbone_weights
+from sdpose.outputs.lease import Lease
 from sdpose.training.checkpoint import training_weights
 from sdpose.training.distributed import PREPARE_TIMEOUT, World, is_restart, on_main
-from sdpose.training.lease import Lease
 from sdpose.training.meters import Progress
 from sdpose.training.records import Say
 from sdpose.training.workdir import Start, claim, find_start, open_mirror, start_anew

@@ -32,7 +32,7 @@ from torch import Tensor
 from sdpose.errors import UserError
 from sdpose.files import atomic_file, matching, sync_folder
 from sdpose.training.checkpoint_content import problem_of
-from sdpose.training.layout import newest_first
+from sdpose.training.paths import newest_first
 from sdpose.training.records import Say
 
 FORMAT = "sdpose/1"

@@ -29,6 +29,13 @@ from sdpose import __version__
 from sdpose.config import Experiment, dump_experiment, experiment_digest
 from sdpose.errors import PEER_LOST, UserError
 from sdpose.evaluation import evaluate
+from sdpose.outputs.lease import Lease
+from sdpose.outputs.mlflow_sink import DELIVERY_SECONDS
+from sdpose.outputs.sinks import ConsoleSink, Events
+from sdpose.outputs.work_dir_lock import locked_results
+from sdpose.runner.memory_advice import killed_loader, memory_errors
+from sdpose.runner.stop_signals import Interrupted, StopSignals, before_the_first_step
+from sdpose.sweeps.halving import reason_to_stop
 from sdpose.training.begin import begin
 from sdpose.training.checkpoint import FORMAT, Checkpoint
 from sdpose.training.distributed import (
@@ -40,16 +47,10 @@ from sdpose.training.distributed import (
     on_main,
     process_group,
 )
-from sdpose.training.events import ConsoleSink, Events
-from sdpose.training.halving import reason_to_stop
-from sdpose.training.hold import locked_results
-from sdpose.training.interrupt import Interrupted, StopSignals, before_the_first_step
-from sdpose.training.layout import work_dir_of
-from sdpose.training.lease import Lease
-from sdpose.training.memory import killed_loader, memory_errors
+from sdpose.training.divergence import DivergedError
 from sdpose.training.meters import Window
-from sdpose.training.mlflow_sink import DELIVERY_SECONDS
 from sdpose.training.parallel_model import average_buffers, unchanged_buffers
+from sdpose.training.paths import work_dir_of
 from sdpose.training.records import EpochRecord, EvaluationRecord, TrainRecord, duration
 from sdpose.training.recovery import recovers, recovers_from_drop, say_bad_steps
 from sdpose.training.result import (
@@ -69,7 +70,6 @@ from sdpose.training.run import (
     resume_command,
 )
 from sdpose.training.step import train_step
-from sdpose.training.watch import DivergedError
 from sdpose.training.workdir import Start
 
 # What SharedStop agrees on beside the numbers of signals, which are larger.

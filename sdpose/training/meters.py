@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sdpose.data.samples import Batch
 from sdpose.training.distributed import World, mean_over_ranks
-from sdpose.training.watch import BAD_STEPS_IN_A_ROW, BadStep, DivergedError, LossWatch
+from sdpose.training.divergence import BAD_STEPS_IN_A_ROW, BadStep, DivergedError, LossWatch
 
 
 @dataclass

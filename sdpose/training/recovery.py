@@ -14,9 +14,9 @@ from sdpose.training.checkpoint import (
     training_weights,
 )
 from sdpose.training.distributed import on_main
-from sdpose.training.layout import LATEST
+from sdpose.training.divergence import BadStep, DivergedError
+from sdpose.training.paths import LATEST
 from sdpose.training.run import Run, best_checkpoint, position, restore
-from sdpose.training.watch import BadStep, DivergedError
 
 MAX_ROLLBACKS = 3  # in one epoch
 STEPS_SAID = 3  # of one window

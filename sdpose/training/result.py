@@ -7,16 +7,16 @@ from pathlib import Path
 
 from sdpose.config import Experiment
 from sdpose.errors import UserError
+from sdpose.outputs.lease import Lease
+from sdpose.outputs.mlflow_sink import deliver_what_waits
+from sdpose.outputs.trainjob_status import report_finished
 from sdpose.training.begin import is_finished
-from sdpose.training.changes import differences
 from sdpose.training.checkpoint import Checkpoint
-from sdpose.training.layout import LATEST, checkpoint_folder, mirror_uri, work_dir_of
-from sdpose.training.lease import Lease
+from sdpose.training.experiment_changes import differences
 from sdpose.training.meters import Progress
-from sdpose.training.mlflow_sink import deliver_what_waits
+from sdpose.training.paths import LATEST, checkpoint_folder, mirror_uri, work_dir_of
 from sdpose.training.records import Say, duration
 from sdpose.training.run import best_checkpoint, build_saver
-from sdpose.training.trainjob_status import report_finished
 from sdpose.training.workdir import Start, newest
 
 

@@ -14,23 +14,17 @@ from sdpose.data.prepare import PreparedDataset, unusable_images
 from sdpose.losses import build_loss
 from sdpose.models import SDPose, build_model
 from sdpose.models.weights import load_backbone_weights, load_weights
+from sdpose.outputs.lease import Lease
+from sdpose.outputs.mirror import Mirror
+from sdpose.outputs.saver import CheckpointSaver, NoSaver
+from sdpose.outputs.sinks import Events
+from sdpose.runner.stop_signals import StopSignals
 from sdpose.storage import open_store
 from sdpose.training.checkpoint import Checkpoint, training_weights
 from sdpose.training.distributed import World, on_main
+from sdpose.training.divergence import LossWatch
 from sdpose.training.ema import AveragedModel
-from sdpose.training.events import Events
-from sdpose.training.interrupt import StopSignals
-from sdpose.training.layout import (
-    EXPERIMENT_FILE,
-    OWN_FILES,
-    PROGRESS_FILE,
-    checkpoint_folder,
-    mirror_uri,
-    work_dir_of,
-)
-from sdpose.training.lease import Lease
 from sdpose.training.meters import Progress, Stopwatch
-from sdpose.training.mirror import Mirror
 from sdpose.training.optim import (
     Schedule,
     build_optimizer,
@@ -39,9 +33,15 @@ from sdpose.training.optim import (
 )
 from sdpose.training.options import StepOptions, step_options
 from sdpose.training.parallel_model import distribute
+from sdpose.training.paths import (
+    EXPERIMENT_FILE,
+    OWN_FILES,
+    PROGRESS_FILE,
+    checkpoint_folder,
+    mirror_uri,
+    work_dir_of,
+)
 from sdpose.training.records import Say
-from sdpose.training.saving import CheckpointSaver, NoSaver
-from sdpose.training.watch import LossWatch
 from sdpose.training.workdir import Start
 
 

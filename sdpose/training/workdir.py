@@ -9,8 +9,10 @@ from pathlib import Path
 from sdpose.config import Experiment, dump_experiment
 from sdpose.errors import UserError
 from sdpose.files import atomic_file, matching
+from sdpose.outputs.lease import Lease
+from sdpose.outputs.mirror import newer_checkpoint, restore_files
+from sdpose.outputs.work_dir_lock import remove_results, results_of
 from sdpose.storage import Store, StoreUnavailableError, open_store
-from sdpose.training.changes import differences, stored_experiment
 from sdpose.training.checkpoint import (
     Checkpoint,
     CorruptCheckpointError,
@@ -18,8 +20,8 @@ from sdpose.training.checkpoint import (
     newest_checkpoint,
     same_file,
 )
-from sdpose.training.hold import remove_results, results_of
-from sdpose.training.layout import (
+from sdpose.training.experiment_changes import differences, stored_experiment
+from sdpose.training.paths import (
     EXPERIMENT_FILE,
     LATEST,
     OWN_FILES,
@@ -28,8 +30,6 @@ from sdpose.training.layout import (
     newest_first,
     work_dir_of,
 )
-from sdpose.training.lease import Lease
-from sdpose.training.mirror import newer_checkpoint, restore_files
 from sdpose.training.records import Say
 
 # No upload of a checkpoint goes on for longer.

@@ -11,8 +11,8 @@ from components.cluster import parse_cluster
 from components.pytorchjob.outcome import JobError
 from components.pytorchjob.run import run_job
 from sdpose.config import load_experiment
-from sdpose.data.synthetic import write_synthetic_coco
 from sdpose.errors import PEER_ERROR, PEER_LOST
+from sdpose.tools.synthetic.dataset import write_synthetic_coco
 from tests.cluster.conftest import IMAGE, Launch
 from tests.cluster.kube import KubeCluster
 

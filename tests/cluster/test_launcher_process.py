@@ -17,11 +17,11 @@ import pytest
 
 from components.cluster import Cluster, dump_cluster, parse_cluster
 from sdpose.config import Experiment, dump_experiment, load_experiment
-from sdpose.data.synthetic import write_synthetic_coco
 from sdpose.registry import read_version
 from sdpose.registry.channels import current
 from sdpose.registry.verify import verify
 from sdpose.storage import open_store, sha256_of_file
+from sdpose.tools.synthetic.dataset import write_synthetic_coco
 from tests.cluster.conftest import IMAGE, run_in_a_workflow, running, until
 from tests.cluster.kinds import EACH_KIND, JobFacts
 from tests.cluster.kube import KubeCluster

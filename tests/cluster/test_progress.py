@@ -16,7 +16,7 @@ from components.pytorchjob import progress
 from components.pytorchjob.progress import ANNOTATION
 from components.pytorchjob.run import run_job
 from sdpose.config import Experiment, load_experiment
-from sdpose.data.synthetic import write_synthetic_coco
+from sdpose.tools.synthetic.dataset import write_synthetic_coco
 from tests.cluster.conftest import IMAGE, Launch, Meanwhile, running, until
 from tests.cluster.kube import KubeCluster
 from tests.cluster.kube.server import Call, Fault

@@ -8,9 +8,9 @@ import pytest
 
 from components.prepare_coco import prepare_coco
 from sdpose.config import dump_experiment, load_experiment
-from sdpose.data.synthetic import write_synthetic_coco
 from sdpose.errors import FAILURE_FILE_VARIABLE, USER_ERROR_EXIT_CODE
-from sdpose.training.launch import train_on_this_machine
+from sdpose.runner.launch import train_on_this_machine
+from sdpose.tools.synthetic.dataset import write_synthetic_coco
 
 TINY = Path(__file__).parents[1] / "pipelines/tiny.yaml"
 WITHOUT_TRACKERS = "log_config.hooks=[TextLoggerHook]"

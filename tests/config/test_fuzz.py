@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sdpose.config import dump_experiment, load_experiment, parse_experiment
-from sdpose.config.legacy.python_file import read_python_config
-from sdpose.config.legacy.translate import translate
 from sdpose.documents import DocumentError, parse_json, parse_yaml_value
 from sdpose.errors import UserError
 from sdpose.printable import printable, printable_line
+from sdpose.tools.mmpose_import.python_file import read_python_config
+from sdpose.tools.mmpose_import.translate import translate
 
 EXAMPLES = int(os.environ.get("SDPOSE_FUZZ_EXAMPLES", "150"))
 fuzz = settings(

@@ -7,14 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sdpose.config import (
-    dump_experiment,
-    expand,
-    experiment_digest,
-    load_experiment,
-    load_sweep,
-    parse_experiment,
-)
+from sdpose.config import dump_experiment, experiment_digest, load_experiment, parse_experiment
 from sdpose.config.document import parse_yaml
 from sdpose.documents import (
     MAX_DEPTH,
@@ -26,6 +19,7 @@ from sdpose.documents import (
     read_text,
 )
 from sdpose.errors import UserError
+from sdpose.sweeps import expand, load_sweep
 
 # Each alias stands for ten of the one before: 10^12 values.
 LAUGHS = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(

@@ -15,13 +15,13 @@ from click.testing import CliRunner
 
 from sdpose.cli import cli
 from sdpose.config import dump_experiment, load_experiment, parse_experiment
-from sdpose.config.legacy import import_config
-from sdpose.config.legacy.bounds import MAX_DEPTH, MAX_ELEMENTS
-from sdpose.config.legacy.fence import translate_in_child
-from sdpose.config.legacy.python_file import MAX_FILES, read_python_config
-from sdpose.config.legacy.translate import translate
 from sdpose.documents import parse_yaml_value
 from sdpose.errors import UserError
+from sdpose.tools.mmpose_import import import_config
+from sdpose.tools.mmpose_import.bounds import MAX_DEPTH, MAX_ELEMENTS
+from sdpose.tools.mmpose_import.fence import translate_in_child
+from sdpose.tools.mmpose_import.python_file import MAX_FILES, read_python_config
+from sdpose.tools.mmpose_import.translate import translate
 
 CHILD = Path(__file__).parent / "mmpose" / "coco" / "child.py"
 
@@ -129,7 +129,7 @@ def test_the_child_ends_what_the_interpreter_overlooks(tmp_path: Path) -> None:
 
 
 LIMITED = """
-from sdpose.config.legacy.child import limit_this_process
+from sdpose.tools.mmpose_import.child import limit_this_process
 limit_this_process()
 """
 

@@ -10,9 +10,9 @@ from click.testing import CliRunner
 
 from sdpose.cli import cli
 from sdpose.config import load_experiment
-from sdpose.config.legacy import import_config
-from sdpose.config.legacy.python_file import read_python_config
 from sdpose.errors import UserError
+from sdpose.tools.mmpose_import import import_config
+from sdpose.tools.mmpose_import.python_file import read_python_config
 
 CONFIGS = Path(__file__).parent / "mmpose" / "coco"
 

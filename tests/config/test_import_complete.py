@@ -17,12 +17,12 @@ from click.testing import CliRunner
 
 from sdpose.cli import cli
 from sdpose.config import load_experiment
-from sdpose.config.legacy.direct import experiment_loader
-from sdpose.config.legacy.python_file import read_python_config
-from sdpose.config.legacy.report import NotSupportedError
-from sdpose.config.legacy.translate import READ_BY_MMPOSE, translate
-from sdpose.config.legacy.translation import Translation
 from sdpose.errors import UserError
+from sdpose.tools.mmpose_import.direct import experiment_loader
+from sdpose.tools.mmpose_import.python_file import read_python_config
+from sdpose.tools.mmpose_import.report import NotSupportedError
+from sdpose.tools.mmpose_import.translate import READ_BY_MMPOSE, translate
+from sdpose.tools.mmpose_import.translation import Translation
 
 CONFIGS = Path(__file__).parent / "mmpose" / "coco"
 MASKED = CONFIGS / "sdpose_s_v1_maskedkd.py"

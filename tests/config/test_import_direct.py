@@ -12,10 +12,10 @@ from click.testing import CliRunner
 from pipelines import submit
 from sdpose.cli import cli
 from sdpose.config import load_experiment
-from sdpose.config.legacy.direct import experiment_loader, with_experiment_file
-from sdpose.config.legacy.report import NotSupportedError
-from sdpose.data.synthetic import write_synthetic_coco
 from sdpose.errors import UserError
+from sdpose.tools.mmpose_import.direct import experiment_loader, with_experiment_file
+from sdpose.tools.mmpose_import.report import NotSupportedError
+from sdpose.tools.synthetic.dataset import write_synthetic_coco
 
 CONFIGS = Path(__file__).parent / "mmpose" / "coco"
 MASKED, TINY = CONFIGS / "sdpose_s_v1_maskedkd.py", CONFIGS / "tiny.py"

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from sdpose.config import experiment_differences, load_experiment, load_sweep, load_with_origins
+from sdpose.config import experiment_differences, load_experiment, load_with_origins
 from sdpose.config.key_names import key_paths
 from sdpose.config.schema import Experiment, Sweep
 from sdpose.config.short_keys import OTHER_NAMES, SHORT_KEYS
-from sdpose.config.sweep import expand
 from sdpose.errors import UserError
+from sdpose.sweeps import expand, load_sweep
 
 VIS = "model.keypoint_head.loss_vis_token_dist"
 KPT = "model.keypoint_head.loss_kpt_token_dist"

@@ -8,8 +8,8 @@ import pytest
 
 from pipelines.submit import _absolute
 from sdpose.config import parse_experiment
-from sdpose.config.legacy import import_config
 from sdpose.errors import UserError
+from sdpose.tools.mmpose_import import import_config
 
 ADDRESSES = ("s3://bucket/w.pth", "https://host/w.pth", "torchvision://resnet50", "registry://m/1")
 

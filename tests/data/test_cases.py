@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from sdpose.checks.quick_check import glance_at_coco
 from sdpose.config import load_experiment
-from sdpose.data.glance import glance_at_coco
 from sdpose.data.prepare import prepare_coco
 from sdpose.errors import UserError
 

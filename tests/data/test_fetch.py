@@ -18,12 +18,12 @@ from servers import odd_s3
 from servers.proxy import SLOW_DOWN, Cut, FaultProxy
 
 from sdpose.config import parse_experiment
-from sdpose.data import download
-from sdpose.data.fetch import DETECTIONS, fetch_coco
 from sdpose.data.prepare import prepare_coco
-from sdpose.data.sources import HttpSource
 from sdpose.errors import UserError
 from sdpose.storage import patience
+from sdpose.tools.coco_fetch import download
+from sdpose.tools.coco_fetch.fetch import DETECTIONS, fetch_coco
+from sdpose.tools.coco_fetch.sources import HttpSource
 
 ZIPS = {
     "annotations/annotations_trainval2017.zip": "annotations",
@@ -314,7 +314,8 @@ def test_sources_that_cannot_be(source, tmp_path):
 def test_two_fetches_into_one_folder(mirror, tmp_path):
     mirror.bytes_per_second = 500_000
     root = tmp_path / "coco"
-    program = "import sys; from pathlib import Path; from sdpose.data.fetch import fetch_coco; "
+    program = "import sys; from pathlib import Path; "
+    program += "from sdpose.tools.coco_fetch.fetch import fetch_coco; "
     program += "fetch_coco(sys.argv[1], Path(sys.argv[2]))"
     with mirror.running() as url:
         process = subprocess.Popen([sys.executable, "-c", program, url, str(root)])

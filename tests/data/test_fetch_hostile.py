@@ -22,11 +22,11 @@ from mirror import Mirror
 from servers.tls import self_signed
 
 from sdpose.cli import cli
-from sdpose.data import download, fetch
-from sdpose.data.fetch import DETECTIONS, fetch_coco
-from sdpose.data.sources import HttpSource, RemoteFile
 from sdpose.errors import UserError
 from sdpose.storage import patience
+from sdpose.tools.coco_fetch import download, fetch
+from sdpose.tools.coco_fetch.fetch import DETECTIONS, fetch_coco
+from sdpose.tools.coco_fetch.sources import HttpSource, RemoteFile
 
 OFFICIAL = "http://images.cocodataset.org"
 ZIPS = {

@@ -19,6 +19,7 @@ FULL = "the loaders' shared memory, /dev/shm, is full. Enlarge it (docker run --
 TRAIN = """
 import sys
 from sdpose.config import Experiment
+
 from sdpose.data.loader import build_train_loader
 from sdpose.errors import user_errors
 

@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 import pytest
 
+from sdpose.checks.quick_check import glance_at_coco
 from sdpose.config import parse_experiment
 from sdpose.data.coco import load_annotations
 from sdpose.data.detections import load_detections
-from sdpose.data.glance import glance_at_coco
 from sdpose.data.prepare import prepare_coco
 from sdpose.data.splits import Split
 from sdpose.errors import UserError

@@ -176,6 +176,7 @@ def test_nothing_to_train_on_is_a_user_error(damaged):
 TRAINING = """
 import multiprocessing, signal, sys
 from sdpose.config import Experiment
+
 from sdpose.data.loader import build_train_loader
 
 stop = []

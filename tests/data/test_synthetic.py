@@ -11,11 +11,11 @@ import pytest
 from pycocotools.coco import COCO
 
 from sdpose.data.coco import load_annotations
-from sdpose.data.figure import sample_figure
-from sdpose.data.poses import LIMITS, POSES
-from sdpose.data.synthetic import write_synthetic_coco
 from sdpose.errors import UserError
 from sdpose.skeleton import JOINT_NAMES, LIMBS
+from sdpose.tools.synthetic.dataset import write_synthetic_coco
+from sdpose.tools.synthetic.figure import sample_figure
+from sdpose.tools.synthetic.poses import LIMITS, POSES
 
 NUM_TRAIN, NUM_VAL, SEED = 150, 10, 3
 

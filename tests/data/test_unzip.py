@@ -6,9 +6,9 @@ import zipfile
 
 import pytest
 
-from sdpose.data import unzip
-from sdpose.data.unzip import UnusableArchiveError
 from sdpose.errors import UserError
+from sdpose.tools.coco_fetch import unzip
+from sdpose.tools.coco_fetch.unzip import UnusableArchiveError
 
 
 def _zip(path, *names, **options):

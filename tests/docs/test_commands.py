@@ -25,8 +25,8 @@ from click.testing import CliRunner
 from pipelines import submit
 from sdpose.cli import cli
 from sdpose.config import dump_experiment, load_experiment
-from sdpose.data.synthetic import write_synthetic_coco
 from sdpose.models.weights import convert_weights
+from sdpose.tools.synthetic.dataset import write_synthetic_coco
 from sdpose.training.loop import train
 
 REPOSITORY = Path(__file__).resolve().parents[2]

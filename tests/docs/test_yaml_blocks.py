@@ -10,8 +10,8 @@ import pytest
 
 from components.cluster import parse_cluster
 from sdpose.config import load_experiment
-from sdpose.config.sweep import expand, load_sweep
 from sdpose.documents import parse_yaml_value
+from sdpose.sweeps import expand, load_sweep
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROFILE = "namespace: pose\nimage: registry.test/sdpose:1\ndata_root: s3://b/coco\nwork_dirs: s3://b/runs\n"

@@ -20,13 +20,13 @@ from servers.proxy import Answer, Delay, FaultProxy
 from servers.s3 import S3Server
 
 from sdpose import tracking
+from sdpose.checks.batch import Trial, largest_that_fits
+from sdpose.checks.space import kept_checkpoints
 from sdpose.cli import cli
 from sdpose.config import Experiment, flatten, load_experiment
-from sdpose.data.synthetic import write_synthetic_coco
-from sdpose.doctor.batch import Trial, largest_that_fits
-from sdpose.doctor.space import kept_checkpoints
 from sdpose.registry.register import register_checkpoint
 from sdpose.storage import S3Store
+from sdpose.tools.synthetic.dataset import write_synthetic_coco
 from sdpose.training.loop import train
 
 TINY = """

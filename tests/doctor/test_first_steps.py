@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from sdpose.checks.first_steps import try_steps
+from sdpose.checks.report import Report
 from sdpose.config import Experiment, load_experiment
-from sdpose.data.synthetic import write_synthetic_coco
-from sdpose.doctor.first_steps import try_steps
-from sdpose.doctor.report import Report
+from sdpose.tools.synthetic.dataset import write_synthetic_coco
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sdpose.config import Experiment, dump_experiment, load_experiment
-from sdpose.data.synthetic import write_synthetic_coco
 from sdpose.models import build_model
+from sdpose.tools.synthetic.dataset import write_synthetic_coco
 
 SMALL = (
     "model.backbone={width: 8, num_blocks: 1}",

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sdpose.errors import UserError
+from sdpose.inference.export import export_onnx, export_program
 from sdpose.models import MODELS, SDPose
-from sdpose.models.export import export_onnx, export_program
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sdpose.data.synthetic import write_synthetic_coco
+from sdpose.tools.synthetic.dataset import write_synthetic_coco
 
 # From the environment of whoever runs the tests these would change what is tested.
 CONFIGURATION = (

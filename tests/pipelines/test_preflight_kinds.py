@@ -13,7 +13,7 @@ from servers.objects import ObjectServer
 from components.cluster import load_cluster
 from pipelines.preflight.kube import Kube
 from pipelines.preflight.objects import check_kinds, check_rights
-from sdpose.doctor.report import Report
+from sdpose.checks.report import Report
 
 CLUSTER = Path(__file__).with_name("cluster.yaml")
 TRAINER = "/apis/trainer.kubeflow.org/v1alpha1"

@@ -24,14 +24,9 @@ from pipelines.on_cluster import Wishes, submit_to_cluster, sweep_to_cluster
 from pipelines.run_kfp import cancel, follow, resume_run
 from pipelines.run_sweep import SweepRun
 from sdpose.code_version import source_version
-from sdpose.config import (
-    dump_experiment,
-    expand,
-    load_experiment,
-    load_sweep,
-    parse_experiment,
-)
+from sdpose.config import dump_experiment, load_experiment, parse_experiment
 from sdpose.errors import UserError
+from sdpose.sweeps import expand, load_sweep
 
 CLUSTER = Path(__file__).with_name("cluster.yaml")
 EXPERIMENT = ("--exp", "sdpose_t", "--cluster", CLUSTER)

@@ -13,10 +13,11 @@ from mlflow import MlflowClient
 from pipelines.gpus import Slots
 from pipelines.sdpose_pipeline import compile_pipeline
 from pipelines.sweep_pipeline import make_sweep_pipeline
-from sdpose.config import dump_experiment, expand, load_sweep, parse_experiment
+from sdpose.config import dump_experiment, parse_experiment
 from sdpose.errors import UserError
 from sdpose.registry import read_version
 from sdpose.storage import open_store
+from sdpose.sweeps import expand, load_sweep
 
 TINY = Path(__file__).with_name("tiny.yaml")
 SWEEP = f"""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pipelines.run_sweep import SweepRun, summary
-from sdpose.config import expand, load_sweep
 from sdpose.config.schema import Sweep
+from sdpose.sweeps import expand, load_sweep
 
 
 def lines(sweep: Sweep) -> list[str]:

@@ -15,10 +15,10 @@ from servers.mlflow import MlflowServer
 from sdpose import tracking
 from sdpose.cli import cli
 from sdpose.errors import UserError
-from sdpose.registry.catalogue import RUN_TAG, follow, named_weights, reconcile
 from sdpose.registry.channels import move
 from sdpose.registry.gc import gc
 from sdpose.registry.layout import blob_key, index_key, manifest_key
+from sdpose.registry.mlflow_mirror import RUN_TAG, follow, named_weights, reconcile
 from sdpose.registry.promote import promote, rollback
 from sdpose.registry.withdraw import withdraw
 from sdpose.storage import Store

@@ -20,8 +20,8 @@ from servers.mlflow import MlflowServer
 
 from sdpose.config import Experiment
 from sdpose.registry import summarize
-from sdpose.registry.catalogue import reconcile
 from sdpose.registry.channels import current, history
+from sdpose.registry.mlflow_mirror import reconcile
 from sdpose.registry.verify import verify
 from sdpose.storage import open_store
 

@@ -11,12 +11,12 @@ from made import Register, with_promotion, write_checkpoint
 
 from sdpose.config import Experiment, load_experiment, parse_experiment
 from sdpose.data.prepare import prepare_coco
-from sdpose.data.synthetic import write_synthetic_coco
 from sdpose.evaluation import EvaluationResult, evaluate
 from sdpose.models import build_model, load_weights
 from sdpose.registry.promote import promote
 from sdpose.registry.register import register_checkpoint
 from sdpose.storage import Store
+from sdpose.tools.synthetic.dataset import write_synthetic_coco
 from sdpose.training.loop import train
 
 TINY = Path(__file__).parents[1] / "pipelines/tiny.yaml"

@@ -15,20 +15,19 @@ from sdpose.cli import cli
 from sdpose.config import (
     Experiment,
     dump_experiment,
-    expand,
     experiment_differences,
     load_experiment,
-    load_sweep,
     parse_experiment,
 )
-from sdpose.config.legacy import import_config
 from sdpose.errors import UserError
 from sdpose.registry import CHANNELS, summarize
 from sdpose.registry.promote import promote
 from sdpose.registry.run import register_run
 from sdpose.registry.versions import versions
 from sdpose.storage import Store, open_store
-from sdpose.training.changes import differences
+from sdpose.sweeps import expand, load_sweep
+from sdpose.tools.mmpose_import import import_config
+from sdpose.training.experiment_changes import differences
 
 
 def model_of(name: str | Path, *overrides: str) -> str | None:

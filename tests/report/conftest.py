@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from run_sdpose import sdpose
 
-from sdpose.data.synthetic import write_synthetic_coco
+from sdpose.tools.synthetic.dataset import write_synthetic_coco
 
 
 @pytest.fixture(scope="package")

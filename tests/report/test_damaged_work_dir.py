@@ -12,7 +12,7 @@ from sdpose.config import dump_experiment, load_experiment
 from sdpose.errors import UserError
 from sdpose.report.gather import gather
 from sdpose.report.history import read_history
-from sdpose.training.layout import EXPERIMENT_FILE
+from sdpose.training.paths import EXPERIMENT_FILE
 from sdpose.training.workdir import differences
 
 DAMAGED = [

@@ -10,7 +10,6 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from sdpose.data.coco import CocoAnnotations, load_annotations
-from sdpose.data.synthetic import write_synthetic_coco
 from sdpose.evaluation.coco_ap import average_precision, coco_dataset
 from sdpose.report.curves import precision_curves
 from sdpose.report.errors import (
@@ -26,6 +25,7 @@ from sdpose.report.errors import (
     match,
 )
 from sdpose.skeleton import FLIP_INDEX, OKS_SIGMAS
+from sdpose.tools.synthetic.dataset import write_synthetic_coco
 
 AREA = 100.0**2
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sdpose.data.sources import FolderSource, S3Source, open_source
 from sdpose.errors import UserError
 from sdpose.storage import FileStore, S3Store, open_store
+from sdpose.tools.coco_fetch.sources import FolderSource, S3Source, open_source
 
 BUCKETS = {
     "s3://bkt": "s3://bkt/",

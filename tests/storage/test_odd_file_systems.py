@@ -166,7 +166,7 @@ def test_a_work_dir_on_a_share(tmp_path, kinds):
     program = (
         "from pathlib import Path\n"
         "from sdpose.training.checkpoint import save_checkpoint, same_file\n"
-        "from sdpose.training.hold import locked\n"
+        "from sdpose.outputs.work_dir_lock import locked\n"
         "import torch\n"
         "with locked(Path('run')):\n"
         "    checkpoint = {'state_dict': {'w': torch.ones(2)}, 'meta': {'format': 'sdpose/1'}}\n"

@@ -15,7 +15,7 @@ from sdpose.files import atomic_file, open_own
 from sdpose.locking import only_one
 from sdpose.storage import open_store, ranges
 from sdpose.storage.files import FileStore
-from sdpose.storage.partial import partial_file
+from sdpose.storage.partial_download import partial_file
 
 SECRET = b"a file of somebody else"
 CONTENT = b"weights"

@@ -20,7 +20,7 @@ import torch
 from forked import Forked
 
 from sdpose.config import Experiment, dump_experiment, load_experiment
-from sdpose.data.synthetic import write_synthetic_coco
+from sdpose.tools.synthetic.dataset import write_synthetic_coco
 
 # 64 images with some 80 persons: 11 iterations of 8 an epoch.
 TINY = """

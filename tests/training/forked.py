@@ -20,7 +20,9 @@ from typing import Any
 import psutil
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["sdpose.cli", "sdpose.training.loop", "sdpose.data.synthetic"])
+_context.set_forkserver_preload(
+    ["sdpose.cli", "sdpose.training.loop", "sdpose.tools.synthetic.dataset"]
+)
 
 
 class Forked(psutil.Process):

@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 
 from sdpose.errors import UserError, user_errors
+from sdpose.runner.stop_signals import Interrupted
 from sdpose.training.distributed import on_main, process_group
-from sdpose.training.interrupt import Interrupted
 
 
 def fail(case: str) -> None:

@@ -17,7 +17,7 @@ from sdpose.training.checkpoint import (
     same_file,
     save_checkpoint,
 )
-from sdpose.training.layout import outdated
+from sdpose.training.paths import outdated
 
 
 def content(value: float, **meta: Any) -> dict[str, Any]:

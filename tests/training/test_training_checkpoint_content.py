@@ -13,8 +13,8 @@ import torch
 
 from sdpose.errors import UserError
 from sdpose.training.checkpoint import CorruptCheckpointError, load_checkpoint, save_checkpoint
-from sdpose.training.layout import POSITION
 from sdpose.training.loop import train
+from sdpose.training.paths import POSITION
 
 Checkpoint = dict[str, Any]
 Spoil = Callable[[Checkpoint], object]

@@ -12,9 +12,9 @@ from forked import spoilt
 from sdpose.models import build_model
 from sdpose.training import loop
 from sdpose.training.distributed import World
+from sdpose.training.divergence import BAD_STEPS_IN_A_ROW, DivergedError, LossWatch
 from sdpose.training.loop import train
 from sdpose.training.step import train_step
-from sdpose.training.watch import BAD_STEPS_IN_A_ROW, DivergedError, LossWatch
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from sdpose.data.prepare import prepare_coco
 from sdpose.losses import build_loss
 from sdpose.models import build_model
 from sdpose.training.distributed import World
+from sdpose.training.divergence import LossWatch
 from sdpose.training.optim import build_optimizer
 from sdpose.training.options import step_options
 from sdpose.training.step import train_step
-from sdpose.training.watch import LossWatch
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from components.open_sweep import open_sweep
-from sdpose.config import Trial, dump_experiment, expand, load_sweep
-from sdpose.training.halving import reason_to_stop, remove_records, rungs
+from sdpose.config import dump_experiment
+from sdpose.sweeps import Trial, expand, load_sweep
+from sdpose.sweeps.halving import reason_to_stop, remove_records, rungs
 from sdpose.training.loop import train
 from sdpose.training.result import finished_training
 

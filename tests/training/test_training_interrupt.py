@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sdpose.grace import REPEAT_SECONDS
-from sdpose.training import interrupt
+from sdpose.runner import stop_signals as interrupt
 from sdpose.training.loop import train
 
 ALL_HOOKS = "log_config.hooks=[TextLoggerHook, TensorboardLoggerHook, MlflowLoggerHook]"

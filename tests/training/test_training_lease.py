@@ -14,10 +14,10 @@ from click.testing import CliRunner
 from sdpose.cli import cli
 from sdpose.config import dump_experiment
 from sdpose.errors import UserError
+from sdpose.outputs import lease as leases
+from sdpose.outputs.lease import LEASE, Holder, Lease, LeaseLostError
+from sdpose.outputs.work_dir_lock import leased
 from sdpose.storage import Store, open_store
-from sdpose.training import lease as leases
-from sdpose.training.hold import leased
-from sdpose.training.lease import LEASE, Holder, Lease, LeaseLostError
 from sdpose.training.workdir import Start, claim
 
 

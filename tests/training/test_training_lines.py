@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from sdpose.evaluation import METRIC_NAMES, format_table
-from sdpose.training.events import ConsoleSink, Events
-from sdpose.training.interrupt import Interrupted
+from sdpose.outputs.sinks import ConsoleSink, Events
+from sdpose.runner.stop_signals import Interrupted
 from sdpose.training.loop import train
 from sdpose.training.records import EpochRecord, EvaluationRecord, Sink, TrainRecord
 

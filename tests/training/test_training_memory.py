@@ -12,10 +12,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from sdpose.errors import UserError
+from sdpose.runner.memory_advice import killed_loader
 from sdpose.training import loop
 from sdpose.training.distributed import PEER_LOST_EXIT_CODE
 from sdpose.training.loop import train
-from sdpose.training.memory import killed_loader
 
 
 @pytest.mark.parametrize("rank", [0, 1])

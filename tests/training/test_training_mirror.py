@@ -17,8 +17,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sdpose.errors import UserError
-from sdpose.training import loop, mirror, reminder, saving
-from sdpose.training.events import TensorboardSink, TextSink
+from sdpose.outputs import mirror
+from sdpose.outputs import rate_limited_warning as reminder
+from sdpose.outputs import saver as saving
+from sdpose.outputs.sinks import TensorboardSink, TextSink
+from sdpose.training import loop
 from sdpose.training.loop import train
 from sdpose.training.records import Sink, TrainRecord
 from sdpose.training.result import finished_training

@@ -15,13 +15,14 @@ from servers.trainer_status import StatusServer
 
 from sdpose.config import Experiment
 from sdpose.errors import UserError
+from sdpose.outputs import mirror, trainjob_status
+from sdpose.outputs import run_progress as progress
+from sdpose.outputs.lease import Lease
+from sdpose.outputs.mirror import Mirror
+from sdpose.outputs.run_progress import RunProgress, read_progress
+from sdpose.outputs.trainjob_status import TrainJobStatus
 from sdpose.storage import Store, open_store
-from sdpose.training import mirror, progress, trainjob_status
-from sdpose.training.lease import Lease
 from sdpose.training.loop import train
-from sdpose.training.mirror import Mirror
-from sdpose.training.progress import RunProgress, read_progress
-from sdpose.training.trainjob_status import TrainJobStatus
 from tests.conftest import shared_path
 
 

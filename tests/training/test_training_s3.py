@@ -14,8 +14,9 @@ from servers.proxy import Answer, Delay, FaultProxy
 
 from sdpose.cli import main
 from sdpose.config import dump_experiment
+from sdpose.outputs import mirror
+from sdpose.outputs import saver as saving
 from sdpose.storage import Store, open_store
-from sdpose.training import mirror, saving
 from sdpose.training.checkpoint import load_checkpoint
 from sdpose.training.loop import train
 

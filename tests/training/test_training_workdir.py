@@ -7,10 +7,10 @@ import torch
 
 from sdpose.config import Experiment
 from sdpose.errors import UserError
-from sdpose.training import hold
+from sdpose.outputs import work_dir_lock as hold
+from sdpose.outputs.work_dir_lock import locked
 from sdpose.training.checkpoint import FORMAT, load_checkpoint, save_checkpoint
-from sdpose.training.hold import locked
-from sdpose.training.layout import checkpoint_folder
+from sdpose.training.paths import checkpoint_folder
 from sdpose.training.workdir import Start, claim, find_start, open_mirror, start_anew
 
 

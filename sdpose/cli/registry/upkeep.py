@@ -55,9 +55,9 @@ def gc(store: Store, delete: bool, restore: bool, grace_hours: float) -> Any:
     stays as well; with MLFLOW_TRACKING_URI set, MLflow must answer. Nothing is removed if
     manifests, index and channels do not agree.
     """
-    from sdpose.registry.catalogue import named_weights
     from sdpose.registry.gc import gc as collect
     from sdpose.registry.gc import restore as put_back
+    from sdpose.registry.mlflow_mirror import named_weights
 
     if delete and restore:
         raise UserError("give --delete or --restore, not both")
@@ -94,7 +94,7 @@ def gc(store: Store, delete: bool, restore: bool, grace_hours: float) -> Any:
 @on_store
 def reconcile(store: Store, model: str | None, dry_run: bool) -> Any:
     """Make MLflow show what the registry holds: versions, tags, aliases."""
-    from sdpose.registry.catalogue import reconcile as repair_drift
+    from sdpose.registry.mlflow_mirror import reconcile as repair_drift
     from sdpose.registry.versions import model_names
     from sdpose.tracking import is_configured
 

@@ -1,0 +1,1 @@
+"""What leaves a run: mirror and lease, log files, TensorBoard, MLflow, progress records."""

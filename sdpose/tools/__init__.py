@@ -1,0 +1,1 @@
+"""Beside training: synthetic COCO, fetching COCO, importing mmpose configurations."""

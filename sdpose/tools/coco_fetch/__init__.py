@@ -1,0 +1,1 @@
+"""Downloads COCO 2017, checks it and unpacks it."""

@@ -1,0 +1,1 @@
+"""A small COCO dataset, drawn."""
