@@ -30,7 +30,7 @@ from sdpose.config import Experiment
 from sdpose.data import device, samples
 from sdpose.data.device import finish
 from sdpose.data.loader import build_train_loader
-from sdpose.data.pack import Pack
+from sdpose.data.pack import Pack, open_pack
 from sdpose.data.prepare import prepare_coco
 from sdpose.data.samples import TrainSamples
 from sdpose.errors import user_errors
@@ -86,7 +86,9 @@ def main() -> None:
         files["fast"] = list(Path(pack).iterdir())
         rows: list[dict[str, Any]] = []
         for pipeline in ("exact", "fast"):
-            loaded = build_train_loader(experiment, pack=pack if pipeline == "fast" else None)
+            loaded = build_train_loader(
+                experiment, pack=open_pack(pack) if pipeline == "fast" else None
+            )
             rows += _measure(pipeline, loaded._samples, files[pipeline], args)
     report = {"batch": args.batch, "data_root": str(root), "rows": rows, "machine": machine()}
     report["reference_samples_per_s_core"] = REFERENCE

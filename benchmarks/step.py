@@ -33,6 +33,7 @@ from machine import machine, peak_memory_mib, reset_peak_memory, show
 from sdpose.config import Experiment, load_experiment
 from sdpose.data.coco import load_annotations
 from sdpose.data.loader import build_train_loader
+from sdpose.data.pack import open_pack
 from sdpose.data.prepare import prepare_coco
 from sdpose.data.samples import Batch
 from sdpose.errors import user_errors
@@ -128,7 +129,7 @@ def _measure(
         seconds, waited = stopwatch.window(steps)
         return seconds / steps, waited / seconds
 
-    loader = build_train_loader(experiment, pack=prepare_coco(experiment).pack)
+    loader = build_train_loader(experiment, pack=open_pack(str(prepare_coco(experiment).pack)))
     stopwatch = Stopwatch()
     reset_peak_memory(options.device)
     try:

@@ -31,6 +31,7 @@ def prepare_coco(
     from sdpose.config import parse_experiment
     from sdpose.data import prepare
     from sdpose.errors import user_errors
+    from sdpose.pack_store import prepare_pack
     from sdpose.printable import printable
     from sdpose.tools.coco_fetch.fetch import fetch_coco
 
@@ -38,7 +39,7 @@ def prepare_coco(
         resolved = parse_experiment(experiment)
         if data_source:
             fetch_coco(data_source, Path(resolved.data_root))
-        prepared = prepare.prepare_coco(resolved)
+        prepared = prepare.prepare_coco(resolved, pack_into=prepare_pack)
         print(printable(prepared.summary()))
         weights_digest = prepare.weights_digest(resolved)
     return (prepared.digest, prepared.bbox_source, weights_digest)

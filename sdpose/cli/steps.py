@@ -65,6 +65,7 @@ def prepare(
     do not fit. A second run on an unchanged tree takes seconds.
     """
     from sdpose.data.prepare import prepare_coco
+    from sdpose.pack_store import prepare_pack
 
     expected = (expect_digest or "").lower()
     if expect_digest is not None and not re.fullmatch(r"[0-9a-f]{64}", expected):
@@ -77,7 +78,7 @@ def prepare(
         from sdpose.tools.coco_fetch.fetch import fetch_coco
 
         fetch_coco(fetch, Path(experiment.data_root), vouched=bool(expected))
-    prepared = prepare_coco(experiment)
+    prepared = prepare_coco(experiment, pack_into=prepare_pack)
     if expected and prepared.digest != expected:
         raise UserError(
             f"{prepared.data_root.absolute()}: the dataset has the digest {prepared.digest}, "

@@ -24,7 +24,7 @@ from sdpose.config import Experiment
 from sdpose.data.augment import draw_augmentation
 from sdpose.data.coco import load_annotations
 from sdpose.data.handover import start
-from sdpose.data.pack import open_pack
+from sdpose.data.pack import Pack
 from sdpose.data.randomness import epoch_order
 from sdpose.data.samples import (
     Batch,
@@ -45,19 +45,19 @@ def build_train_loader(
     rank: int = 0,
     world_size: int = 1,
     skip_images: frozenset[str] = frozenset(),
-    pack: str | None = None,
+    pack: Pack | None = None,
 ) -> TrainLoader:
     """The loader of one of `world_size` training processes.
 
     `skip_images` are file names, as in the annotation file, of images to leave out (those that
-    `prepare_coco` found unreadable, if `data.on_corrupt` is skip). `pack` is the location of the
-    pack that `prepare_coco` made of the others; without it, photos are decoded.
+    `prepare_coco` found unreadable, if `data.on_corrupt` is skip). `pack` is the one that
+    `prepare_coco` made of the others; without it, photos are decoded.
     Raises UserError if the annotations are unusable or hold no person to train on.
     """
     settings = _sample_settings(experiment)
     samples: TrainSamples
     if pack is not None:
-        samples = PackedSamples(open_pack(pack), settings)
+        samples = PackedSamples(pack, settings)
     else:
         root, split = Path(experiment.data_root), experiment.data.train
         annotations = load_annotations(root / split.ann_file).without_images(skip_images)

@@ -82,6 +82,7 @@ def prepare_coco(
     experiment: Experiment,
     *,
     with_pack: bool = True,
+    pack_into: Callable[[Source, str], str] = prepare_pack,
     progress: Callable[[int, int], None] | None = None,
 ) -> PreparedDataset:
     """Checks everything that the experiment reads from its data_root, and packs what it trains on.
@@ -89,6 +90,8 @@ def prepare_coco(
     Annotation files are complete and consistent; every image that they list is there, decodes and
     has the size that they say; the detection file, if it is wanted and there, fits them.
     with_pack: with data.pipeline `fast`, makes the pack if it is not there and whole.
+    pack_into: does it, given what is packed and data.pack_dir; `pack_store.prepare_pack` knows
+        stores, too.
     progress: is told (images looked at, images); default: shown on stderr.
     Raises UserError with all problems at once. With data.on_corrupt `skip`, images that are
     missing, do not decode or have another size are no problem but left out.
@@ -127,7 +130,8 @@ def prepare_coco(
     notes = [(split.ann_file, text) for split in found for text in split.annotations.notes]
     pack = None
     if with_pack and experiment.data.pipeline == "fast":
-        pack = _pack(experiment, train, unusable, checks, files)
+        packs = experiment.data.pack_dir or str(root / "packs")
+        pack = pack_into(_pack_source(train, unusable, checks, files), packs)
     return PreparedDataset(
         data_root=root,
         digest=_digest([train, val], boxes.file, checks, files),
@@ -151,21 +155,19 @@ def prepare_coco(
     )
 
 
-def _pack(
-    experiment: Experiment,
+def _pack_source(
     train: Split,
     unusable: dict[str, str],
     checks: dict[str, FileCheck],
     files: CheckedFiles,
-) -> str:
+) -> Source:
     columns = zip(train.annotations.file_names, train.image_names, strict=True)
-    source = Source(
+    return Source(
         annotations=train.usable(unusable),
         annotations_sha256=files.file(train.ann_file).sha256,
         image_dir=files.root / train.img_prefix,
         image_sha256={file: checks[name].sha256 for file, name in columns},
     )
-    return prepare_pack(source, experiment.data.pack_dir or str(files.root / "packs"))
 
 
 def weights_digest(experiment: Experiment) -> str:

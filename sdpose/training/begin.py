@@ -13,6 +13,7 @@ from sdpose.errors import UserError
 from sdpose.models import SDPose, build_model, load_weights
 from sdpose.models.weights import load_backbone_weights
 from sdpose.outputs.lease import Lease
+from sdpose.pack_store import prepare_pack
 from sdpose.training.checkpoint import training_weights
 from sdpose.training.distributed import PREPARE_TIMEOUT, World, is_restart, on_main
 from sdpose.training.meters import Progress
@@ -42,7 +43,7 @@ def begin(
         return start
 
     def look() -> PreparedDataset:
-        prepared = prepare_coco(experiment)
+        prepared = prepare_coco(experiment, pack_into=prepare_pack)
         for remark in prepared.remarks():
             say(remark)
         return prepared

@@ -18,6 +18,7 @@ from sdpose.outputs.lease import Lease
 from sdpose.outputs.mirror import Mirror
 from sdpose.outputs.saver import CheckpointSaver, NoSaver
 from sdpose.outputs.sinks import Events
+from sdpose.pack_store import open_pack
 from sdpose.runner.stop_signals import StopSignals
 from sdpose.storage import open_store
 from sdpose.training.checkpoint import Checkpoint, training_weights
@@ -112,7 +113,7 @@ def build_run(
         rank=world.rank,
         world_size=world.size,
         skip_images=on_main(world, lambda: unusable_images(experiment, "train")),
-        pack=dataset.pack,
+        pack=open_pack(dataset.pack) if dataset.pack else None,
     )
     note = progress.continue_with(loader.global_batch, len(loader))
     if note:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from sdpose.config import Experiment
+from sdpose.data.prepare import PreparedDataset, prepare_coco
+from sdpose.pack_store import prepare_pack
 
 
 def fast_experiment(root, pack_dir, *, batch=16, workers=0, **changes) -> Experiment:
@@ -18,6 +20,11 @@ def fast_experiment(root, pack_dir, *, batch=16, workers=0, **changes) -> Experi
         },
         **changes,
     )
+
+
+def prepare(experiment: Experiment) -> PreparedDataset:
+    """Packs into folders and stores, as training does."""
+    return prepare_coco(experiment, pack_into=prepare_pack)
 
 
 # A program: prepares the data of argv[1] in the packs of argv[2], and is killed after 15 photos.

@@ -8,13 +8,11 @@ import json
 import os
 
 import pytest
-from packed import fast_experiment
+from packed import fast_experiment, prepare
 
-from sdpose.data.pack import open_pack
-from sdpose.data.pack.remote import local_copy
-from sdpose.data.prepare import prepare_coco
 from sdpose.data.verify import CheckedFiles
 from sdpose.errors import UserError
+from sdpose.pack_store import local_copy, open_pack
 
 CONTENT = b"content"
 RIGHT = hashlib.sha256(CONTENT).hexdigest()
@@ -131,7 +129,7 @@ def test_a_pack_that_others_can_change_is_not_used(coco_mini, tmp_path, monkeypa
         pytest.skip("only root can give a folder away")
     monkeypatch.setenv("SDPOSE_CACHE", str(tmp_path / "cache"))
     packs = (tmp_path / "packs").as_uri()
-    location = prepare_coco(fast_experiment(coco_mini, packs)).pack
+    location = prepare(fast_experiment(coco_mini, packs)).pack
     assert len(open_pack(location)) > 0
     folder = local_copy(location.rsplit("/", 1)[-1])
     if kind == "everybody":

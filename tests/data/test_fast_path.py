@@ -11,6 +11,7 @@ from sdpose.data.augment import half_body
 from sdpose.data.device import crops_on_device, on_device
 from sdpose.data.images import NORMALIZED
 from sdpose.data.loader import build_train_loader
+from sdpose.data.pack import open_pack
 from sdpose.data.prepare import prepare_coco
 from sdpose.data.randomness import sample_keys
 from sdpose.geometry import box_to_center_size, invert_affine
@@ -21,7 +22,9 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def pack(coco_mini, tmp_path_factory):
-    return prepare_coco(fast_experiment(coco_mini, tmp_path_factory.mktemp("packs"))).pack
+    return open_pack(
+        str(prepare_coco(fast_experiment(coco_mini, tmp_path_factory.mktemp("packs"))).pack)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ import numpy as np
 import psutil
 from packed import fast_experiment
 from sdpose.data.loader import build_train_loader
+from sdpose.data.pack import open_pack
 
 def resident():
     process = psutil.Process()
@@ -46,7 +47,7 @@ for count in persons:
         rows = np.load(folder / "persons.npy")
         np.save(folder / "persons.npy", np.resize(rows, count))
         del rows
-    pack = None if pipeline == "exact" else str(folder)
+    pack = None if pipeline == "exact" else open_pack(str(folder))
     loader = build_train_loader(fast_experiment(root, "", batch=64, workers=1), pack=pack)
     found += after(loader, *batches)
 print(json.dumps(found))

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from packed import KILLED_AFTER_15, fast_experiment
+from packed import KILLED_AFTER_15, fast_experiment, prepare
 
 from sdpose.data.coco import load_annotations
 from sdpose.data.images import read_image
 from sdpose.data.loader import build_train_loader
-from sdpose.data.pack import build, open_pack
+from sdpose.data.pack import build
 from sdpose.data.pack.layout import MANIFEST
-from sdpose.data.prepare import prepare_coco
 from sdpose.errors import UserError
+from sdpose.pack_store import open_pack
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def decoded(monkeypatch):
 
 
 def test_a_pack_holds_every_photo_with_a_person_to_train_on(coco_mini, tmp_path, capsys):
-    location = prepare_coco(fast_experiment(coco_mini, tmp_path / "packs")).pack
+    location = prepare(fast_experiment(coco_mini, tmp_path / "packs")).pack
     assert "packing 28 photos" in capsys.readouterr().err
     annotations = load_annotations(coco_mini / "annotations/person_keypoints_train2017.json")
     persons, pack = annotations.persons(), open_pack(location)
@@ -64,9 +64,9 @@ def test_a_pack_holds_every_photo_with_a_person_to_train_on(coco_mini, tmp_path,
 
 def test_a_pack_that_is_there_is_used(coco_mini, tmp_path, decoded):
     experiment = fast_experiment(coco_mini, tmp_path / "packs")
-    first = prepare_coco(experiment)
+    first = prepare(experiment)
     assert len(decoded) == 28
-    assert prepare_coco(experiment) == first
+    assert prepare(experiment) == first
     assert len(decoded) == 28
 
 
@@ -80,7 +80,7 @@ def test_a_killed_build_is_continued(coco_mini, tmp_path, decoded):
     with pytest.raises(UserError, match=r"no pack in .* run prepare_coco"):
         open_pack(str(folder))
 
-    location = prepare_coco(fast_experiment(coco_mini, tmp_path / "packs")).pack
+    location = prepare(fast_experiment(coco_mini, tmp_path / "packs")).pack
     assert location == str(folder)
     assert 14 <= len(decoded) <= 18  # of 28: those that were under way begin anew
     assert {path.name for path in folder.iterdir()} == {
@@ -92,7 +92,7 @@ def test_a_killed_build_is_continued(coco_mini, tmp_path, decoded):
 
 def test_damaged_shards_are_made_again(coco_mini, tmp_path, decoded, capsys):
     experiment = fast_experiment(coco_mini, tmp_path / "packs")
-    folder = Path(prepare_coco(experiment).pack)
+    folder = Path(prepare(experiment).pack)
     flipped, cut = folder / "shard-00003.bin", folder / "shard-00007.bin"
     good = {path: path.read_bytes() for path in (flipped, cut)}
     flipped.write_bytes(
@@ -100,7 +100,7 @@ def test_damaged_shards_are_made_again(coco_mini, tmp_path, decoded, capsys):
     )
     cut.write_bytes(good[cut][:-1])
     decoded.clear()
-    prepare_coco(experiment)
+    prepare(experiment)
     assert "2 files" in capsys.readouterr().err
     assert len(decoded) == 2
     assert {path: path.read_bytes() for path in good} == good
@@ -111,10 +111,10 @@ def test_a_full_disk_and_a_read_only_folder_are_user_errors(coco_mini, tmp_path,
     with monkeypatch.context() as patch:
         patch.setattr(build.shutil, "disk_usage", lambda _: usage)
         with pytest.raises(UserError, match=r"needs 0\.0 GB(.|\n)*data\.pack_dir"):
-            prepare_coco(fast_experiment(coco_mini, tmp_path / "packs"))
+            prepare(fast_experiment(coco_mini, tmp_path / "packs"))
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot write to .*data\.pack_dir"):
-        prepare_coco(fast_experiment(coco_mini, tmp_path / "file"))
+        prepare(fast_experiment(coco_mini, tmp_path / "file"))
 
 
 @pytest.fixture(params=["file", "moto"])
@@ -151,11 +151,11 @@ def test_training_begins_with_the_shards_that_are_here(coco_mini, tmp_path, monk
     loader processes and the fetching threads beside them ask for the same shards at once."""
     uri, take_away = objects
     experiment = fast_experiment(coco_mini, uri)
-    location = prepare_coco(experiment).pack
+    location = prepare(experiment).pack
     assert location.startswith(uri)
     key = location.rsplit("/", 1)[-1]
     local = tmp_path / "cache/packs" / key
-    reference = build_train_loader(experiment, pack=str(local))
+    reference = build_train_loader(experiment, pack=open_pack(str(local)))
     expected = list(reference.epoch(1))
 
     monkeypatch.setenv("SDPOSE_CACHE", str(tmp_path / "another"))
@@ -164,7 +164,7 @@ def test_training_begins_with_the_shards_that_are_here(coco_mini, tmp_path, monk
     hidden = [p.name for p in local.glob("shard-*.bin") if p.name not in first_names]
     assert hidden
     bring_back = [take_away(f"{key}/{name}") for name in hidden]
-    with contextlib.closing(build_train_loader(experiment, pack=location)) as loader:
+    with contextlib.closing(build_train_loader(experiment, pack=open_pack(location))) as loader:
         batches = loader.epoch(1)
         first = next(batches)
         here = {path.name for path in (tmp_path / "another/packs" / key).glob("shard-*.bin")}
@@ -175,7 +175,7 @@ def test_training_begins_with_the_shards_that_are_here(coco_mini, tmp_path, monk
 
     monkeypatch.setenv("SDPOSE_CACHE", str(tmp_path / "third"))
     helped = fast_experiment(coco_mini, uri, workers=2)
-    with contextlib.closing(build_train_loader(helped, pack=location)) as loader:
+    with contextlib.closing(build_train_loader(helped, pack=open_pack(location))) as loader:
         assert_same(list(loader.epoch(1)), expected)
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from packed import KILLED_AFTER_15, fast_experiment
+from packed import KILLED_AFTER_15, fast_experiment, prepare
 
-from sdpose.data.pack import build, open_pack
+from sdpose.data.pack import build
 from sdpose.data.pack.layout import MANIFEST
-from sdpose.data.prepare import prepare_coco
+from sdpose.pack_store import open_pack
 
 Decoded = list[str]
 
@@ -73,7 +73,7 @@ def test_shards_that_were_damaged_after_the_kill(
     there[0].write_bytes(good[0][:1000])  # as a half-restored backup leaves it
     there[1].write_bytes(good[1][:500] + bytes([good[1][500] ^ 1]) + good[1][501:])
     there[2].unlink()
-    prepare_coco(fast_experiment(coco_mini, tmp_path / "packs"))
+    prepare(fast_experiment(coco_mini, tmp_path / "packs"))
     assert "3 files of" in capsys.readouterr().err
     assert [path.read_bytes() for path in there] == good
     left = 28 - len(there)
@@ -97,7 +97,7 @@ def test_a_damaged_journal(
 ) -> None:
     journal = killed / "building.jsonl"
     journal.write_text(damage(journal.read_text()))
-    prepare_coco(fast_experiment(coco_mini, tmp_path / "packs"))
+    prepare(fast_experiment(coco_mini, tmp_path / "packs"))
     assert 28 - len(shards(killed)) <= len(decoded) <= 28
     assert_whole(killed)
 
@@ -116,9 +116,9 @@ def test_a_disk_that_damages_what_is_written_is_told_and_heals(
     with monkeypatch.context() as patch:
         patch.setattr(build._Builder, "_write", write_badly)
         with pytest.raises(Exception, match="cannot be read back: a faulty disk"):
-            prepare_coco(fast_experiment(coco_mini, tmp_path / "packs"))
+            prepare(fast_experiment(coco_mini, tmp_path / "packs"))
     decoded.clear()
-    location = prepare_coco(fast_experiment(coco_mini, tmp_path / "packs")).pack
+    location = prepare(fast_experiment(coco_mini, tmp_path / "packs")).pack
     assert len(decoded) == 1
     assert_whole(Path(str(location)))
 
@@ -128,9 +128,9 @@ def test_a_disk_that_damages_what_is_written_is_told_and_heals(
 )
 def test_a_damaged_manifest(coco_mini, tmp_path, content: bytes, capsys) -> None:
     experiment = fast_experiment(coco_mini, tmp_path / "packs")
-    folder = Path(str(prepare_coco(experiment).pack))
+    folder = Path(str(prepare(experiment).pack))
     (folder / MANIFEST).write_bytes(content)
-    prepare_coco(experiment)
+    prepare(experiment)
     assert "is damaged: the pack is made again" in capsys.readouterr().err
     assert_whole(folder)
 
@@ -138,13 +138,13 @@ def test_a_damaged_manifest(coco_mini, tmp_path, content: bytes, capsys) -> None
 def test_a_damaged_manifest_in_a_store_and_in_its_copy(coco_mini, tmp_path) -> None:
     store = tmp_path / "store"
     experiment = fast_experiment(coco_mini, store.as_uri())
-    location = str(prepare_coco(experiment).pack)
+    location = str(prepare(experiment).pack)
     key = location.rsplit("/", 1)[-1]
     good = (store / key / MANIFEST).read_bytes()
     for manifest in (store / key / MANIFEST, tmp_path / "cache/packs" / key / MANIFEST):
         manifest.chmod(0o644)
         manifest.write_bytes(b"{bad")
-    prepare_coco(experiment)
+    prepare(experiment)
     assert (store / key / MANIFEST).read_bytes() == good
     (tmp_path / "cache/packs" / key / MANIFEST).write_bytes(b"{bad")
     assert len(open_pack(location)) > 0
@@ -152,7 +152,7 @@ def test_a_damaged_manifest_in_a_store_and_in_its_copy(coco_mini, tmp_path) -> N
 
 def test_a_copy_that_is_cut_off_is_fetched_again(coco_mini, tmp_path) -> None:
     store = tmp_path / "store"
-    location = str(prepare_coco(fast_experiment(coco_mini, store.as_uri())).pack)
+    location = str(prepare(fast_experiment(coco_mini, store.as_uri())).pack)
     copy = tmp_path / "cache/packs" / location.rsplit("/", 1)[-1] / "shard-00003.bin"
     good = copy.read_bytes()
     copy.chmod(0o644)

@@ -14,12 +14,11 @@ import os, sys
 for name in ("sched_getaffinity", "sched_setaffinity", "posix_fadvise", "POSIX_FADV_WILLNEED"):
     delattr(os, name)
 import numpy as np
-from packed import fast_experiment
+from packed import fast_experiment, prepare
 from sdpose.cpus import cpu_count
-from sdpose.data.pack import open_pack
-from sdpose.data.prepare import prepare_coco
+from sdpose.pack_store import open_pack
 assert cpu_count() == os.cpu_count()
-pack = open_pack(prepare_coco(fast_experiment(sys.argv[1], sys.argv[2])).pack)
+pack = open_pack(prepare(fast_experiment(sys.argv[1], sys.argv[2])).pack)
 region = np.array([[0, 0, 2, 2]])
 pixels, offsets = pack.read(np.array([0]), region)
 print(pixels.shape)

@@ -9,10 +9,10 @@ import sys
 
 import pytest
 
-from sdpose.data.pack.remote import RemotePack
 from sdpose.errors import UserError
 from sdpose.files import atomic_file, open_own
 from sdpose.locking import only_one
+from sdpose.pack_store import RemotePack
 from sdpose.storage import open_store, ranges
 from sdpose.storage.files import FileStore
 from sdpose.storage.partial_download import partial_file

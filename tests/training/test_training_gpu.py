@@ -9,6 +9,7 @@ import torch
 
 from sdpose.config import load_experiment
 from sdpose.data.loader import build_train_loader
+from sdpose.data.pack import open_pack
 from sdpose.data.prepare import prepare_coco
 from sdpose.losses import build_loss
 from sdpose.models import build_model
@@ -40,7 +41,7 @@ def test_no_step_waits_for_the_device(dataset, tmp_path, name, skip_bad) -> None
     model = build_model(experiment.model).to(device, memory_format=torch.channels_last).train()
     optimizer = build_optimizer(model.parameters(), experiment.optimizer, fused=True)
     loss = build_loss(experiment.model.keypoint_head)
-    loader = build_train_loader(experiment, pack=prepare_coco(experiment).pack)
+    loader = build_train_loader(experiment, pack=open_pack(prepare_coco(experiment).pack))
     watch = LossWatch(World(0, 1, device), 5.0)
     values = []
     try:

@@ -1,6 +1,6 @@
 """A training set as raw pixels, packed once and read at random.
 
-A pack is a folder, or the same files below the URI of a store:
+A pack is a folder (or the same files in a store, see sdpose.pack_store):
 
     shard-00000.bin ...  the photos as the exact pipeline decodes them, (height, width, RGB) uint8,
                          one behind the other, some 16 MiB a shard
@@ -13,7 +13,7 @@ shares one pack. Neither the index nor the pixels are held in memory: the index 
 rows of pixels that a crop needs are read when it needs them.
 """
 
-from sdpose.data.pack.build import Source, prepare_pack
+from sdpose.data.pack.build import Source, build_pack, prepare_pack
 from sdpose.data.pack.reader import Pack, open_pack
 
-__all__ = ["Pack", "Source", "open_pack", "prepare_pack"]
+__all__ = ["Pack", "Source", "build_pack", "open_pack", "prepare_pack"]

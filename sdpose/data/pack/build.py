@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sdpose.cache import own_folder
 from sdpose.cpus import cpu_count
 from sdpose.data.coco import CocoAnnotations
 from sdpose.data.images import decode_image
@@ -38,13 +37,11 @@ from sdpose.data.pack.layout import (
     Manifest,
     shard_name,
 )
-from sdpose.data.pack.remote import local_copy
 from sdpose.data.progress import ConsoleProgress
 from sdpose.data.verify import CheckedFiles
 from sdpose.errors import UserError
 from sdpose.files import atomic_file, open_own
 from sdpose.locking import file_lock
-from sdpose.storage import DamagedObjectError, ObjectNotFoundError, open_store
 
 SHARD_BYTES = 16 << 20
 _JOURNAL = "building.jsonl"
@@ -68,40 +65,21 @@ class Source:
 
 
 def prepare_pack(source: Source, packs: str) -> str:
-    """Makes sure that the pack is in `packs`, a folder or the URI of a store; returns where.
+    """Makes sure that the pack is in the folder `packs`; returns where.
 
-    Raises UserError if the disk is too small or cannot be written.
+    Raises:
+        UserError: the disk is too small or cannot be written.
     """
-    key = source.key()
-    if "://" not in packs:
-        folder = Path(packs) / key
-        _Builder(source, folder).complete()
-        return str(folder)
-    location = f"{packs.rstrip('/')}/{key}"
-    store = open_store(location)
-    try:
-        Manifest.parse(store.read(MANIFEST), location)
-        return location
-    except ObjectNotFoundError:
-        pass
-    except (DamagedManifestError, DamagedObjectError):
-        _say(f"{location}/{MANIFEST} is damaged: the pack is stored again")
-    folder = own_folder(local_copy(key))
-    manifest = _Builder(source, folder).complete()
-    _say(f"storing {manifest.num_bytes / 1e9:.2f} GB in {location}")
-    with (
-        ConsoleProgress("storing the pack", "files") as progress,
-        ThreadPoolExecutor(8) as threads,
-    ):
-        tasks = [
-            threads.submit(store.put_file, folder / name, name, sha256)
-            for name, sha256 in manifest.sha256.items()
-        ]
-        for done, task in enumerate(as_completed(tasks), start=1):
-            task.result()
-            progress(done, len(tasks))
-    store.put(MANIFEST, manifest.dump())
-    return location
+    if "://" in packs:
+        raise UserError(f"data.pack_dir: {packs} is no folder: this program packs on this machine")
+    folder = Path(packs) / source.key()
+    build_pack(source, folder)
+    return str(folder)
+
+
+def build_pack(source: Source, folder: Path) -> Manifest:
+    """Makes the pack in the folder, or verifies and repairs the one that is there."""
+    return _Builder(source, folder).complete()
 
 
 class _Builder:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sdpose.data.coco import Persons
 from sdpose.data.pack.layout import IMAGES, MANIFEST, PERSON_ROW, PERSONS, Manifest, shard_name
-from sdpose.data.pack.remote import RemotePack
 from sdpose.errors import UserError
 
 # At a time, far below the usual limit of 1024.
@@ -21,16 +21,29 @@ _OPEN_FILES = 64
 _CAN_ADVISE = hasattr(os, "posix_fadvise")  # not on macOS
 
 
-class Pack:
-    """An open pack. It can be used after a fork, and is pickled as its location alone."""
+class ShardSource(Protocol):
+    """Where the files of a pack come from, if not all of them are in its folder yet."""
 
-    def __init__(self, location: str) -> None:
-        self.location = location
-        self.remote = RemotePack(location) if "://" in location else None
-        self.folder = self.remote.folder if self.remote else Path(location)
+    def fetch(self, name: str) -> None:
+        """Makes sure that a file is in the folder, verified."""
+
+    def fetch_again(self, name: str, needed: int) -> None:
+        """Replaces a file that has fewer bytes than `needed`."""
+
+    def prefetch(self, names: Iterable[str]) -> None:
+        """Fetches in the background, in this order."""
+
+    def close(self) -> None: ...
+
+
+class Pack:
+    """An open pack. It can be used after a fork, and is pickled without what it has open."""
+
+    def __init__(self, location: str, folder: Path, remote: ShardSource | None = None) -> None:
+        self.location, self.folder, self.remote = location, folder, remote
 
     def __reduce__(self) -> tuple:
-        return Pack, (self.location,)
+        return Pack, (self.location, self.folder, self.remote)
 
     @cached_property
     def images(self) -> NDArray:
@@ -151,18 +164,16 @@ class Pack:
 
 
 def open_pack(location: str) -> Pack:
-    """The pack in a folder, or at the URI of a store: shards are then fetched as they are needed.
+    """The pack in a folder.
 
-    Raises UserError if there is none.
+    Raises:
+        UserError: there is none.
     """
-    pack = Pack(location)
-    if pack.remote:
-        pack.remote.fetch_index()
-        return pack
+    folder = Path(location)
     try:
-        Manifest.parse((pack.folder / MANIFEST).read_bytes(), location)
+        Manifest.parse((folder / MANIFEST).read_bytes(), location)
     except OSError as error:
         raise UserError(
             f"no pack in {location} ({error.strerror}): run prepare_coco, or `sdpose prepare`"
         ) from None
-    return pack
+    return Pack(location, folder)

@@ -1,20 +1,25 @@
-"""A pack in an object store: this machine's copy of it grows while training reads it.
+"""Packs in an object store (`data.pack_dir: s3://...`).
 
-The copy lies below $SDPOSE_CACHE (on a cluster: put it on local NVMe) and is shared by all
-processes of the machine. A process that needs a shard fetches it if nobody has yet; `prefetch` runs
-ahead in the order in which samples will be needed, which stays the exact shuffled one.
+`prepare_pack` stores a pack there; `open_pack` reads one: this machine's copy of it grows while
+training reads it. The copy lies below $SDPOSE_CACHE (on a cluster: put it on local NVMe) and is
+shared by all processes of the machine. A process that needs a shard fetches it if nobody has yet;
+`prefetch` runs ahead in the order in which samples will be needed, which stays the exact shuffled
+one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import cached_property
 from pathlib import Path
 
 from sdpose.cache import cache_dir, own_folder
+from sdpose.data import pack
+from sdpose.data.pack import Pack, Source
 from sdpose.data.pack.layout import (
     IMAGES,
     MANIFEST,
@@ -22,12 +27,61 @@ from sdpose.data.pack.layout import (
     DamagedManifestError,
     Manifest,
 )
+from sdpose.data.progress import ConsoleProgress
 from sdpose.errors import UserError
 from sdpose.locking import file_lock
-from sdpose.storage import Store, open_store
+from sdpose.storage import DamagedObjectError, ObjectNotFoundError, Store, open_store
 
 # Requests under way at a time: an object store serves each at some 50 to 100 MB/s.
 _FETCHERS = 16
+
+
+def prepare_pack(source: Source, packs: str) -> str:
+    """Makes sure that the pack is in `packs`, a folder or the URI of a store; returns where.
+
+    Raises:
+        UserError: the disk is too small or cannot be written, or the store does not answer.
+    """
+    if "://" not in packs:
+        return pack.prepare_pack(source, packs)
+    location = f"{packs.rstrip('/')}/{source.key()}"
+    store = open_store(location)
+    try:
+        Manifest.parse(store.read(MANIFEST), location)
+        return location
+    except ObjectNotFoundError:
+        pass
+    except (DamagedManifestError, DamagedObjectError):
+        _say(f"{location}/{MANIFEST} is damaged: the pack is stored again")
+    folder = own_folder(local_copy(source.key()))
+    manifest = pack.build_pack(source, folder)
+    _say(f"storing {manifest.num_bytes / 1e9:.2f} GB in {location}")
+    with (
+        ConsoleProgress("storing the pack", "files") as progress,
+        ThreadPoolExecutor(8) as threads,
+    ):
+        tasks = [
+            threads.submit(store.put_file, folder / name, name, sha256)
+            for name, sha256 in manifest.sha256.items()
+        ]
+        for done, task in enumerate(as_completed(tasks), start=1):
+            task.result()
+            progress(done, len(tasks))
+    store.put(MANIFEST, manifest.dump())
+    return location
+
+
+def open_pack(location: str) -> Pack:
+    """The pack in a folder, or at the URI of a store: shards are then fetched as they are needed.
+
+    Raises:
+        UserError: there is none.
+    """
+    if "://" not in location:
+        return pack.open_pack(location)
+    remote = RemotePack(location)
+    remote.fetch_index()
+    return Pack(location, remote.folder, remote)
 
 
 def local_copy(key: str) -> Path:
@@ -36,13 +90,16 @@ def local_copy(key: str) -> Path:
 
 
 class RemotePack:
-    """The store's side of a pack, and `folder`, the copy."""
+    """The store's side of a pack, and `folder`, the copy. Pickled as its location alone."""
 
     def __init__(self, location: str) -> None:
         self.location = location
         self.folder = local_copy(location.rstrip("/").rsplit("/", 1)[-1])
         self._threads: ThreadPoolExecutor | None = None
         self._store: tuple[int, Store] | None = None
+
+    def __reduce__(self) -> tuple:
+        return RemotePack, (self.location,)
 
     @property
     def store(self) -> Store:
@@ -108,3 +165,7 @@ class RemotePack:
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
             self._threads = None
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
