@@ -22,8 +22,8 @@ from machine import machine, show
 
 from sdpose.config import load_experiment
 from sdpose.errors import user_errors
+from sdpose.runner.train import train
 from sdpose.tools.synthetic.dataset import write_synthetic_coco
-from sdpose.training.loop import train
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ def open_sweep(sweep: str, experiment: str, overwrite: bool) -> str:
     """
     from sdpose.config import parse_experiment
     from sdpose.errors import user_errors
-    from sdpose.sweeps.halving import remove_records
+    from sdpose.runner.early_stopping import remove_records
     from sdpose.sweeps.trial import parent_run
 
     with user_errors():

@@ -19,9 +19,9 @@ from sdpose.config.schema import Section
 from sdpose.registry.gates import gates_for
 from sdpose.registry.promote import promote_run
 from sdpose.registry.run import register_run
+from sdpose.runner.train import train
 from sdpose.storage import open_store
 from sdpose.tools.synthetic.dataset import write_synthetic_coco
-from sdpose.training.loop import train
 
 TINY = (
     "model.backbone={width: 4, num_blocks: 1}",

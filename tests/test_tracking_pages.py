@@ -25,7 +25,7 @@ from sdpose.cli import cli
 from sdpose.config import Experiment, load_experiment
 from sdpose.errors import UserError
 from sdpose.outputs.mlflow_sink import MlflowSink
-from sdpose.training.records import EpochRecord, EvaluationRecord
+from sdpose.training.events import EpochRecord, EvaluationRecord
 
 LOSSES = {"heatmap_loss": 0.5, "vis_dist_loss": 3e-6, "kpt_dist_loss": 0.0}
 

@@ -64,9 +64,7 @@ def train_on_cluster(
         print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
 
-    from sdpose.training.result import (
-        finished_training,  # loads PyTorch: not before the job is over
-    )
+    from sdpose.runner.finished import finished_training
 
     return finished_training(experiment)
 
@@ -81,8 +79,8 @@ def run_trial_in_job(
     log: Path,
 ) -> TrialOutcome:
     """`run_trial` by `train_on_cluster`; for a training that has been finished there is no job."""
+    from sdpose.runner.finished import finished_training
     from sdpose.sweeps.trial import run_trial
-    from sdpose.training.result import finished_training
 
     def train(environment: dict[str, str]) -> TrainResult:
         if not overwrite:

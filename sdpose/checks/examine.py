@@ -19,9 +19,9 @@ from sdpose.checks.start import check_start
 from sdpose.config import Experiment
 from sdpose.errors import UserError
 from sdpose.registry import registry_root
+from sdpose.runner.work_dir import open_mirror
 from sdpose.storage import Store, open_store
 from sdpose.training.paths import mirror_uri
-from sdpose.training.workdir import open_mirror
 
 SHARED_MEMORY = Path("/dev/shm")
 BATCHES_PER_WORKER = 2  # torch's prefetch_factor

@@ -12,10 +12,10 @@ from sdpose.files import matching
 from sdpose.models import SDPose
 from sdpose.outputs.lease import LEASE, other_holder
 from sdpose.outputs.work_dir_lock import locked
+from sdpose.runner.work_dir import find_start, start_anew
 from sdpose.storage import Store
-from sdpose.training.begin import check_fits
 from sdpose.training.paths import OWN_CHECKPOINTS, checkpoint_folder, work_dir_of
-from sdpose.training.workdir import Start, find_start, start_anew
+from sdpose.training.resume import Start, check_fits
 
 DAMAGED = "skipped a damaged checkpoint: "
 

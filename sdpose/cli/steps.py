@@ -107,7 +107,7 @@ def train(
     load = experiment_loader(exp, allow_unsupported=allow_unsupported)
     experiment = load(overrides, **options)
 
-    from sdpose.training.loop import train as train_experiment
+    from sdpose.runner.train import train as train_experiment
 
     result = train_experiment(experiment, overwrite=overwrite)
     if os.environ.get("RANK", "0") == "0":  # of torchrun's processes the first

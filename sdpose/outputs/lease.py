@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sdpose.errors import UserError
 from sdpose.printable import printable_line
 from sdpose.storage import Store, StoreUnavailableError, Tag
-from sdpose.training.records import Say
+from sdpose.training.events import Say
 
 LEASE = "lease.json"
 BEAT_SECONDS = 10.0

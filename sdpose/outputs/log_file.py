@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sdpose.outputs.rate_limited_warning import Reminder
-from sdpose.training.records import Say
+from sdpose.training.events import Say
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -34,8 +34,8 @@ from sdpose.training.checkpoint import (
     load_checkpoint,
 )
 from sdpose.training.checkpoint_content import Position
+from sdpose.training.events import Say
 from sdpose.training.paths import BEST, LATEST, POSITION, newest_first, outdated
-from sdpose.training.records import Say
 
 FETCHED = ".fetched.pth.tmp"
 RETRY_SECONDS = 5.0

@@ -8,18 +8,12 @@ from pathlib import Path
 
 from sdpose import tracking
 from sdpose.config import Experiment, dump_experiment, experiment_digest, flatten
+from sdpose.outputs.metric_names import tracked_metrics, unweighted_losses
+from sdpose.outputs.sink import Sink, Status
 from sdpose.tracking.delivery import Delivery
 from sdpose.tracking.system import SystemMonitor
+from sdpose.training.events import EpochRecord, EvaluationRecord, Say
 from sdpose.training.paths import EXPERIMENT_FILE, MLFLOW_QUEUE, MLFLOW_RUN_FILE
-from sdpose.training.records import (
-    EpochRecord,
-    EvaluationRecord,
-    Say,
-    Sink,
-    Status,
-    tracked_metrics,
-    unweighted_losses,
-)
 
 DELIVERY_SECONDS = 600.0  # the most that the end of a run waits for an MLflow that makes progress
 

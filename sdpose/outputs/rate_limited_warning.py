@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from sdpose.training.records import Say
+from sdpose.training.events import Say
 
 
 class Reminder:

@@ -21,16 +21,11 @@ from pydantic import TypeAdapter, ValidationError
 from sdpose.config import Experiment
 from sdpose.errors import UserError
 from sdpose.files import write_atomically
+from sdpose.outputs.sink import Sink, Status
 from sdpose.storage import ObjectNotFoundError, open_store
+from sdpose.training.events import EpochRecord, EvaluationRecord, TrainRecord
+from sdpose.training.log_lines import duration
 from sdpose.training.paths import PROGRESS_FILE, mirror_uri, work_dir_of
-from sdpose.training.records import (
-    EpochRecord,
-    EvaluationRecord,
-    Sink,
-    Status,
-    TrainRecord,
-    duration,
-)
 
 # People do not look more often, and a network disk takes time for each record.
 WRITE_SECONDS = 10.0

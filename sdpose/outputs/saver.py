@@ -13,6 +13,7 @@ is too late.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +21,27 @@ from typing import Any
 
 import torch
 
+from sdpose.config import Experiment
 from sdpose.errors import UserError
 from sdpose.files import matching
+from sdpose.outputs.lease import Lease
 from sdpose.outputs.mirror import Mirror
 from sdpose.outputs.rate_limited_warning import Reminder
-from sdpose.training.checkpoint import Checkpoint, same_file, save_checkpoint
-from sdpose.training.paths import LATEST, epoch_of, outdated
-from sdpose.training.records import Say
+from sdpose.storage import open_store
+from sdpose.training.checkpoint import Checkpoint, save_checkpoint
+from sdpose.training.events import Say
+from sdpose.training.outputs import name_latest
+from sdpose.training.paths import (
+    LATEST,
+    OWN_FILES,
+    PROGRESS_FILE,
+    checkpoint_folder,
+    epoch_of,
+    mirror_uri,
+    outdated,
+    work_dir_of,
+)
+from sdpose.training.resume import Start
 
 # How long a finished run waits for a full disk or a dead bucket before it gives up.
 PATIENCE_SECONDS = 600.0
@@ -86,7 +101,7 @@ class CheckpointSaver:
         job = _Job(_copy(checkpoint))
         self._writing = self._writer.submit(self._replace_last, job)
 
-    def name(self, names: list[str]) -> None:
+    def name(self, names: Sequence[str]) -> None:
         """Gives the checkpoint saved last these names, too, and removes those out of date."""
         self._writing = self._writer.submit(self._add_names, names)
 
@@ -143,7 +158,7 @@ class CheckpointSaver:
             self._lost += before.names
         self._attempt(job)
 
-    def _add_names(self, names: list[str]) -> None:
+    def _add_names(self, names: Sequence[str]) -> None:
         if self._last is None:  # continued: latest.pth is on the disk
             self._last = _Job({}, written=True)
         self._last.names += names
@@ -159,9 +174,7 @@ class CheckpointSaver:
                     self.mirror.upload_latest(job.checkpoint["meta"])
             while job.names:
                 name = job.names[0]
-                same_file(latest, self._folder / name)
-                for old in outdated(self._names(), name, self._keep):
-                    (self._folder / old).unlink(missing_ok=True)
+                name_latest(self._folder, name, self._keep)
                 if self.mirror is not None:
                     self.mirror.upload(name)
                 job.names.pop(0)
@@ -189,18 +202,33 @@ class CheckpointSaver:
         return [name for name in dict.fromkeys(lost) if not is_replaced(name)]
 
 
-class NoSaver:
-    """What the other ranks have in its place."""
-
-    is_due = False
-
-    def save(self, checkpoint: Checkpoint) -> None: ...
-    def name(self, names: list[str]) -> None: ...
-    def flush(self) -> bool:
-        return True
-
-    def finish(self) -> None: ...
-    def close(self, seconds: float) -> None: ...
+def open_saver(
+    experiment: Experiment, start: Start, lease: Lease | None, say: Say
+) -> CheckpointSaver:
+    """lease: of the mirror, if there is one. What an earlier part of the run left is uploaded."""
+    settings, folder = experiment.checkpoint_config, checkpoint_folder(experiment)
+    uri, mirror = mirror_uri(experiment), None
+    if uri is not None:
+        assert lease is not None
+        mirror = Mirror(
+            open_store(uri),
+            lease,
+            work_dir=work_dir_of(experiment),
+            folder=folder,
+            own_files=OWN_FILES,
+            live_files=(PROGRESS_FILE,),
+            keep=settings.max_keep_ckpts,
+            say=say,
+        )
+        if start.checkpoint is not None:
+            mirror.upload_all(start.checkpoint["meta"])
+    return CheckpointSaver(
+        folder,
+        say,
+        keep=settings.max_keep_ckpts,
+        interval_minutes=settings.interval_minutes,
+        mirror=mirror,
+    )
 
 
 def _copy(value: Any) -> Any:

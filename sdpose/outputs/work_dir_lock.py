@@ -19,6 +19,7 @@ from sdpose.files import matching
 from sdpose.locking import lock
 from sdpose.outputs.lease import Lease
 from sdpose.storage import Store, open_store
+from sdpose.training.events import Say
 from sdpose.training.paths import (
     OWN_CHECKPOINTS,
     OWN_FILES,
@@ -28,7 +29,6 @@ from sdpose.training.paths import (
     newest_first,
     work_dir_of,
 )
-from sdpose.training.records import Say
 
 # How long a run waits for one in the same work dir: a killed run's loader processes hold on to the
 # folder until they notice, within 5 s (on Linux at once).

@@ -13,7 +13,7 @@ import torch
 from sdpose.config import Experiment
 from sdpose.data.handover import explained
 from sdpose.errors import UserError
-from sdpose.training.distributed import World
+from sdpose.training.run import Run
 
 _DEATH_IS_TOLD_SECONDS = 1.0
 _KILLED = re.compile(r"DataLoader worker \(pid (\d+)\) is killed by signal: Killed")
@@ -21,13 +21,15 @@ _GONE = re.compile(r"DataLoader worker \(pid\(s\) ([\d, ]+)\) exited unexpectedl
 
 
 @contextlib.contextmanager
-def memory_errors(experiment: Experiment, world: World, *, evaluating: bool) -> Iterator[None]:
+def memory_errors(run: Run) -> Iterator[None]:
     """Lacking memory as UserError: the same again would end so, too."""
+    experiment, world = run.experiment, run.world
     try:
         # Outside of the loop over batches, too: torch raises the death of a loader anywhere.
         with explained(experiment.data.workers_per_gpu):
             yield
     except torch.OutOfMemoryError as error:
+        evaluating = run.is_evaluating
         advice = _evaluation_advice(experiment) if evaluating else _training_advice(experiment)
         message = (
             f"out of memory while {'evaluating' if evaluating else 'training'} on {world.device}, "

@@ -26,7 +26,7 @@ from types import FrameType
 from typing import ClassVar
 
 from sdpose.grace import GRACE_SECONDS, REPEAT_SECONDS
-from sdpose.training.records import Say
+from sdpose.training.events import Say
 
 # What a process needs to end after its last wait.
 MARGIN_SECONDS = 3.0

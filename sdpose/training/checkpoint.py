@@ -32,8 +32,8 @@ from torch import Tensor
 from sdpose.errors import UserError
 from sdpose.files import atomic_file, matching, sync_folder
 from sdpose.training.checkpoint_content import problem_of
+from sdpose.training.events import Say
 from sdpose.training.paths import newest_first
-from sdpose.training.records import Say
 
 FORMAT = "sdpose/1"
 

@@ -1,4 +1,5 @@
-"""Records of a run as lines of text: whole ones for logs, short ones for a terminal.
+"""Records of a run as lines of text: whole ones for logs, short ones for a terminal; and the
+listener that prints them.
 
 Whole lines are mmcv's, with more figures behind. Short ones fit into 80 columns; the bar below
 them has the speed and the time that is left.
@@ -7,8 +8,14 @@ them has the speed and the time that is left.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 
-from sdpose.training.records import EpochRecord, EvaluationRecord, TrainRecord, duration
+from sdpose.training.events import EpochRecord, EvaluationRecord, Events, TrainRecord
+
+
+def duration(seconds: float) -> str:
+    """`1 day, 2:03:04`, as mmcv prints it."""
+    return str(timedelta(seconds=int(seconds)))
 
 
 def train_line(record: TrainRecord, *, short: bool = False) -> str:
@@ -50,3 +57,19 @@ def _values(values: Mapping[str, float], *, short: bool = False) -> str:
     """short: the total loss and the accuracy alone; the log has the others."""
     names = [name for name in ("loss", "acc_pose") if name in values] if short else list(values)
     return ", ".join(f"{name}: {values[name]:.4g}" for name in names)
+
+
+class PrintedEvents(Events):
+    """Prints messages and records, a line each."""
+
+    def say(self, text: str) -> None:
+        print(text, flush=True)
+
+    def train(self, record: TrainRecord) -> None:
+        self.say(train_line(record))
+
+    def epoch(self, record: EpochRecord) -> None:
+        self.say(epoch_line(record))
+
+    def evaluation(self, record: EvaluationRecord) -> None:
+        self.say(evaluation_line(record))

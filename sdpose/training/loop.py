@@ -1,13 +1,17 @@
 """Training an experiment: epochs, evaluation, checkpoints, and going on after an interruption.
 
-    train            everything from the experiment to the best checkpoint
-      _train_steps   of one epoch, and what is said of them
-        train_step   (step.py)
+    train_epochs       to the last epoch, from wherever the run is
+      _train_steps     of one epoch, and what is said of them
+        train_step     (step.py)
+
+The loop knows where checkpoints go (outputs.py), who listens (events.py) and who may stop it
+(stop.py) by protocols alone. `sdpose train` attaches mirrors, trackers and signals to it, see
+sdpose.runner.train.
 
 `latest.pth` is written at the end of every epoch and every checkpoint_config.interval_minutes
-inside of one (saving.py), so a run that is killed loses a few minutes; one that is asked to stop
-(interrupt.py) saves after the step in progress and loses nothing. An epoch that is evaluated is
-saved before and after: a kill during the evaluation costs no training.
+inside of one, so a run that is killed loses a few minutes; one that is asked to stop saves after
+the step in progress and loses nothing. An epoch that is evaluated is saved before and after: a kill
+during the evaluation costs no training.
 """
 
 from __future__ import annotations
@@ -16,132 +20,55 @@ import contextlib
 import itertools
 import math
 import resource
-import signal
 import sys
 import time
-import traceback
-from collections.abc import Iterator
-from typing import Any
 
 import torch
 
 from sdpose import __version__
 from sdpose.config import Experiment, dump_experiment, experiment_digest
-from sdpose.errors import PEER_LOST, UserError
 from sdpose.evaluation import evaluate
-from sdpose.outputs.lease import Lease
-from sdpose.outputs.mlflow_sink import DELIVERY_SECONDS
-from sdpose.outputs.sinks import ConsoleSink, Events
-from sdpose.outputs.work_dir_lock import locked_results
-from sdpose.runner.memory_advice import killed_loader, memory_errors
-from sdpose.runner.stop_signals import Interrupted, StopSignals, before_the_first_step
-from sdpose.sweeps.halving import reason_to_stop
-from sdpose.training.begin import begin
 from sdpose.training.checkpoint import FORMAT, Checkpoint
-from sdpose.training.distributed import (
-    PREPARE_TIMEOUT,
-    SharedStop,
-    is_first_on_node,
-    is_peer_lost,
-    leave_cores_to_workers,
-    on_main,
-    process_group,
-)
+from sdpose.training.distributed import PREPARE_TIMEOUT, SharedStop, on_main
 from sdpose.training.divergence import DivergedError
+from sdpose.training.events import EpochRecord, EvaluationRecord, TrainRecord
+from sdpose.training.log_lines import duration
 from sdpose.training.meters import Window
 from sdpose.training.parallel_model import average_buffers, unchanged_buffers
-from sdpose.training.paths import work_dir_of
-from sdpose.training.records import EpochRecord, EvaluationRecord, TrainRecord, duration
 from sdpose.training.recovery import recovers, recovers_from_drop, say_bad_steps
-from sdpose.training.result import (
-    TrainResult,
-    checkpoint_names,
-    closing_line,
-    complete,
-    result_in,
-    result_of,
-)
-from sdpose.training.run import (
-    Run,
-    best_checkpoint,
-    build_run,
-    opening_line,
-    position,
-    resume_command,
-)
+from sdpose.training.result import checkpoint_names
+from sdpose.training.run import Run
 from sdpose.training.step import train_step
-from sdpose.training.workdir import Start
 
 # What SharedStop agrees on beside the numbers of signals, which are larger.
 SAVE = 1
-# How long the end of a run waits for the last uploads (of its logs, if all went well).
-UPLOAD_SECONDS = 60.0
 
 
-def train(experiment: Experiment, *, overwrite: bool = False) -> TrainResult:
-    """Trains to `total_epochs`; under torchrun every process calls this.
+def train_epochs(run: Run) -> None:
+    """Trains to `total_epochs`, or to an early stop; every process calls this.
 
-    Continues by itself what the work dir holds of this experiment, see `workdir.claim`; overwrite
-    removes it first. SIGTERM and SIGINT save and raise SystemExit (143, 130), see interrupt.py.
-    Raises UserError for whatever a person can mend: data, a work dir of another experiment, a
-    checkpoint that does not fit, a loss that is not finite, too little memory, a checkpoint that
-    could not be kept.
+    Raises:
+        DivergedError: The loss is not finite, or bad steps do not end, and on_divergence says
+            `fail`, or going back did not help.
     """
-    leave_cores_to_workers(experiment.data.workers_per_gpu)
-    with (
-        StopSignals(speak=is_first_on_node()) as stop,
-        process_group() as world,
-        contextlib.ExitStack() as lock,
-    ):
-        events = Events([ConsoleSink()] if world.is_main else [])
-        lease: Lease | None = None  # on rank 0
-
-        def lock_results() -> None:
-            nonlocal lease
-            lease = lock.enter_context(locked_results(experiment, events.say))
-
-        with before_the_first_step(events.say):
-            on_main(world, lock_results)
-            start, dataset = begin(
-                experiment, world, overwrite=overwrite, lease=lease, say=events.say
-            )
-        if dataset is None:
-            assert start.checkpoint is not None
-            events.say(f"{work_dir_of(experiment)} is finished: nothing to train")
-            on_main(world, lambda: complete(experiment, start, lease, events.say), PREPARE_TIMEOUT)
-            return result_in(experiment, start.checkpoint)
-
-        with before_the_first_step(events.say):
-            run = build_run(experiment, world, stop, events, start, dataset, lease)
-        with _recorded(run, start):
-            if run.progress.epoch and not run.progress.iteration_in_epoch:
-                _finish_epoch(run)  # it was killed between an epoch's end and its evaluation
-            for epoch in range(run.progress.epoch + 1, experiment.total_epochs + 1):
-                if run.progress.stopped:
-                    break
-                with stop.deferred():
-                    ends = _train_epoch(run, epoch)
-                    _save(run)
-                    if ends:  # all ranks do, when it is on the disk
-                        on_main(world, run.saver.flush)
-                _finish_epoch(run)
-            on_main(world, run.saver.finish, timeout=PREPARE_TIMEOUT)
-            result = result_of(
-                experiment,
-                run.progress,
-                mlflow_run_id=run.mlflow_run_id,
-                dataset_digest=run.dataset.digest,
-            )
-            events.say(closing_line(result, run.progress))
-            return result
+    if run.progress.epoch and not run.progress.iteration_in_epoch:
+        _finish_epoch(run)  # it was killed between an epoch's end and its evaluation
+    for epoch in range(run.progress.epoch + 1, run.experiment.total_epochs + 1):
+        if run.progress.stopped:
+            break
+        with run.stop.deferred():
+            ends = _train_epoch(run, epoch)
+            _save(run)
+            if ends:  # all ranks do, when it is on the disk
+                on_main(run.world, run.outputs.flush)
+        _finish_epoch(run)
 
 
 def _train_epoch(run: Run, epoch: int) -> bool:
     """`_train_steps`, with `on_divergence: rollback` past what diverges."""
     for rollbacks in itertools.count():
         try:
-            with memory_errors(run.experiment, run.world, evaluating=False):
-                return _train_steps(run, epoch)
+            return _train_steps(run, epoch)
         except DivergedError as error:
             if not recovers(run, error, rollbacks):
                 raise
@@ -187,7 +114,7 @@ def _train_steps(run: Run, epoch: int) -> bool:
         progress.iteration_in_epoch += 1
         window.add(lr, [batch["sample_ids_N"] for batch in batches], values)
         run.events.progress(progress.iteration)
-        requested = shared_stop(run.stop.received or SAVE * run.saver.is_due)
+        requested = shared_stop(run.stop.received or SAVE * run.outputs.is_due)
         complete = progress.iteration_in_epoch == len(run.loader)
         save_due = save_due or requested == SAVE
         if requested > SAVE or complete or len(window) == run.experiment.log_config.interval:
@@ -275,12 +202,12 @@ def _finish_epoch(run: Run) -> None:
         _evaluate(run)
         progress.stopped = on_main(
             run.world,
-            lambda: reason_to_stop(experiment, epoch, progress.metrics["AP"], run.events.say),
+            lambda: run.early_stop(epoch, progress.metrics["AP"]),
             timeout=PREPARE_TIMEOUT,  # a store may be slow
         )
         with run.stop.deferred():
             _save(run)
-    run.saver.name(checkpoint_names(experiment, progress))
+    run.outputs.name(checkpoint_names(experiment, progress))
     if progress.evaluated_epoch == epoch:
         with run.stop.deferred():
             if recovers_from_drop(run):
@@ -294,14 +221,15 @@ def _evaluate(run: Run) -> None:
     def show(done: int, total: int) -> None:
         run.events.progress(progress.iteration, f"epoch {epoch}  evaluating {done}/{total}")
 
-    with memory_errors(experiment, run.world, evaluating=True):
-        result = evaluate(
-            run.evaluated_model,
-            experiment,
-            device=run.world.device,
-            missing_detections="use_gt_bbox",
-            progress=show,
-        )
+    run.is_evaluating = True
+    result = evaluate(
+        run.evaluated_model,
+        experiment,
+        device=run.world.device,
+        missing_detections="use_gt_bbox",
+        progress=show,
+    )
+    run.is_evaluating = False
     run.evaluation_seconds = time.perf_counter() - started
     progress.evaluated_epoch = epoch
     progress.metrics = {name: float(value) for name, value in result.metrics.items()}
@@ -330,7 +258,7 @@ def _save(run: Run, *, inside_epoch: bool = False) -> None:
                 if inside_epoch:  # when this happens must not change what is trained
                     undo.enter_context(unchanged_buffers(model))
                 average_buffers(model, run.world)
-        run.saver.save(_content(run))
+        run.outputs.save(_content(run))
 
 
 def _content(run: Run) -> Checkpoint:
@@ -348,49 +276,8 @@ def _content(run: Run) -> Checkpoint:
             "sdpose_version": __version__,
             "experiment": dump_experiment(run.experiment),
             "experiment_digest": experiment_digest(run.experiment),
-            "dataset_digest": run.dataset.digest,
+            "dataset_digest": run.dataset_digest,
             "mlflow_run_id": run.mlflow_run_id,
             **run.progress.meta(),
         },
     }
-
-
-@contextlib.contextmanager
-def _recorded(run: Run, start: Start) -> Iterator[None]:
-    """Opens the log files and trackers, says what begins, and closes all with how it ended."""
-    events, experiment = run.events, run.experiment
-    if start.path is not None:
-        events.say(f"continuing from {start.path}: {position(run)}")
-    events.say(opening_line(run))
-    run.mlflow_run_id = on_main(
-        run.world,
-        lambda: events.open(experiment, same_run=start.same_run, dataset_digest=run.dataset.digest),
-    )
-    events.start_bar(run.progress.iteration, run.total_iterations)
-    status: Any = "FAILED"
-    try:
-        yield
-        status = "FINISHED"
-    except Interrupted:
-        status = "KILLED"
-        saved = "" if run.saver.flush() else " (NOT saved: the checkpoint before is the newest)"
-        events.say(f"stopped at {position(run)}{saved}; to go on:\n  {resume_command(run)}")
-        raise
-    except UserError as error:
-        events.log(f"stopped: {error}")  # the command line shows it
-        raise
-    except Exception as error:
-        if killed := killed_loader(error, experiment):
-            events.log(f"stopped at {position(run)}: {killed}")
-            print(f"error: {killed}", file=sys.stderr, flush=True)
-            raise SystemExit(128 + signal.SIGKILL) from None  # as if it had been this process
-        gone = PEER_LOST if is_peer_lost(error) else None
-        events.log(f"stopped at {position(run)}\n{gone or traceback.format_exc()}")
-        raise
-    finally:
-        run.saver.flush()
-        # Half of what a signal leaves: the mirror's last uploads go on meanwhile, and after.
-        seconds = min(run.stop.seconds_left / 2, DELIVERY_SECONDS)
-        events.close(status, best_checkpoint(run.folder, run.progress), seconds)
-        run.loader.close()
-        run.saver.close(min(run.stop.seconds_left, UPLOAD_SECONDS))

@@ -16,7 +16,8 @@ from sdpose.training.checkpoint import (
 from sdpose.training.distributed import on_main
 from sdpose.training.divergence import BadStep, DivergedError
 from sdpose.training.paths import LATEST
-from sdpose.training.run import Run, best_checkpoint, position, restore
+from sdpose.training.result import best_checkpoint
+from sdpose.training.run import Run, position, restore
 
 MAX_ROLLBACKS = 3  # in one epoch
 STEPS_SAID = 3  # of one window
@@ -59,7 +60,7 @@ def _roll_back(run: Run, path: Path) -> bool:
     after the samples that diverged. False if the checkpoint is not there, or damaged."""
 
     def load() -> Checkpoint | None:
-        run.saver.flush()
+        run.outputs.flush()
         try:
             return load_checkpoint(path) if path.exists() else None
         except (CorruptCheckpointError, ForeignCheckpointError) as error:

@@ -1,4 +1,4 @@
-"""What a run leaves: how its checkpoints are called, and what others read of it when it is over."""
+"""What a run leaves, and the names of its checkpoints."""
 
 from __future__ import annotations
 
@@ -6,18 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdpose.config import Experiment
-from sdpose.errors import UserError
-from sdpose.outputs.lease import Lease
-from sdpose.outputs.mlflow_sink import deliver_what_waits
-from sdpose.outputs.trainjob_status import report_finished
-from sdpose.training.begin import is_finished
 from sdpose.training.checkpoint import Checkpoint
-from sdpose.training.experiment_changes import differences
+from sdpose.training.log_lines import duration
 from sdpose.training.meters import Progress
-from sdpose.training.paths import LATEST, checkpoint_folder, mirror_uri, work_dir_of
-from sdpose.training.records import Say, duration
-from sdpose.training.run import best_checkpoint, build_saver
-from sdpose.training.workdir import Start, newest
+from sdpose.training.paths import BEST, LATEST, checkpoint_folder
 
 
 @dataclass(frozen=True)
@@ -44,40 +36,6 @@ def checkpoint_names(experiment: Experiment, progress: Progress) -> list[str]:
     return [*names, best.name] if best and progress.best_epoch == progress.epoch else names
 
 
-def finished_training(experiment: Experiment) -> TrainResult:
-    """What other processes that trained this experiment to its end left in its work dir.
-
-    Raises UserError if they did not, or not in the folder that is seen from here, or if it holds
-    another experiment's.
-    """
-    found = newest(experiment, print)
-    start = Start() if found is None else Start(checkpoint=found[1], path=found[0])
-    if start.checkpoint is None or not is_finished(experiment, start):
-        raise UserError(
-            f"{mirror_uri(experiment) or checkpoint_folder(experiment)} holds no finished training "
-            f"of {experiment.exp_name}: is the volume that was trained on mounted here, too?"
-        )
-    if differing := differences(start.checkpoint["meta"].get("experiment", ""), experiment):
-        raise UserError(
-            f"{checkpoint_folder(experiment)} holds another experiment's training: "
-            + "; ".join(differing[:3])
-        )
-    return result_in(experiment, start.checkpoint)
-
-
-def complete(experiment: Experiment, start: Start, lease: Lease | None, say: Say) -> None:
-    """Keeps what a finished run promised and could not keep; UserError if that fails again."""
-    assert start.checkpoint is not None
-    deliver_what_waits(work_dir_of(experiment), say)
-    report_finished(work_dir_of(experiment))
-    saver = build_saver(experiment, say, start, lease)
-    try:
-        saver.name(checkpoint_names(experiment, Progress.of(start.checkpoint["meta"])))
-        saver.finish()
-    finally:
-        saver.close(0)
-
-
 def result_in(experiment: Experiment, checkpoint: Checkpoint) -> TrainResult:
     """Of a run whose last checkpoint this is."""
     meta = checkpoint["meta"]
@@ -87,17 +45,6 @@ def result_in(experiment: Experiment, checkpoint: Checkpoint) -> TrainResult:
         mlflow_run_id=meta.get("mlflow_run_id"),
         dataset_digest=meta.get("dataset_digest", ""),
     )
-
-
-def require_data(trained: TrainResult, dataset_digest: str) -> None:
-    """UserError if the weights have seen other data than the dataset of this digest."""
-    if trained.dataset_digest not in ("", dataset_digest):
-        raise UserError(
-            f"{trained.last_checkpoint} was trained on other data: the dataset's digest was "
-            f"{trained.dataset_digest[:12]} and is {dataset_digest[:12]} now. Bring the data back, "
-            "choose --work-dir DIR (or another exp_name) for a new run, or --overwrite to train "
-            "again from the beginning"
-        )
 
 
 def result_of(
@@ -129,3 +76,9 @@ def closing_line(result: TrainResult, progress: Progress) -> str:
         f"AP {result.best_metrics['AP']:.4f} at epoch {epoch}{where}"
         + (f"\nstopped early: {result.stopped}" if result.stopped else "")
     )
+
+
+def best_checkpoint(folder: Path, progress: Progress) -> Path | None:
+    if not progress.best_epoch:
+        return None
+    return folder / f"{BEST}{progress.best_epoch}.pth"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,21 +11,16 @@ from torch import Tensor, nn
 
 from sdpose.config import Experiment
 from sdpose.data.loader import TrainLoader, build_train_loader
-from sdpose.data.prepare import PreparedDataset, unusable_images
+from sdpose.data.pack import Pack
+from sdpose.data.prepare import unusable_images
 from sdpose.losses import build_loss
 from sdpose.models import SDPose, build_model
 from sdpose.models.weights import load_backbone_weights, load_weights
-from sdpose.outputs.lease import Lease
-from sdpose.outputs.mirror import Mirror
-from sdpose.outputs.saver import CheckpointSaver, NoSaver
-from sdpose.outputs.sinks import Events
-from sdpose.pack_store import open_pack
-from sdpose.runner.stop_signals import StopSignals
-from sdpose.storage import open_store
 from sdpose.training.checkpoint import Checkpoint, training_weights
 from sdpose.training.distributed import World, on_main
 from sdpose.training.divergence import LossWatch
 from sdpose.training.ema import AveragedModel
+from sdpose.training.events import Events, Say
 from sdpose.training.meters import Progress, Stopwatch
 from sdpose.training.optim import (
     Schedule,
@@ -33,27 +29,25 @@ from sdpose.training.optim import (
     load_optimizer_state,
 )
 from sdpose.training.options import StepOptions, step_options
+from sdpose.training.outputs import NoOutputs, Outputs
 from sdpose.training.parallel_model import distribute
-from sdpose.training.paths import (
-    EXPERIMENT_FILE,
-    OWN_FILES,
-    PROGRESS_FILE,
-    checkpoint_folder,
-    mirror_uri,
-    work_dir_of,
-)
-from sdpose.training.records import Say
-from sdpose.training.workdir import Start
+from sdpose.training.paths import checkpoint_folder
+from sdpose.training.result import best_checkpoint
+from sdpose.training.stop import Stop
+
+
+def _never(epoch: int, ap: float) -> str:
+    return ""
 
 
 @dataclass
 class Run:
     experiment: Experiment
     world: World
-    stop: StopSignals
+    stop: Stop
     events: Events
     folder: Path  # of the checkpoints
-    dataset: PreparedDataset
+    dataset_digest: str
     loader: TrainLoader
     model: nn.Module
     parallel_model: nn.Module  # the same, as the step calls it
@@ -65,10 +59,13 @@ class Run:
     schedule: Schedule
     progress: Progress
     watch: LossWatch
-    saver: CheckpointSaver | NoSaver
-    mlflow_run_id: str | None = None
+    outputs: Outputs = field(default_factory=NoOutputs)
+    early_stop: Callable[[int, float], str] = _never
+    """Given the epoch and its AP: why the run ends with it, or ""; asked on rank 0."""
+    mlflow_run_id: str | None = None  # kept in checkpoints
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
     evaluation_seconds: float = 0.0
+    is_evaluating: bool = False
 
     @property
     def evaluated_model(self) -> nn.Module:
@@ -83,19 +80,26 @@ class Run:
 def build_run(
     experiment: Experiment,
     world: World,
-    stop: StopSignals,
+    *,
+    stop: Stop,
     events: Events,
-    start: Start,
-    dataset: PreparedDataset,
-    lease: Lease | None,
+    checkpoint: Checkpoint | None,
+    dataset_digest: str,
+    pack: Pack | None,
 ) -> Run:
-    """All that a run works with, as the checkpoint left it. lease: of the mirror, on rank 0."""
+    """All that a run works with, but for its outputs, as the checkpoint left it.
+
+    Args:
+        checkpoint: To continue; None: from the first step.
+        dataset_digest: Of the dataset (`prepare_coco`); kept in checkpoints.
+        pack: Of the training images, with data.pipeline `fast`.
+    """
     torch.manual_seed(experiment.seed)
     torch.backends.cudnn.benchmark = True  # all batches have one shape
     model = build_model(experiment.model)
     # Read once and sent to all: only rank 0 needs the files.
     model.load_state_dict(
-        on_main(world, lambda: _initial_weights(experiment, model, start, events.say))
+        on_main(world, lambda: _initial_weights(experiment, model, checkpoint, events.say))
     )
     model.to(world.device)
     options = step_options(experiment, world.device)
@@ -105,15 +109,15 @@ def build_run(
     ema = experiment.ema
     average = AveragedModel(model, decay=ema.decay, warm_up=ema.warm_up) if ema else None
     progress = Progress()
-    if start.checkpoint is not None:
-        progress = Progress.of(start.checkpoint["meta"])
-        restore(start.checkpoint, optimizer, scaler, average, watch)
+    if checkpoint is not None:
+        progress = Progress.of(checkpoint["meta"])
+        restore(checkpoint, optimizer, scaler, average, watch)
     loader = build_train_loader(
         experiment,
         rank=world.rank,
         world_size=world.size,
         skip_images=on_main(world, lambda: unusable_images(experiment, "train")),
-        pack=open_pack(dataset.pack) if dataset.pack else None,
+        pack=pack,
     )
     note = progress.continue_with(loader.global_batch, len(loader))
     if note:
@@ -129,7 +133,7 @@ def build_run(
         stop=stop,
         events=events,
         folder=folder,
-        dataset=dataset,
+        dataset_digest=dataset_digest,
         loader=loader,
         model=model,
         parallel_model=distribute(model, world, sync_bn=experiment.sync_bn),
@@ -141,35 +145,6 @@ def build_run(
         schedule=build_schedule(experiment, len(loader)),
         progress=progress,
         watch=watch,
-        saver=build_saver(experiment, events.say, start, lease) if world.is_main else NoSaver(),
-    )
-
-
-def build_saver(
-    experiment: Experiment, say: Say, start: Start, lease: Lease | None
-) -> CheckpointSaver:
-    settings, folder = experiment.checkpoint_config, checkpoint_folder(experiment)
-    uri, mirror = mirror_uri(experiment), None
-    if uri is not None:
-        assert lease is not None
-        mirror = Mirror(
-            open_store(uri),
-            lease,
-            work_dir=work_dir_of(experiment),
-            folder=folder,
-            own_files=OWN_FILES,
-            live_files=(PROGRESS_FILE,),
-            keep=settings.max_keep_ckpts,
-            say=say,
-        )
-        if start.checkpoint is not None:
-            mirror.upload_all(start.checkpoint["meta"])
-    return CheckpointSaver(
-        folder,
-        say,
-        keep=settings.max_keep_ckpts,
-        interval_minutes=settings.interval_minutes,
-        mirror=mirror,
     )
 
 
@@ -191,11 +166,11 @@ def restore(
 
 
 def _initial_weights(
-    experiment: Experiment, model: SDPose, start: Start, say: Say
+    experiment: Experiment, model: SDPose, checkpoint: Checkpoint | None, say: Say
 ) -> dict[str, Tensor]:
     """From the checkpoint, else `load_from`, else `pretrained` (the backbone), else random."""
-    if start.checkpoint is not None:
-        model.load_state_dict(training_weights(start.checkpoint))
+    if checkpoint is not None:
+        model.load_state_dict(training_weights(checkpoint))
     elif experiment.load_from:
         load_weights(model, experiment.load_from, say=lambda text: say(f"load_from: {text}"))
     elif experiment.model.pretrained:
@@ -204,55 +179,8 @@ def _initial_weights(
     return model.state_dict()
 
 
-def opening_line(run: Run) -> str:
-    experiment, world = run.experiment, run.world
-    if world.device.type == "cuda":
-        device = torch.cuda.get_device_name(world.device)
-    else:
-        threads = torch.get_num_threads()
-        device = f"CPU ({threads} thread{'s' * (threads > 1)})"
-    parameters = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
-    clip, ema = experiment.optimizer_config.grad_clip, experiment.ema
-    accumulated = experiment.optimizer_config.cumulative_iters
-    switches = {
-        **dict(run.options.names()),
-        f"EMA {ema.decay:g}" if ema else "EMA": bool(ema),
-        f"accumulation of {accumulated} batches" if accumulated > 1 else "accumulation": (
-            accumulated > 1
-        ),
-        "SyncBN": experiment.sync_bn and world.size > 1,
-        f"gradient clipping at {clip.max_norm:g}" if clip else "gradient clipping": bool(clip),
-        "warmup": bool(experiment.lr_config.warmup and experiment.lr_config.warmup_iters),
-    }
-    on = ", ".join(name for name, is_on in switches.items() if is_on) or "nothing"
-    off = ", ".join(name for name, is_on in switches.items() if not is_on) or "nothing"
-    return (
-        f"{experiment.exp_name}: {device} x {world.size} "
-        f"process{'es' * (world.size > 1)}, global batch {run.progress.global_batch}, "
-        f"{len(run.loader)} iterations/epoch ({run.loader.num_samples} persons), "
-        f"{experiment.total_epochs} epochs, {parameters / 1e6:.2f} M parameters; "
-        f"{experiment.optimizer.type}, lr {experiment.optimizer.lr:g} "
-        f"({experiment.lr_config.policy}); "
-        f"on: {on}; off: {off}"
-    )
-
-
 def position(run: Run) -> str:
     progress = run.progress
     if not progress.iteration_in_epoch:
         return f"the end of epoch {progress.epoch}" if progress.epoch else "the beginning"
     return f"epoch {progress.epoch + 1}, iteration {progress.iteration_in_epoch}/{len(run.loader)}"
-
-
-def resume_command(run: Run) -> str:
-    """Works whatever the first command was: the work dir holds the whole resolved experiment."""
-    launcher = "sdpose"
-    if run.world.size > 1:
-        launcher = f"sdpose launch --nproc-per-node {run.world.size}"
-    return f"{launcher} train {work_dir_of(run.experiment)}/{EXPERIMENT_FILE} --resume-from auto"
-
-
-def best_checkpoint(folder: Path, progress: Progress) -> Path | None:
-    if not progress.best_epoch:
-        return None
-    return folder / f"best_AP_epoch_{progress.best_epoch}.pth"

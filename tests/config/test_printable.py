@@ -17,7 +17,7 @@ import pytest
 import sdpose.cli
 from pipelines.console import say as submit_say
 from sdpose.cli.text import answer, echo, format_rows, printable, printable_line
-from sdpose.outputs.sinks import ConsoleSink
+from sdpose.outputs.console import ConsoleSink
 
 
 def test_no_character_that_a_terminal_obeys_is_left() -> None:

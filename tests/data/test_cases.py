@@ -135,7 +135,7 @@ def test_training_says_who_is_left_out(
 ) -> None:
     import torch
 
-    from sdpose.training.begin import begin
+    from sdpose.runner.start import begin
     from sdpose.training.distributed import World
 
     monkeypatch.chdir(cases / "15-rle")

@@ -26,8 +26,8 @@ from pipelines import submit
 from sdpose.cli import cli
 from sdpose.config import dump_experiment, load_experiment
 from sdpose.models.weights import convert_weights
+from sdpose.runner.train import train
 from sdpose.tools.synthetic.dataset import write_synthetic_coco
-from sdpose.training.loop import train
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [

@@ -25,9 +25,9 @@ from sdpose.checks.space import kept_checkpoints
 from sdpose.cli import cli
 from sdpose.config import Experiment, flatten, load_experiment
 from sdpose.registry.register import register_checkpoint
+from sdpose.runner.train import train
 from sdpose.storage import S3Store
 from sdpose.tools.synthetic.dataset import write_synthetic_coco
-from sdpose.training.loop import train
 
 TINY = """
 exp_name: tiny

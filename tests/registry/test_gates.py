@@ -15,9 +15,9 @@ from sdpose.evaluation import EvaluationResult, evaluate
 from sdpose.models import build_model, load_weights
 from sdpose.registry.promote import promote
 from sdpose.registry.register import register_checkpoint
+from sdpose.runner.train import train
 from sdpose.storage import Store
 from sdpose.tools.synthetic.dataset import write_synthetic_coco
-from sdpose.training.loop import train
 
 TINY = Path(__file__).parents[1] / "pipelines/tiny.yaml"
 

@@ -12,8 +12,8 @@ from sdpose.config import dump_experiment, load_experiment
 from sdpose.errors import UserError
 from sdpose.report.gather import gather
 from sdpose.report.history import read_history
+from sdpose.training.experiment_changes import differences
 from sdpose.training.paths import EXPERIMENT_FILE
-from sdpose.training.workdir import differences
 
 DAMAGED = [
     *(b"", b"{bad", b"[]", b"null", b"5", b'["x"]', b"[" * 100_000, b"\xff\xfe{\x00", b"\xe9"),

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from sdpose.errors import UserError
+from sdpose.runner.train import train
 from sdpose.training.checkpoint import CorruptCheckpointError, load_checkpoint, save_checkpoint
-from sdpose.training.loop import train
 from sdpose.training.paths import POSITION
 
 Checkpoint = dict[str, Any]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdpose.training.loop import train
+from sdpose.runner.train import train
 
 
 def losses(lines: list[dict]) -> dict[str, list[float]]:

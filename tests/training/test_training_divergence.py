@@ -10,10 +10,10 @@ import torch
 from forked import spoilt
 
 from sdpose.models import build_model
+from sdpose.runner.train import train
 from sdpose.training import loop
 from sdpose.training.distributed import World
 from sdpose.training.divergence import BAD_STEPS_IN_A_ROW, DivergedError, LossWatch
-from sdpose.training.loop import train
 from sdpose.training.step import train_step
 
 

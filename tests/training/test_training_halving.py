@@ -10,10 +10,10 @@ import torch
 
 from components.open_sweep import open_sweep
 from sdpose.config import dump_experiment
+from sdpose.runner.early_stopping import reason_to_stop, remove_records, rungs
+from sdpose.runner.finished import finished_training
+from sdpose.runner.train import train
 from sdpose.sweeps import Trial, expand, load_sweep
-from sdpose.sweeps.halving import reason_to_stop, remove_records, rungs
-from sdpose.training.loop import train
-from sdpose.training.result import finished_training
 
 
 def settings(folder: Path, min_epochs: int = 2, reduction_factor: int = 3) -> str:

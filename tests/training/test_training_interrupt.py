@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sdpose.grace import REPEAT_SECONDS
 from sdpose.runner import stop_signals as interrupt
-from sdpose.training.loop import train
+from sdpose.runner.train import train
 
 ALL_HOOKS = "log_config.hooks=[TextLoggerHook, TensorboardLoggerHook, MlflowLoggerHook]"
 

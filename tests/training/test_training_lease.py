@@ -17,8 +17,9 @@ from sdpose.errors import UserError
 from sdpose.outputs import lease as leases
 from sdpose.outputs.lease import LEASE, Holder, Lease, LeaseLostError
 from sdpose.outputs.work_dir_lock import leased
+from sdpose.runner.work_dir import claim
 from sdpose.storage import Store, open_store
-from sdpose.training.workdir import Start, claim
+from sdpose.training.resume import Start
 
 
 @pytest.fixture

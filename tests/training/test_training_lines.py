@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from sdpose.evaluation import METRIC_NAMES, format_table
-from sdpose.outputs.sinks import ConsoleSink, Events
+from sdpose.outputs.console import ConsoleSink
+from sdpose.outputs.run_events import RunEvents
+from sdpose.outputs.sink import Sink
 from sdpose.runner.stop_signals import Interrupted
-from sdpose.training.loop import train
-from sdpose.training.records import EpochRecord, EvaluationRecord, Sink, TrainRecord
+from sdpose.runner.train import train
+from sdpose.training.events import EpochRecord, EvaluationRecord, TrainRecord
 
 VALUES = dict.fromkeys(
     ["heatmap_loss", "vis_dist_loss", "kpt_dist_loss", "acc_pose", "loss", "grad_norm"],
@@ -53,7 +55,7 @@ def write_all(make) -> Callable[[], Path]:
 
     def run() -> Path:
         experiment = make("log_config.hooks=[TextLoggerHook]")
-        events = Events([ConsoleSink()])
+        events = RunEvents([ConsoleSink()])
         events.open(experiment, same_run=False, dataset_digest="0" * 64)
         write(events)
         events.close("FINISHED", None, 0.0)
@@ -104,7 +106,7 @@ def test_ctrl_c_before_the_first_step_is_answered(
     def ctrl_c(*_: object, **__: object) -> None:
         raise Interrupted(signal.SIGINT)  # as StopSignals does; its deadline would end pytest
 
-    monkeypatch.setattr("sdpose.training.loop.begin", ctrl_c)
+    monkeypatch.setattr("sdpose.runner.train.begin", ctrl_c)
     with pytest.raises(Interrupted) as ended:
         train(make())
     assert ended.value.code == 130

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from sdpose.errors import UserError
 from sdpose.runner.memory_advice import killed_loader
+from sdpose.runner.train import train
 from sdpose.training import loop
 from sdpose.training.distributed import PEER_LOST_EXIT_CODE
-from sdpose.training.loop import train
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -20,11 +20,13 @@ from sdpose.errors import UserError
 from sdpose.outputs import mirror
 from sdpose.outputs import rate_limited_warning as reminder
 from sdpose.outputs import saver as saving
-from sdpose.outputs.sinks import TensorboardSink, TextSink
+from sdpose.outputs.sink import Sink
+from sdpose.outputs.tensorboard import TensorboardSink
+from sdpose.outputs.text_log import TextSink
+from sdpose.runner.finished import finished_training
+from sdpose.runner.train import train
 from sdpose.training import loop
-from sdpose.training.loop import train
-from sdpose.training.records import Sink, TrainRecord
-from sdpose.training.result import finished_training
+from sdpose.training.events import TrainRecord
 
 PRUNED = "checkpoint_config.max_keep_ckpts=1"
 

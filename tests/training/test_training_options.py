@@ -12,9 +12,9 @@ from test_training_step import random_batch, tiny_step_parts
 from sdpose.errors import UserError
 from sdpose.models import build_model, load_weights
 from sdpose.runner.stop_signals import StopSignals
+from sdpose.runner.train import train
 from sdpose.training import loop
 from sdpose.training.ema import AveragedModel
-from sdpose.training.loop import train
 from sdpose.training.step import train_step
 
 OPTIONS = {

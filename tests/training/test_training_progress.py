@@ -21,8 +21,8 @@ from sdpose.outputs.lease import Lease
 from sdpose.outputs.mirror import Mirror
 from sdpose.outputs.run_progress import RunProgress, read_progress
 from sdpose.outputs.trainjob_status import TrainJobStatus
+from sdpose.runner.train import train
 from sdpose.storage import Store, open_store
-from sdpose.training.loop import train
 from tests.conftest import shared_path
 
 

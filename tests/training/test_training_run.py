@@ -16,9 +16,9 @@ import torch
 
 from sdpose.config import parse_experiment
 from sdpose.errors import UserError
+from sdpose.runner.train import train
 from sdpose.training import loop
 from sdpose.training.checkpoint import save_checkpoint
-from sdpose.training.loop import train
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "loss_curve.json"
 

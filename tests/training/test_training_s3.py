@@ -16,9 +16,9 @@ from sdpose.cli import main
 from sdpose.config import dump_experiment
 from sdpose.outputs import mirror
 from sdpose.outputs import saver as saving
+from sdpose.runner.train import train
 from sdpose.storage import Store, open_store
 from sdpose.training.checkpoint import load_checkpoint
-from sdpose.training.loop import train
 
 SAVED_OFTEN = "checkpoint_config.interval_minutes=1e-3"
 # So that an outage is told in seconds; the mirror tries again whatever it is.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sdpose.losses import build_loss
 from sdpose.models import build_model
-from sdpose.training.loop import train
+from sdpose.runner.train import train
 from sdpose.training.step import pose_accuracy, train_step
 
 

@@ -9,9 +9,15 @@ from sdpose.config import Experiment
 from sdpose.errors import UserError
 from sdpose.outputs import work_dir_lock as hold
 from sdpose.outputs.work_dir_lock import locked
+from sdpose.runner.work_dir import (
+    claim,
+    find_start,
+    open_mirror,
+    start_anew,
+)
 from sdpose.training.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 from sdpose.training.paths import checkpoint_folder
-from sdpose.training.workdir import Start, claim, find_start, open_mirror, start_anew
+from sdpose.training.resume import Start
 
 
 @pytest.fixture

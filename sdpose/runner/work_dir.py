@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from sdpose.training.checkpoint import (
     newest_checkpoint,
     same_file,
 )
+from sdpose.training.events import Say
 from sdpose.training.experiment_changes import differences, stored_experiment
 from sdpose.training.paths import (
     EXPERIMENT_FILE,
@@ -30,22 +30,10 @@ from sdpose.training.paths import (
     newest_first,
     work_dir_of,
 )
-from sdpose.training.records import Say
+from sdpose.training.resume import Start
 
 # No upload of a checkpoint goes on for longer.
 UPLOADS_TAKE = timedelta(days=1)
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where a run begins."""
-
-    checkpoint: Checkpoint | None = None
-    """To continue; None: from the first iteration."""
-    path: Path | None = None
-    """Its file."""
-    same_run: bool = False
-    """The work dir holds an earlier part of this very run."""
 
 
 def claim(

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 from sdpose.config import Experiment
 from sdpose.errors import UserError
 from sdpose.storage import DamagedObjectError, ObjectNotFoundError, Store, open_store
-from sdpose.training.records import Say
+from sdpose.training.events import Say
 
 
 class Record(BaseModel):
