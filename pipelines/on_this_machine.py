@@ -22,7 +22,7 @@ from sdpose.documents import read_json
 from sdpose.errors import UserError
 from sdpose.registry.promote import objections
 from sdpose.registry.run import read_summary, write_summary
-from sdpose.training.paths import EXPERIMENT_FILE, REPORT, work_dir_of
+from sdpose.training.paths import EXPERIMENT_FILE, REPORT, run_paths
 
 # Below the work dir: what the pipeline itself leaves.
 PIPELINE_FOLDER = "pipeline"
@@ -39,7 +39,7 @@ def run_experiment_here(
 ) -> None:
     """Runs the pipeline, or shows what would run. promotion: the pipeline's arguments for it.
     yes: do not ask before anything is removed."""
-    work_dir = work_dir_of(experiment)
+    work_dir = run_paths(experiment).work_dir
     package = work_dir / PIPELINE_FOLDER / "sdpose_pipeline.yaml"
     pipeline = make_pipeline(overwrite=overwrite, promotes=bool(promotion))
     compile_here(pipeline, package)
@@ -143,6 +143,6 @@ def resume_here(work_dir: str) -> None:
         os.chdir(folder)  # its relative paths begin there
     except OSError as error:
         raise UserError(f"{path}: the run was started in {folder}: {error.strerror}") from None
-    say(f"resuming {experiment.exp_name} in {work_dir_of(experiment)}")
+    say(f"resuming {experiment.exp_name} in {run_paths(experiment).work_dir}")
     pipeline = make_pipeline(promotes=bool(arguments.get("promote_to")))
-    run_here(pipeline, arguments, work_dir_of(experiment), cache=True)
+    run_here(pipeline, arguments, run_paths(experiment).work_dir, cache=True)

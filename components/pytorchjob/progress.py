@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from sdpose.config import Experiment
 from sdpose.outputs.run_progress import RunProgress, read_progress
-from sdpose.training.paths import PROGRESS_FILE, mirror_uri, work_dir_of
+from sdpose.training.paths import PROGRESS_FILE, run_paths
 
 ANNOTATION = "sdpose/progress"
 
@@ -94,7 +94,7 @@ class ProgressWatch:
             return None
 
     def _not_seen(self) -> str:
-        place = mirror_uri(self._experiment) or work_dir_of(self._experiment)
+        place = run_paths(self._experiment).mirror or run_paths(self._experiment).work_dir
         return (
             f"no progress is shown: {place} holds no {PROGRESS_FILE} yet; is the volume that is "
             "trained on mounted here, too?"

@@ -21,7 +21,7 @@ from sdpose.errors import UserError
 from sdpose.registry import registry_root
 from sdpose.runner.work_dir import open_mirror
 from sdpose.storage import Store, open_store
-from sdpose.training.paths import mirror_uri
+from sdpose.training.paths import run_paths
 
 SHARED_MEMORY = Path("/dev/shm")
 BATCHES_PER_WORKER = 2  # torch's prefetch_factor
@@ -93,7 +93,7 @@ def _check_shared_memory(experiment: Experiment, report: Report) -> None:
 
 def _check_mirror(experiment: Experiment, report: Report) -> tuple[Store | None, list[str]]:
     """Store and keys, as `open_mirror` gives them; (None, []) if it is of no use."""
-    uri = mirror_uri(experiment)
+    uri = run_paths(experiment).mirror
     if uri is None:
         return None, []
     if uri.startswith("s3:") and not check_writable(uri, "the mirror", report, conditional=False):

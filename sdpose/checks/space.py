@@ -20,7 +20,7 @@ from sdpose.errors import UserError
 from sdpose.files import matching, sha256_of_file
 from sdpose.storage import FileStore, S3Store, Store
 from sdpose.training.checkpoint import Checkpoint
-from sdpose.training.paths import OWN_CHECKPOINTS, checkpoint_folder, work_dir_of
+from sdpose.training.paths import OWN_CHECKPOINTS, run_paths
 
 MAKE_ROOM = "make room, or keep fewer: --set checkpoint_config.max_keep_ckpts=3"
 OTHER_FOLDER = "choose a folder that can be written"
@@ -63,11 +63,12 @@ def check_space(
     whole = count * len(content)
     wanted = f"{count} checkpoints of {_shown(len(content))} with optimizer"
     wanted += " and EMA" if experiment.ema else ""
-    folder = checkpoint_folder(experiment)
+    paths = run_paths(experiment)
+    folder = paths.checkpoints
     needs = [*others, Need(f"checkpoints ({wanted})", folder, whole - _there(folder))]
     folders = {"checkpoints": folder}
-    if folder != work_dir_of(experiment):
-        folders["the work dir"] = work_dir_of(experiment)
+    if folder != paths.work_dir:
+        folders["the work dir"] = paths.work_dir
     if isinstance(registry, FileStore):
         folders["the model registry"] = registry.root
     if isinstance(mirror, S3Store):

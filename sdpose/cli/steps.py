@@ -116,9 +116,9 @@ def train(
 
 def _say_where_to_look(experiment: Experiment, mlflow_run_id: str | None) -> None:
     from sdpose.tracking import pages_of
-    from sdpose.training.paths import work_dir_of
+    from sdpose.training.paths import run_paths
 
-    work_dir = work_dir_of(experiment)
+    work_dir = run_paths(experiment).work_dir
     lines = {
         "report": f"sdpose report {work_dir}",
         **pages_of(mlflow_run_id),

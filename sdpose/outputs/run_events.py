@@ -19,7 +19,7 @@ from sdpose.outputs.tensorboard import TensorboardSink
 from sdpose.outputs.text_log import TextSink
 from sdpose.outputs.trainjob_status import TrainJobStatus
 from sdpose.training.events import EpochRecord, EvaluationRecord, TrainRecord
-from sdpose.training.paths import work_dir_of
+from sdpose.training.paths import run_paths
 
 
 class RunEvents(Sink):
@@ -35,7 +35,7 @@ class RunEvents(Sink):
 
         same_run: the work dir holds an earlier part of this run. What was said so far is passed on.
         """
-        work_dir = work_dir_of(experiment)
+        work_dir = run_paths(experiment).work_dir
         timestamp = time.strftime("%Y%m%d_%H%M%S")
         chosen = {hook.type for hook in experiment.log_config.hooks}
         console, *_ = self._sinks

@@ -25,7 +25,7 @@ from sdpose.outputs.sink import Sink, Status
 from sdpose.storage import ObjectNotFoundError, open_store
 from sdpose.training.events import EpochRecord, EvaluationRecord, TrainRecord
 from sdpose.training.log_lines import duration
-from sdpose.training.paths import PROGRESS_FILE, mirror_uri, work_dir_of
+from sdpose.training.paths import PROGRESS_FILE, run_paths
 
 # People do not look more often, and a network disk takes time for each record.
 WRITE_SECONDS = 10.0
@@ -166,13 +166,13 @@ def read_progress(experiment: Experiment) -> RunProgress | None:
     None: there is none yet, or not where it is seen from here.
     Raises UserError if it cannot be read, or is damaged.
     """
-    uri = mirror_uri(experiment)
+    paths = run_paths(experiment)
     # With a work dir that is a URI, the folder is the training pod's own.
-    if uri != experiment.work_dir and (found := progress_in(work_dir_of(experiment))):
+    if paths.mirror != experiment.work_dir and (found := progress_in(paths.work_dir)):
         return found
-    if uri is None:
+    if paths.mirror is None:
         return None
-    store = open_store(uri)
+    store = open_store(paths.mirror)
     try:
         return _parse(store.read(PROGRESS_FILE), store.uri(PROGRESS_FILE))
     except ObjectNotFoundError:

@@ -35,11 +35,9 @@ from sdpose.training.paths import (
     LATEST,
     OWN_FILES,
     PROGRESS_FILE,
-    checkpoint_folder,
     epoch_of,
-    mirror_uri,
     outdated,
-    work_dir_of,
+    run_paths,
 )
 from sdpose.training.resume import Start
 
@@ -206,15 +204,14 @@ def open_saver(
     experiment: Experiment, start: Start, lease: Lease | None, say: Say
 ) -> CheckpointSaver:
     """lease: of the mirror, if there is one. What an earlier part of the run left is uploaded."""
-    settings, folder = experiment.checkpoint_config, checkpoint_folder(experiment)
-    uri, mirror = mirror_uri(experiment), None
-    if uri is not None:
+    settings, paths, mirror = experiment.checkpoint_config, run_paths(experiment), None
+    if paths.mirror is not None:
         assert lease is not None
         mirror = Mirror(
-            open_store(uri),
+            open_store(paths.mirror),
             lease,
-            work_dir=work_dir_of(experiment),
-            folder=folder,
+            work_dir=paths.work_dir,
+            folder=paths.checkpoints,
             own_files=OWN_FILES,
             live_files=(PROGRESS_FILE,),
             keep=settings.max_keep_ckpts,
@@ -223,7 +220,7 @@ def open_saver(
         if start.checkpoint is not None:
             mirror.upload_all(start.checkpoint["meta"])
     return CheckpointSaver(
-        folder,
+        paths.checkpoints,
         say,
         keep=settings.max_keep_ckpts,
         interval_minutes=settings.interval_minutes,

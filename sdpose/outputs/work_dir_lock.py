@@ -24,10 +24,8 @@ from sdpose.training.paths import (
     OWN_CHECKPOINTS,
     OWN_FILES,
     POSITION,
-    checkpoint_folder,
-    mirror_uri,
     newest_first,
-    work_dir_of,
+    run_paths,
 )
 
 # How long a run waits for one in the same work dir: a killed run's loader processes hold on to the
@@ -42,7 +40,8 @@ def locked_results(experiment: Experiment, say: Say) -> Iterator[Lease | None]:
     Raises UserError if another training has one of them, or a folder cannot be written.
     """
     with contextlib.ExitStack() as stack:
-        for folder in sorted({work_dir_of(experiment), checkpoint_folder(experiment)}):
+        paths = run_paths(experiment)
+        for folder in sorted({paths.work_dir, paths.checkpoints}):
             stack.enter_context(locked(folder))
             with _usable(folder), tempfile.TemporaryFile(dir=folder):
                 pass
@@ -52,7 +51,7 @@ def locked_results(experiment: Experiment, say: Say) -> Iterator[Lease | None]:
 @contextlib.contextmanager
 def leased(experiment: Experiment, say: Say) -> Iterator[Lease | None]:
     """Nobody else's training writes to the mirror of this one; None if it has no mirror."""
-    uri = mirror_uri(experiment)
+    uri = run_paths(experiment).mirror
     if uri is None:
         yield None
         return
@@ -107,17 +106,15 @@ def remove_results(experiment: Experiment) -> None:
 
     The caller has made sure that none of them is going on: `locked_results`, or `leased`.
     """
-    if (uri := mirror_uri(experiment)) is not None:
+    if (uri := run_paths(experiment).mirror) is not None:
         _remove_mirrored(open_store(uri))
     for path in results_of(experiment):
         path.unlink()
 
 
 def results_of(experiment: Experiment) -> list[Path]:
-    places = (
-        (work_dir_of(experiment), OWN_FILES),
-        (checkpoint_folder(experiment), OWN_CHECKPOINTS),
-    )
+    paths = run_paths(experiment)
+    places = ((paths.work_dir, OWN_FILES), (paths.checkpoints, OWN_CHECKPOINTS))
     return [p for folder, names in places for name in names for p in matching(folder, name)]
 
 

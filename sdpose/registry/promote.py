@@ -20,7 +20,7 @@ from sdpose.registry.signatures import Signer, Verifier, signer_of, verifier_of
 from sdpose.registry.versions import read_version
 from sdpose.registry.withdrawals import read_withdrawals
 from sdpose.storage import Store, open_store
-from sdpose.training.paths import work_dir_of
+from sdpose.training.paths import run_paths
 
 
 def promote(
@@ -133,7 +133,7 @@ def promote_run(
         signer=signer_of(),
         verifier=verifier_of(),
     )
-    work_dir = work_dir_of(experiment)
+    work_dir = run_paths(experiment).work_dir
     write_summary(work_dir, read_summary(work_dir) | {"promotion": record})
     return record
 

@@ -16,7 +16,7 @@ from sdpose.registry.documents import check_metrics
 from sdpose.registry.register import register_checkpoint
 from sdpose.registry.signatures import signer_of
 from sdpose.registry.versions import ModelVersion
-from sdpose.training.paths import EXPERIMENT_FILE, work_dir_of
+from sdpose.training.paths import EXPERIMENT_FILE, run_paths
 
 SUMMARY = "summary.json"
 
@@ -59,7 +59,7 @@ def register_run(
     again = "" if version.created else ", which holds the same content already"
     print(f"registered as {version.model_name} version {version.version}{again}")
     write_summary(
-        work_dir_of(experiment),
+        run_paths(experiment).work_dir,
         {
             "exp_name": experiment.exp_name,
             "runner": runner,

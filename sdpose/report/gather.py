@@ -12,7 +12,7 @@ from sdpose.data.prepare import unusable_images
 from sdpose.documents import MAX_YAML_BYTES, DocumentError, read_bytes, read_json
 from sdpose.errors import UserError
 from sdpose.report.history import History, read_history
-from sdpose.training.paths import EXPERIMENT_FILE, checkpoint_folder
+from sdpose.training.paths import EXPERIMENT_FILE, run_paths
 
 _MAX_RESULTS_BYTES = 2**30  # COCO val2017 with a detector's boxes: 100 MB
 
@@ -115,7 +115,7 @@ def _newest_results(work_dir: Path) -> Path | None:
 
 
 def _best_checkpoint(experiment: Experiment, work_dir: Path) -> Path | None:
-    for folder in (work_dir, checkpoint_folder(experiment)):
+    for folder in (work_dir, run_paths(experiment).checkpoints):
         for pattern in ("best_AP_epoch_*.pth", "latest.pth"):
             if found := sorted(folder.glob(pattern), key=lambda p: p.stat().st_mtime):
                 return found[-1]

@@ -16,7 +16,7 @@ from sdpose.files import matching, sha256_of_file
 from sdpose.outputs.mirror import restore_files
 from sdpose.report import write_report
 from sdpose.storage import StoreUnavailableError, open_store
-from sdpose.training.paths import OWN_FILES, REPORT, mirror_uri, work_dir_of
+from sdpose.training.paths import OWN_FILES, REPORT, run_paths
 
 
 def report_run(
@@ -33,7 +33,7 @@ def report_run(
     facts: what the run's summary will say of it (dataset_digest, git_commit, mlflow_run_id).
     A run of days must not fail for its report: what goes wrong is told, and written to `out`.
     """
-    work_dir = work_dir_of(experiment)
+    work_dir = run_paths(experiment).work_dir
     try:
         _fetch_logs(experiment, work_dir)
         write_report(
@@ -62,7 +62,7 @@ def report_run(
 
 def _fetch_logs(experiment: Experiment, work_dir: Path) -> None:
     """What trained elsewhere has left its logs in the mirror alone."""
-    if (uri := mirror_uri(experiment)) is not None and not matching(work_dir, "*.log.json"):
+    if (uri := run_paths(experiment).mirror) is not None and not matching(work_dir, "*.log.json"):
         store = open_store(uri)
         work_dir.mkdir(parents=True, exist_ok=True)
         restore_files(store, list(store.list("")), work_dir, OWN_FILES)
@@ -71,7 +71,7 @@ def _fetch_logs(experiment: Experiment, work_dir: Path) -> None:
 def _keep(experiment: Experiment, report: Path, kept: Path) -> None:
     kept.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(report, kept)
-    if (uri := mirror_uri(experiment)) is not None:
+    if (uri := run_paths(experiment).mirror) is not None:
         open_store(uri).put_file(kept, REPORT, sha256_of_file(kept))
 
 

@@ -12,7 +12,7 @@ from sdpose.runner.work_dir import newest
 from sdpose.training.events import Say
 from sdpose.training.experiment_changes import differences
 from sdpose.training.meters import Progress
-from sdpose.training.paths import checkpoint_folder, mirror_uri, work_dir_of
+from sdpose.training.paths import run_paths
 from sdpose.training.result import TrainResult, checkpoint_names, result_in
 from sdpose.training.resume import Start, is_finished
 
@@ -23,17 +23,17 @@ def finished_training(experiment: Experiment) -> TrainResult:
     Raises UserError if they did not, or not in the folder that is seen from here, or if it holds
     another experiment's.
     """
+    paths = run_paths(experiment)
     found = newest(experiment, print)
     start = Start() if found is None else Start(checkpoint=found[1], path=found[0])
     if start.checkpoint is None or not is_finished(experiment, start):
         raise UserError(
-            f"{mirror_uri(experiment) or checkpoint_folder(experiment)} holds no finished training "
+            f"{paths.mirror or paths.checkpoints} holds no finished training "
             f"of {experiment.exp_name}: is the volume that was trained on mounted here, too?"
         )
     if differing := differences(start.checkpoint["meta"].get("experiment", ""), experiment):
         raise UserError(
-            f"{checkpoint_folder(experiment)} holds another experiment's training: "
-            + "; ".join(differing[:3])
+            f"{paths.checkpoints} holds another experiment's training: " + "; ".join(differing[:3])
         )
     return result_in(experiment, start.checkpoint)
 
@@ -41,8 +41,9 @@ def finished_training(experiment: Experiment) -> TrainResult:
 def complete(experiment: Experiment, start: Start, lease: Lease | None, say: Say) -> None:
     """Keeps what a finished run promised and could not keep; UserError if that fails again."""
     assert start.checkpoint is not None
-    deliver_what_waits(work_dir_of(experiment), say)
-    report_finished(work_dir_of(experiment))
+    work_dir = run_paths(experiment).work_dir
+    deliver_what_waits(work_dir, say)
+    report_finished(work_dir)
     saver = open_saver(experiment, start, lease, say)
     try:
         saver.name(checkpoint_names(experiment, Progress.of(start.checkpoint["meta"])))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sdpose.training.paths import EXPERIMENT_FILE, work_dir_of
+from sdpose.training.paths import EXPERIMENT_FILE
 from sdpose.training.run import Run
 
 
@@ -46,4 +46,4 @@ def resume_command(run: Run) -> str:
     launcher = "sdpose"
     if run.world.size > 1:
         launcher = f"sdpose launch --nproc-per-node {run.world.size}"
-    return f"{launcher} train {work_dir_of(run.experiment)}/{EXPERIMENT_FILE} --resume-from auto"
+    return f"{launcher} train {run.paths.work_dir}/{EXPERIMENT_FILE} --resume-from auto"

@@ -42,7 +42,7 @@ from sdpose.training.distributed import (
     process_group,
 )
 from sdpose.training.loop import train_epochs
-from sdpose.training.paths import work_dir_of
+from sdpose.training.paths import run_paths
 from sdpose.training.result import (
     TrainResult,
     best_checkpoint,
@@ -91,7 +91,7 @@ def train(experiment: Experiment, *, overwrite: bool = False) -> TrainResult:
             )
         if dataset is None:
             assert start.checkpoint is not None
-            events.say(f"{work_dir_of(experiment)} is finished: nothing to train")
+            events.say(f"{run_paths(experiment).work_dir} is finished: nothing to train")
             on_main(world, lambda: complete(experiment, start, lease, events.say), PREPARE_TIMEOUT)
             return result_in(experiment, start.checkpoint)
 
@@ -161,7 +161,7 @@ def _recorded(
         run.outputs.flush()
         # Half of what a signal leaves: the mirror's last uploads go on meanwhile, and after.
         seconds = min(stop.seconds_left / 2, DELIVERY_SECONDS)
-        events.close(status, best_checkpoint(run.folder, run.progress), seconds)
+        events.close(status, best_checkpoint(run.paths.checkpoints, run.progress), seconds)
         run.loader.close()
         if saver is not None:
             saver.close(min(stop.seconds_left, UPLOAD_SECONDS))

@@ -25,10 +25,8 @@ from sdpose.training.paths import (
     EXPERIMENT_FILE,
     LATEST,
     OWN_FILES,
-    checkpoint_folder,
-    mirror_uri,
     newest_first,
-    work_dir_of,
+    run_paths,
 )
 from sdpose.training.resume import Start
 
@@ -43,7 +41,8 @@ def claim(
 
     overwrite: removes first what trainings left there. lease: of the mirror.
     """
-    work_dir, folder = work_dir_of(experiment), checkpoint_folder(experiment)
+    paths = run_paths(experiment)
+    work_dir, folder = paths.work_dir, paths.checkpoints
     if overwrite:
         remove_results(experiment)
     _remove_leftovers(experiment, lease, say)
@@ -66,7 +65,7 @@ def start_anew(experiment: Experiment, say: Say) -> Start:
         "load_from": experiment.load_from,
         "model.pretrained": experiment.model.pretrained,
     }
-    mirror = mirror_uri(experiment)
+    mirror = run_paths(experiment).mirror
     results = {path.resolve() for path in results_of(experiment)}
     for key, source in sources.items():
         if source and (
@@ -100,7 +99,8 @@ def find_start(
     unless `resume_from` is set.
     scratch: what is fetched goes there, and nothing else is changed; default: to its place.
     """
-    work_dir, folder = work_dir_of(experiment), checkpoint_folder(experiment)
+    paths = run_paths(experiment)
+    work_dir, folder = paths.work_dir, paths.checkpoints
     documents = [path.read_bytes() for path in [work_dir / EXPERIMENT_FILE] if path.is_file()]
     if store is not None and EXPERIMENT_FILE in keys:
         documents.append(store.read(EXPERIMENT_FILE))
@@ -133,10 +133,11 @@ def _remove_leftovers(experiment: Experiment, lease: Lease | None, say: Say) -> 
 
     Without the lease, the young uploads in the mirror may be another training's.
     """
-    for leftover in matching(checkpoint_folder(experiment), ".*.pth.tmp"):
+    paths = run_paths(experiment)
+    for leftover in matching(paths.checkpoints, ".*.pth.tmp"):
         leftover.unlink()
     try:
-        if (uri := mirror_uri(experiment)) is not None:
+        if (uri := paths.mirror) is not None:
             age = timedelta() if lease is not None and lease.is_held else UPLOADS_TAKE
             open_store(uri).sweep(age, dry_run=False)
     except UserError as error:  # it may be a right that training does not need
@@ -155,22 +156,23 @@ def _newest(
     say: Say,
     scratch: Path | None = None,
 ) -> tuple[Path, Checkpoint] | None:
-    folder = checkpoint_folder(experiment)
+    paths = run_paths(experiment)
+    folder = paths.checkpoints
     found = newest_checkpoint(folder, say)
     if store is None:
         return found
     if scratch is None:
         folder.mkdir(parents=True, exist_ok=True)
-        restore_files(store, keys, work_dir_of(experiment), OWN_FILES)
+        restore_files(store, keys, paths.work_dir, OWN_FILES)
     return newer_checkpoint(store, keys, scratch or folder, found, say)
 
 
 def open_mirror(experiment: Experiment, say: Say) -> tuple[Store | None, list[str]]:
     """The mirror, if there is one and it answers, and the keys that it holds."""
-    uri = mirror_uri(experiment)
+    paths = run_paths(experiment)
+    uri, folder = paths.mirror, paths.checkpoints
     if uri is None:
         return None, []
-    folder = checkpoint_folder(experiment)
     say(f"checkpoints and logs are in {folder}, and are uploaded to {uri}")
     try:
         store = open_store(uri)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from sdpose.cache import scratch_dir
@@ -33,30 +34,34 @@ OWN_FILES = (
 OWN_CHECKPOINTS = (LATEST, "epoch_*.pth", "best_AP_epoch_*.pth", ".*.pth.tmp*")
 
 
-def work_dir_of(experiment: Experiment) -> Path:
+@dataclass(frozen=True)
+class RunPaths:
+    """Where the results of an experiment's run lie."""
+
+    work_dir: Path
     """The folder that is worked in; of `work_dir: s3://bucket/prefix` one of its own, below
     `scratch_dir`."""
-    assert experiment.work_dir is not None  # the schema fills it in
-    if "://" not in experiment.work_dir:
-        return Path(experiment.work_dir)
-    scheme, _, place = experiment.work_dir.partition("://")
-    return scratch_dir() / Path("work_dirs", scheme, *place.strip("/").split("/"))
-
-
-def mirror_uri(experiment: Experiment) -> str | None:
-    """The second place of the results: the work dir itself if it is a URI, else a folder of its
-    name in checkpoint_config.mirror (as out_dir), if there is one."""
-    if "://" in str(experiment.work_dir):
-        return experiment.work_dir
-    mirror = experiment.checkpoint_config.mirror
-    return mirror and f"{mirror.rstrip('/')}/{work_dir_of(experiment).absolute().name}"
-
-
-def checkpoint_folder(experiment: Experiment) -> Path:
+    checkpoints: Path
     """Where the .pth files go: the work dir, or a folder of its name in checkpoint_config.out_dir
     (as mmcv does it: experiments that share an out_dir do not overwrite each other's)."""
-    work_dir, out_dir = work_dir_of(experiment), experiment.checkpoint_config.out_dir
-    return work_dir if out_dir is None else Path(out_dir) / work_dir.absolute().name
+    mirror: str | None
+    """The second place of the results: the work dir itself if it is a URI, else a folder of its
+    name in checkpoint_config.mirror (as out_dir), if there is one."""
+
+
+def run_paths(experiment: Experiment) -> RunPaths:
+    assert experiment.work_dir is not None  # the schema fills it in
+    settings = experiment.checkpoint_config
+    if "://" in experiment.work_dir:
+        scheme, _, place = experiment.work_dir.partition("://")
+        work_dir = scratch_dir() / Path("work_dirs", scheme, *place.strip("/").split("/"))
+        mirror: str | None = experiment.work_dir
+    else:
+        work_dir = Path(experiment.work_dir)
+        mirror = settings.mirror and f"{settings.mirror.rstrip('/')}/{work_dir.absolute().name}"
+    out_dir = settings.out_dir
+    checkpoints = work_dir if out_dir is None else Path(out_dir) / work_dir.absolute().name
+    return RunPaths(work_dir, checkpoints, mirror)
 
 
 def newest_first(names: Iterable[str]) -> list[str]:

@@ -36,12 +36,12 @@ def recovers(run: Run, error: DivergedError, rollbacks: int) -> bool:
     if run.experiment.on_divergence != "rollback" or rollbacks == MAX_ROLLBACKS:
         return False
     run.events.say(f"training diverged: {error.step}")
-    return _roll_back(run, run.folder / LATEST)
+    return _roll_back(run, run.paths.checkpoints / LATEST)
 
 
 def recovers_from_drop(run: Run) -> bool:
     """Says if the AP is far below the best; whether the best weights are trained on from here."""
-    progress, best = run.progress, best_checkpoint(run.folder, run.progress)
+    progress, best = run.progress, best_checkpoint(run.paths.checkpoints, run.progress)
     if best is None:
         return False
     if progress.best_metrics["AP"] - progress.metrics["AP"] < run.experiment.ap_drop:

@@ -9,7 +9,7 @@ from sdpose.config import Experiment
 from sdpose.training.checkpoint import Checkpoint
 from sdpose.training.log_lines import duration
 from sdpose.training.meters import Progress
-from sdpose.training.paths import BEST, LATEST, checkpoint_folder
+from sdpose.training.paths import BEST, LATEST, run_paths
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def checkpoint_names(experiment: Experiment, progress: Progress) -> list[str]:
     last = ends and settings.save_last
     numbered = progress.epoch % settings.interval == 0 or last
     names = [f"epoch_{progress.epoch}.pth"] * numbered
-    best = best_checkpoint(checkpoint_folder(experiment), progress)
+    best = best_checkpoint(run_paths(experiment).checkpoints, progress)
     return [*names, best.name] if best and progress.best_epoch == progress.epoch else names
 
 
@@ -54,7 +54,7 @@ def result_of(
     mlflow_run_id: str | None,
     dataset_digest: str,
 ) -> TrainResult:
-    folder = checkpoint_folder(experiment)
+    folder = run_paths(experiment).checkpoints
     last = folder / f"epoch_{progress.epoch}.pth"
     return TrainResult(
         best_checkpoint=best_checkpoint(folder, progress),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +30,7 @@ from sdpose.training.optim import (
 from sdpose.training.options import StepOptions, step_options
 from sdpose.training.outputs import NoOutputs, Outputs
 from sdpose.training.parallel_model import distribute
-from sdpose.training.paths import checkpoint_folder
+from sdpose.training.paths import RunPaths, run_paths
 from sdpose.training.result import best_checkpoint
 from sdpose.training.stop import Stop
 
@@ -46,7 +45,7 @@ class Run:
     world: World
     stop: Stop
     events: Events
-    folder: Path  # of the checkpoints
+    paths: RunPaths
     dataset_digest: str
     loader: TrainLoader
     model: nn.Module
@@ -122,8 +121,8 @@ def build_run(
     note = progress.continue_with(loader.global_batch, len(loader))
     if note:
         events.say(note)
-    folder = checkpoint_folder(experiment)
-    best = best_checkpoint(folder, progress)
+    paths = run_paths(experiment)
+    best = best_checkpoint(paths.checkpoints, progress)
     is_this = progress.best_epoch == progress.epoch and not progress.iteration_in_epoch
     if best is not None and not best.exists() and not is_this:  # continued from another folder
         progress.best_epoch, progress.best_metrics = 0, {}
@@ -132,7 +131,7 @@ def build_run(
         world=world,
         stop=stop,
         events=events,
-        folder=folder,
+        paths=paths,
         dataset_digest=dataset_digest,
         loader=loader,
         model=model,

@@ -16,7 +16,7 @@ from sdpose.runner.work_dir import (
     start_anew,
 )
 from sdpose.training.checkpoint import FORMAT, load_checkpoint, save_checkpoint
-from sdpose.training.paths import checkpoint_folder
+from sdpose.training.paths import run_paths
 from sdpose.training.resume import Start
 
 
@@ -86,7 +86,7 @@ def test_checkpoints_without_an_experiment_are_refused(make, said: list[str]) ->
 
 def test_overwrite_removes_our_files_only(make, said: list[str]) -> None:
     experiment = make("checkpoint_config.out_dir=" + make().work_dir + "/weights")
-    work_dir, folder = Path(experiment.work_dir), checkpoint_folder(experiment)
+    work_dir, folder = Path(experiment.work_dir), run_paths(experiment).checkpoints
     assert folder == work_dir / "weights" / work_dir.name
     begin(experiment, said)
     ours = ["20260101_120000.log", "20260101_120000.log.json", "summary.json", "mlflow_run_id"]

@@ -1,0 +1,50 @@
+"""Trains an experiment with the core alone, where no service can be imported.
+
+python core_alone.py EXPERIMENT_FILE
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.abc import MetaPathFinder
+
+SERVICES = [
+    *("boto3", "botocore", "s3transfer", "mlflow", "requests", "kfp", "kubernetes", "tensorboard"),
+    *("components", "pipelines"),
+    *("sdpose.storage", "sdpose.tracking", "sdpose.registry", "sdpose.outputs", "sdpose.runner"),
+    *("sdpose.sweeps", "sdpose.comparison", "sdpose.report", "sdpose.checks", "sdpose.inference"),
+    *("sdpose.tools", "sdpose.cli", "sdpose.pack_store"),
+]
+
+
+class Fence(MetaPathFinder):
+    def find_spec(self, name: str, *_: object) -> None:
+        if any(name == service or name.startswith(f"{service}.") for service in SERVICES):
+            raise ImportError(f"the core imports {name}")
+
+
+sys.meta_path.insert(0, Fence())
+
+import torch  # noqa: E402
+
+from sdpose.config import load_experiment  # noqa: E402
+from sdpose.data.prepare import prepare_coco  # noqa: E402
+from sdpose.training.distributed import World  # noqa: E402
+from sdpose.training.log_lines import PrintedEvents  # noqa: E402
+from sdpose.training.loop import train_epochs  # noqa: E402
+from sdpose.training.outputs import LocalOutputs  # noqa: E402
+from sdpose.training.run import build_run  # noqa: E402
+from sdpose.training.stop import NeverStop  # noqa: E402
+
+experiment = load_experiment(sys.argv[1])
+run = build_run(
+    experiment,
+    World(rank=0, size=1, device=torch.device("cpu")),
+    stop=NeverStop(),
+    events=PrintedEvents(),
+    checkpoint=None,
+    dataset_digest=prepare_coco(experiment).digest,
+    pack=None,
+)
+run.outputs = LocalOutputs(run.paths.checkpoints, keep=experiment.checkpoint_config.max_keep_ckpts)
+train_epochs(run)
