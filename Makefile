@@ -94,7 +94,7 @@ images-check:  ## builds the images on a bare Debian machine and runs them as a 
 k8s/pytorchjob.yaml: $(VENV)/.runtime k8s/cluster.yaml  ## the example job, rendered anew
 	{ echo '# Ready for `kubectl apply --server-side -f`, once cluster.yaml names your image. Made by:'; \
 	  echo '# make $@'; \
-	  $(BIN)/python -m components.pytorchjob render --exp sdpose_s_v1 --cluster k8s/cluster.yaml; \
+	  $(BIN)/python -m components.launcher render --exp sdpose_s_v1 --cluster k8s/cluster.yaml; \
 	} > $@.tmp && mv $@.tmp $@
 
 docs/training.md: $(VENV)/.runtime  ## its list of keys, from the schema anew

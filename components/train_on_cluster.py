@@ -29,7 +29,7 @@ def train_on_cluster(
         dataset_digest: Of the dataset that was checked; other data is other training.
         weights_digest: Of the weights that it starts from; other weights are other training.
         code_version: Of the code; other code is other training.
-        cluster: The cluster profile as JSON (components.cluster.dump_cluster).
+        cluster: The cluster profile as JSON (components.profile.dump_cluster).
         overwrite: Remove what the work dir holds of another experiment, before the job starts.
         checkpoint: The checkpoint with the best AP, in a folder under its own name.
         log: The output of all pods, each line with its pod.
@@ -41,8 +41,8 @@ def train_on_cluster(
     import os
     from pathlib import Path
 
-    from components.cluster import parse_cluster
-    from components.pytorchjob.run import train_on_cluster as run_job
+    from components.launcher.run import train_on_cluster as run_job
+    from components.profile import parse_cluster
     from sdpose.config import parse_experiment
     from sdpose.errors import user_errors
     from sdpose.files import sha256_of_file

@@ -21,7 +21,7 @@ def trial_on_cluster(
         sweep: Its name; MLflow shows the trial's run within the sweep's.
         name: The experiment's name, for people.
         experiment: As `dump_experiment` writes it, defaults left out.
-        cluster: The cluster profile as JSON (components.cluster.dump_cluster).
+        cluster: The cluster profile as JSON (components.profile.dump_cluster).
         overwrite: Remove what the work dir holds first.
         log: The output of all pods, each line with its pod.
 
@@ -31,8 +31,8 @@ def trial_on_cluster(
     import os
     from pathlib import Path
 
-    from components.cluster import parse_cluster
-    from components.pytorchjob.run import run_trial_in_job
+    from components.launcher.run import run_trial_in_job
+    from components.profile import parse_cluster
     from sdpose.config import parse_experiment
     from sdpose.errors import user_errors
 

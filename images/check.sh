@@ -25,7 +25,7 @@ docker run "${offline[@]}" "sdpose-pipeline:$tag" sh -euc '
     python -m sdpose prepare quickstart --data-root /tmp/data
     python -c "
 import sys
-import components.prepare_coco, pipelines.preflight
+import components.prepare_coco, pipelines.cluster.preflight
 assert \"torch\" not in sys.modules"
     python -m sdpose train quickstart --data-root /tmp/data 2> /tmp/said && exit 1
     grep "trainer image" /tmp/said'

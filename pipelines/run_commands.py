@@ -56,16 +56,16 @@ def resume(
     or NAME alone). Steps that have succeeded are not run again; training continues from its newest
     checkpoint.
     """
-    from pipelines.on_this_machine import is_local_run, resume_here
+    from pipelines.local.run_local import is_local_run, resume_here
 
     for place in (run, f"work_dirs/{run}"):
         if is_local_run(place):
             resume_here(place)
             return
-    from pipelines.kfp_api import Kfp
-    from pipelines.on_cluster import wait as wait_for
-    from pipelines.run_kfp import resume_run
-    from pipelines.target import endpoint_of_run
+    from pipelines.choose_runner import endpoint_of_run
+    from pipelines.cluster.run_on_cluster import wait as wait_for
+    from pipelines.kfp_client.api import Kfp
+    from pipelines.kfp_client.runs import resume_run
 
     kfp = Kfp(endpoint_of_run(run, endpoint, profile))
     run = resume_run(kfp, run, say)
@@ -83,8 +83,8 @@ def cancel(run: str, profile: str | None, endpoint: str | None) -> None:
     Its training job ends with it, and saves a checkpoint first. (A run on this machine is ended by
     Ctrl-C.)
     """
-    from pipelines.kfp_api import Kfp
-    from pipelines.run_kfp import cancel as end
-    from pipelines.target import endpoint_of_run
+    from pipelines.choose_runner import endpoint_of_run
+    from pipelines.kfp_client.api import Kfp
+    from pipelines.kfp_client.runs import cancel as end
 
     end(Kfp(endpoint_of_run(run, endpoint, profile)), run, say)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.console import say
-from pipelines.gpus import visible_gpus
-from pipelines.on_this_machine import PIPELINE_FOLDER, compile_here, run_steps
+from pipelines.local.gpus import visible_gpus
+from pipelines.local.run_local import PIPELINE_FOLDER, compile_here, run_steps
 from pipelines.sweep_pipeline import make_sweep_pipeline
 from sdpose.cli.text import format_rows
 from sdpose.code_version import code_version

@@ -9,15 +9,15 @@ from pathlib import Path
 from kfp import compiler, dsl
 from kfp.dsl.base_component import BaseComponent
 
-from components.cluster import Cluster, is_s3
 from components.evaluate import evaluate
 from components.prepare_coco import prepare_coco
+from components.profile import Cluster, is_s3
 from components.promote import promote
 from components.register import register
 from components.train import train
 from components.train_on_cluster import train_on_cluster
-from pipelines.placement import place
-from pipelines.preflight.step import preflight
+from pipelines.cluster.preflight.step import preflight
+from pipelines.cluster.step_pods import place
 
 NAME = "sdpose"
 
@@ -58,7 +58,7 @@ def make_pipeline(
             experiment: The resolved experiment, as `sdpose config show` prints it.
             code_version: What computes (`sdpose.code_version`); other code is other results. On a
                 cluster that of the sources alone: the image says which libraries there are.
-            cluster_profile: As JSON (components.cluster.dump_cluster); empty on this machine.
+            cluster_profile: As JSON (components.profile.dump_cluster); empty on this machine.
             runner: What runs the pipeline, for the summary.
             promote_to: The channel of the registry; empty if nothing is promoted.
             approver: Who wants it there.

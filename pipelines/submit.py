@@ -44,9 +44,9 @@ from sdpose.sweeps import expand, load_sweep  # noqa: E402
 from sdpose.tools.mmpose_import.direct import experiment_loader  # noqa: E402
 
 if TYPE_CHECKING:
-    from components.cluster import Cluster
-    from pipelines.endpoint import Endpoint
-    from pipelines.on_cluster import Wishes
+    from components.profile import Cluster
+    from pipelines.cluster.run_on_cluster import Wishes
+    from pipelines.kfp_client.endpoint import Endpoint
 
 IMAGE_VARIABLE = "SDPOSE_IMAGE"
 # Options that change nothing on this machine. (Waiting does: a run here is always waited for.)
@@ -181,7 +181,7 @@ def submit(
         raise UserError("--parallel is for the trials of a sweep: give --sweep NAME")
     if exp is None and allow_unsupported:
         raise UserError("--allow-unsupported is for an mmpose configuration: give --exp CONFIG.py")
-    from pipelines.target import choose_target
+    from pipelines.choose_runner import choose_target
 
     if register_as is not None:
         overrides += (f"registry.model={json.dumps(check_model_name(register_as))}",)
@@ -214,7 +214,7 @@ def submit(
     say(f"{comment}experiment: {experiment.exp_name}, digest {experiment_digest(experiment)}")
     if cluster is None:
         # kfp takes a second to import: not before the input is known to be good.
-        from pipelines.on_this_machine import run_experiment_here
+        from pipelines.local.run_local import run_experiment_here
 
         run_experiment_here(
             experiment,
@@ -283,7 +283,7 @@ def _sweep(
             dry_run=options["dry_run"],
         )
         return
-    from pipelines.on_cluster import check_cluster, show_sweep, sweep_to_cluster
+    from pipelines.cluster.run_on_cluster import check_cluster, show_sweep, sweep_to_cluster
     from pipelines.run_sweep import SweepRun
 
     run = SweepRun(sweep, trials, min(options["parallel"] or sweep.limits.parallel, len(trials)))
@@ -305,7 +305,7 @@ def _on_cluster(
     cluster: Cluster,
     options: dict[str, Any],
 ) -> int:
-    from pipelines.on_cluster import check_cluster, show_manifests, submit_to_cluster
+    from pipelines.cluster.run_on_cluster import check_cluster, show_manifests, submit_to_cluster
 
     wishes = _wishes(options)
     if options["dry_run"]:
@@ -321,7 +321,7 @@ def _on_cluster(
 
 
 def _wishes(options: dict[str, Any]) -> Wishes:
-    from pipelines.on_cluster import Wishes
+    from pipelines.cluster.run_on_cluster import Wishes
 
     return Wishes(
         run_name=options["run_name"],
@@ -352,7 +352,7 @@ def _read_cluster(profile: str | None, options: dict[str, Any]) -> Cluster:
             f"or ${CLUSTER_VARIABLE} (k8s/cluster.yaml is one to start from); or run on this "
             "machine: --runner local"
         )
-    from pipelines.on_cluster import read_cluster
+    from pipelines.cluster.run_on_cluster import read_cluster
 
     return read_cluster(
         profile,

@@ -4,17 +4,17 @@ and register the winner -> a check that none has failed."""
 from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
-from components.cluster import Cluster, is_s3
 from components.evaluate import evaluate
 from components.open_sweep import open_sweep
 from components.prepare_coco import prepare_coco
+from components.profile import Cluster, is_s3
 from components.rank_trials import rank_trials
 from components.register import register
 from components.require_trials import require_trials
 from components.trial import trial
 from components.trial_on_cluster import trial_on_cluster
-from pipelines.placement import place
-from pipelines.preflight.step import preflight
+from pipelines.cluster.preflight.step import preflight
+from pipelines.cluster.step_pods import place
 
 NAME = "sdpose-sweep"
 
@@ -54,7 +54,7 @@ def make_sweep_pipeline(
             experiment: The first trial's, whose dataset is checked for all.
             trials: Of each, its name as `trial`, its settings (JSON) and its experiment.
             code_version: What computes (`sdpose.code_version`).
-            cluster_profile: As JSON (components.cluster.dump_cluster); empty on this machine.
+            cluster_profile: As JSON (components.profile.dump_cluster); empty on this machine.
             runner: What runs the pipeline, for the summary.
         """
         source = cluster.data_root if cluster and is_s3(cluster.data_root) else ""

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from servers.mlflow import MlflowServer
 from servers.s3 import S3Server
 
-from components.cluster import Cluster
+from components.profile import Cluster
 from sdpose.config import Experiment
 from sdpose.config.document import parse_document
 from sdpose.config.schema import Sweep

@@ -1,5 +1,5 @@
-"""Before a run: is all there that it needs? All problems in one list, each with its remedy.
+"""Pre-run checks: every problem in one list, each with its remedy.
 
-`sdpose doctor EXP` (examine.py) looks from the machine that trains; `pipelines.preflight` looks at
-a cluster, with the same report and services.
+`sdpose doctor EXP` (examine.py) checks the machine that trains; `pipelines.cluster.preflight`
+checks a cluster, with the same report and services.
 """

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from components.cluster import Cluster, parse_cluster
-from components.pytorchjob.run import run_job
+from components.launcher.run import run_job
+from components.profile import Cluster, parse_cluster
 from sdpose.config import Experiment, load_experiment
 from tests.cluster.kinds import PYTORCHJOB, JobFacts
 from tests.cluster.kube import KubeCluster

@@ -9,9 +9,9 @@ import os
 import sys
 from pathlib import Path
 
-from components.cluster import dump_cluster, load_cluster
-from components.pytorchjob.run import run_job, say
-from pipelines.on_this_machine import run_here
+from components.launcher.run import run_job, say
+from components.profile import dump_cluster, load_cluster
+from pipelines.local.run_local import run_here
 from pipelines.sdpose_pipeline import make_pipeline
 from sdpose.code_version import code_version
 from sdpose.config import dump_experiment, load_experiment

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from components.cluster import parse_cluster
-from components.pytorchjob.outcome import JobError
-from components.pytorchjob.run import run_job
+from components.launcher.outcome import JobError
+from components.launcher.run import run_job
+from components.profile import parse_cluster
 from sdpose.config import load_experiment
 from sdpose.errors import PEER_ERROR, PEER_LOST
 from sdpose.tools.synthetic.dataset import write_synthetic_coco

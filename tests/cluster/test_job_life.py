@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from components.cluster import Cluster, dump_cluster, parse_cluster
-from components.pytorchjob.outcome import JobError
-from components.pytorchjob.restarts import ANNOTATION
+from components.launcher.outcome import JobError
+from components.launcher.restarts import ANNOTATION
+from components.profile import Cluster, dump_cluster, parse_cluster
 from sdpose.config import Experiment, dump_experiment
 from sdpose.errors import UserError
 from tests.cluster.conftest import Launch, Meanwhile, run_in_a_workflow, running, until

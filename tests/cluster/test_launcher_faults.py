@@ -17,8 +17,8 @@ import pytest
 
 from components.kube import api, watch
 from components.kube.errors import ApiError
-from components.pytorchjob import logs, submit, supervise
-from components.pytorchjob.outcome import JobError
+from components.launcher import logs, submit, supervise
+from components.launcher.outcome import JobError
 from tests.cluster.conftest import Launch, Meanwhile, run_in_a_workflow, running, until
 from tests.cluster.kinds import KINDS, PYTORCHJOB, JobFacts
 from tests.cluster.kube import KubeCluster

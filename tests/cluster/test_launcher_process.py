@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from components.cluster import Cluster, dump_cluster, parse_cluster
+from components.profile import Cluster, dump_cluster, parse_cluster
 from sdpose.config import Experiment, dump_experiment, load_experiment
 from sdpose.files import sha256_of_file
 from sdpose.registry import read_version

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from components.cluster import Cluster
-from components.pytorchjob import submit, supervise
-from components.pytorchjob.build import build_job, job_name
-from components.pytorchjob.outcome import JobError
+from components.launcher import submit, supervise
+from components.launcher.build import build_job, job_name
+from components.launcher.outcome import JobError
+from components.profile import Cluster
 from sdpose.config import Experiment
 from tests.cluster.conftest import Launch, Meanwhile, running, until
 from tests.cluster.kube import KubeCluster

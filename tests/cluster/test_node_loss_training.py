@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from servers.s3 import S3Server
 
-from components.cluster import parse_cluster
-from components.pytorchjob import supervise
-from components.pytorchjob.run import run_job
+from components.launcher import supervise
+from components.launcher.run import run_job
+from components.profile import parse_cluster
 from sdpose.config import load_experiment
 from sdpose.files import sha256_of_file
 from sdpose.storage import open_store

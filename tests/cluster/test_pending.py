@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from components.pytorchjob.kinds import PYTORCHJOB
-from components.pytorchjob.pending import explain_pods, is_waiting
+from components.launcher.kinds import PYTORCHJOB
+from components.launcher.pending import explain_pods, is_waiting
 
 API: Any = None  # in these states a pod says it all
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from components.cluster import Cluster, parse_cluster
-from components.pytorchjob import progress
-from components.pytorchjob.progress import ANNOTATION
-from components.pytorchjob.run import run_job
+from components.launcher import progress
+from components.launcher.progress import ANNOTATION
+from components.launcher.run import run_job
+from components.profile import Cluster, parse_cluster
 from sdpose.config import Experiment, load_experiment
 from sdpose.tools.synthetic.dataset import write_synthetic_coco
 from tests.cluster.conftest import IMAGE, Launch, Meanwhile, running, until

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from components.cluster import Cluster, parse_cluster
-from components.pytorchjob import supervise
-from components.pytorchjob.outcome import JobError
-from components.pytorchjob.restarts import ANNOTATION
-from pipelines.preflight.objects import rights
+from components.launcher import supervise
+from components.launcher.outcome import JobError
+from components.launcher.restarts import ANNOTATION
+from components.profile import Cluster, parse_cluster
+from pipelines.cluster.preflight.objects import rights
 from tests.cluster.conftest import Launch, Meanwhile, run_in_a_workflow, until
 from tests.cluster.kube import KubeCluster
 from tests.roles import Right, granted

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from components.cluster import Cluster, parse_cluster
-from components.pytorchjob import build_job, build_trainjob
-from components.pytorchjob.fit import fit
-from components.pytorchjob.kinds import FAILED_ANNOTATION
-from components.pytorchjob.outcome import JobError
-from components.pytorchjob.restarts import ANNOTATION
+from components.launcher import build_job, build_trainjob
+from components.launcher.fit import fit
+from components.launcher.kinds import FAILED_ANNOTATION
+from components.launcher.outcome import JobError
+from components.launcher.restarts import ANNOTATION
+from components.profile import Cluster, parse_cluster
 from sdpose.config import Experiment
 from sdpose.errors import UserError
 from tests.cluster.conftest import Launch, Meanwhile, running, until

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from components.cluster import parse_cluster
+from components.profile import parse_cluster
 from sdpose.config import load_experiment
 from sdpose.documents import parse_yaml_value
 from sdpose.sweeps import expand, load_sweep

@@ -12,9 +12,9 @@ import pytest
 import yaml
 from admission_policy import Object, Policy
 
-from components.cluster import load_cluster
-from components.pytorchjob import build_job
-from components.pytorchjob.fit import fit
+from components.launcher import build_job
+from components.launcher.fit import fit
+from components.profile import load_cluster
 from sdpose.config import load_experiment
 
 LAUNCHER = "system:serviceaccount:sdpose:sdpose-pipeline"

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel
 
-from components.cluster import Cluster
+from components.profile import Cluster
 
 ROW = re.compile(r"^\| `([\w.*\[\]]+)` \| (required|`(.*?)`) \|", re.M)
 

@@ -16,11 +16,11 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from components.cluster import load_cluster
-from components.pytorchjob import build_job
-from components.pytorchjob.fit import fit
-from components.pytorchjob.pod import pod_security
-from components.pytorchjob.runtime import about_grace, differences
+from components.launcher import build_job
+from components.launcher.fit import fit
+from components.launcher.pod import pod_security
+from components.launcher.runtime import about_grace, differences
+from components.profile import load_cluster
 from sdpose.config import load_experiment
 from tests.cluster.kube.admission import Admission
 from tests.cluster.kube.crds import TRAINERS, Crds
@@ -75,7 +75,7 @@ def test_a_misspelt_key_is_no_valid_object(render: Objects) -> None:
 
 
 def test_the_example_job_is_what_the_builder_makes(repository: Path) -> None:
-    render = [sys.executable, "-m", "components.pytorchjob", "render", "--exp", "sdpose_s_v1"]
+    render = [sys.executable, "-m", "components.launcher", "render", "--exp", "sdpose_s_v1"]
     made = subprocess.run(
         [*render, "--cluster", "k8s/cluster.yaml"],
         cwd=repository,

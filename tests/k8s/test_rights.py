@@ -17,11 +17,11 @@ import pytest
 import yaml
 from servers.objects import ObjectServer
 
-from components.cluster import Cluster, dump_cluster, load_cluster
-from pipelines.endpoint import Endpoint
-from pipelines.kfp_errors import PROXY_GRANTS
-from pipelines.preflight import check_from_here, check_in_cluster
-from pipelines.run_kfp import cancel
+from components.profile import Cluster, dump_cluster, load_cluster
+from pipelines.cluster.preflight import check_from_here, check_in_cluster
+from pipelines.kfp_client.endpoint import Endpoint
+from pipelines.kfp_client.errors import PROXY_GRANTS
+from pipelines.kfp_client.runs import cancel
 from sdpose.config import dump_experiment, load_experiment
 from tests.roles import Right, granted
 

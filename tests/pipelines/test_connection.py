@@ -17,10 +17,10 @@ from servers.kube_api import KubeApi
 from servers.objects import ImageServer, ObjectServer
 from servers.tls import ADDRESS, Authority
 
-from pipelines import watch_run
-from pipelines.endpoint import Endpoint
-from pipelines.kfp_api import Kfp
-from pipelines.kfp_errors import PROXY_GRANTS, KfpError
+from pipelines.kfp_client import watch_run
+from pipelines.kfp_client.api import Kfp
+from pipelines.kfp_client.endpoint import Endpoint
+from pipelines.kfp_client.errors import PROXY_GRANTS, KfpError
 from sdpose.errors import UserError
 
 CLUSTER = Path(__file__).with_name("cluster.yaml")

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from components.cluster import load_cluster
-from components.pytorchjob.kinds import PYTORCHJOB
-from components.pytorchjob.restarts import ANNOTATION, Restarted
+from components.launcher.kinds import PYTORCHJOB
+from components.launcher.restarts import ANNOTATION, Restarted
+from components.profile import load_cluster
 from pipelines.changes import changes
-from pipelines.on_cluster import read_cluster
-from pipelines.on_this_machine import resume_here
-from pipelines.run_local import RUN_FILE
-from pipelines.step_cache import RECORD, StepCache, StepCall
+from pipelines.cluster.run_on_cluster import read_cluster
+from pipelines.local.kfp_local import RUN_FILE
+from pipelines.local.run_local import resume_here
+from pipelines.local.step_cache import RECORD, StepCache, StepCall
 from sdpose.errors import UserError
 
 DAMAGED = [

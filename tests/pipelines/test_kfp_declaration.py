@@ -11,7 +11,7 @@ import pytest
 from servers.kfp import KfpServer
 from servers.kfp_declaration import VERSIONS, Declaration
 
-from pipelines.kfp_version import TESTED
+from pipelines.kfp_client.version import TESTED
 
 RUNS = "/apis/v2beta1/runs"
 

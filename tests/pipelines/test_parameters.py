@@ -10,11 +10,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.cluster import parse_cluster
-from components.pytorchjob import build_job
-from components.pytorchjob.pod import literal
-from pipelines.endpoint import Endpoint, find_endpoint
-from pipelines.on_cluster import read_cluster
+from components.launcher import build_job
+from components.launcher.pod import literal
+from components.profile import parse_cluster
+from pipelines.cluster.run_on_cluster import read_cluster
+from pipelines.kfp_client.endpoint import Endpoint, find_endpoint
 from pipelines.parameters import check_parameter
 from pipelines.sdpose_pipeline import compile_pipeline, make_pipeline
 from sdpose.config import load_experiment

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from components.cluster import load_cluster
-from components.pytorchjob.pod import resources, volumes
+from components.launcher.pod import resources, volumes
+from components.profile import load_cluster
 
 CLUSTER = Path(__file__).with_name("cluster.yaml")
 

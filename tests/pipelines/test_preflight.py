@@ -14,9 +14,9 @@ from servers.kfp import KfpServer
 from servers.mlflow import MlflowServer
 from servers.objects import ImageServer, ObjectServer
 
-from components.cluster import Cluster, load_cluster
-from pipelines.preflight import check_in_cluster
-from pipelines.preflight.images import (
+from components.profile import Cluster, load_cluster
+from pipelines.cluster.preflight import check_in_cluster
+from pipelines.cluster.preflight.images import (
     NoSuchImageError,
     Reference,
     UnknownImageError,

@@ -10,9 +10,9 @@ import pytest
 import yaml
 from servers.objects import ObjectServer
 
-from components.cluster import load_cluster
-from pipelines.preflight.kube import Kube
-from pipelines.preflight.objects import check_kinds, check_rights
+from components.profile import load_cluster
+from pipelines.cluster.preflight.kube import Kube
+from pipelines.cluster.preflight.objects import check_kinds, check_rights
 from sdpose.checks.report import Report
 
 CLUSTER = Path(__file__).with_name("cluster.yaml")

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipelines.processes import StepOutput, run_process
+from pipelines.local.processes import StepOutput, run_process
 from sdpose.grace import GRACE_SECONDS, REPEAT_SECONDS
 
 # What a step may start: a process in a session of its own (a torchrun worker), one that ignores
@@ -33,7 +33,7 @@ time.sleep(300)
 """
 RUN = """
 import os, sys
-from pipelines.processes import *
+from pipelines.local.processes import *
 adopt_orphans()
 output = StepOutput(sys.stdout.buffer.write)
 try:
@@ -136,8 +136,8 @@ def test_kfp_is_waited_for_when_interrupted(repository: Path) -> None:
     """Or it would write into a log that is closed, and say so on the terminal."""
     script = """
 import os, signal, threading, time
-from pipelines.processes import Interrupted, interruptible
-from pipelines.run_local import _in_a_thread
+from pipelines.local.processes import Interrupted, interruptible
+from pipelines.local.kfp_local import _in_a_thread
 refused = threading.Event()
 def work():
     os.kill(os.getpid(), signal.SIGINT)

@@ -10,12 +10,12 @@ import yaml
 from click.testing import CliRunner
 from servers.objects import ObjectServer
 
-from components.cluster import dump_cluster, load_cluster
-from components.pytorchjob import job_name
-from components.pytorchjob.__main__ import cli
-from pipelines.endpoint import Endpoint
-from pipelines.on_cluster import Wishes, show_manifests
-from pipelines.run_kfp import cancel
+from components.launcher import job_name
+from components.launcher.__main__ import cli
+from components.profile import dump_cluster, load_cluster
+from pipelines.cluster.run_on_cluster import Wishes, show_manifests
+from pipelines.kfp_client.endpoint import Endpoint
+from pipelines.kfp_client.runs import cancel
 from sdpose.config import dump_experiment, load_experiment
 from tests.cluster.kube.admission import Admission
 from tests.cluster.kube.cluster import STOCK_RUNTIME

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from components.cluster import load_cluster
+from components.profile import load_cluster
 from pipelines.sdpose_pipeline import compile_pipeline, make_pipeline, sdpose_pipeline
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.endpoint import Endpoint
-from pipelines.kfp_api import Kfp
+from pipelines.kfp_client.api import Kfp
+from pipelines.kfp_client.endpoint import Endpoint
 from sdpose.config import dump_experiment, load_experiment
 from sdpose.errors import UserError
 
@@ -117,7 +117,7 @@ def test_unreachable_endpoint(submit, tmp_path: Path) -> None:
 
 
 def test_endpoint_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.kfp_api.TIMEOUT_S", 0.5)
+    monkeypatch.setattr("pipelines.kfp_client.api.TIMEOUT_S", 0.5)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()

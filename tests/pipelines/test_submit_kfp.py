@@ -14,14 +14,14 @@ import yaml
 from servers.kfp import KfpServer
 from servers.objects import ObjectServer
 
-from components.cluster import load_cluster
-from components.pytorchjob import job_name
+from components.launcher import job_name
+from components.profile import load_cluster
+from pipelines.cluster.run_on_cluster import Wishes, submit_to_cluster, sweep_to_cluster
 from pipelines.console import say
-from pipelines.endpoint import Endpoint, find_endpoint
-from pipelines.kfp_api import Kfp, Server
-from pipelines.kfp_version import TESTED, remarks
-from pipelines.on_cluster import Wishes, submit_to_cluster, sweep_to_cluster
-from pipelines.run_kfp import cancel, follow, resume_run
+from pipelines.kfp_client.api import Kfp, Server
+from pipelines.kfp_client.endpoint import Endpoint, find_endpoint
+from pipelines.kfp_client.runs import cancel, follow, resume_run
+from pipelines.kfp_client.version import TESTED, remarks
 from pipelines.run_sweep import SweepRun
 from sdpose.code_version import source_version
 from sdpose.config import dump_experiment, load_experiment, parse_experiment
@@ -348,7 +348,8 @@ def test_endpoint_is_chosen_in_order() -> None:
 def test_waiting_survives_a_silent_server(
     kfp_server: KfpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines import kfp_api, watch_run
+    from pipelines.kfp_client import api as kfp_api
+    from pipelines.kfp_client import watch_run
 
     monkeypatch.setattr(kfp_api, "PATIENCE_S", 0.0)
     monkeypatch.setattr(watch_run, "FIRST_POLL_S", 0.1)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from pipelines.gpus import Slots
+from pipelines.local.gpus import Slots
 from pipelines.sdpose_pipeline import compile_pipeline
 from pipelines.sweep_pipeline import make_sweep_pipeline
 from sdpose.config import dump_experiment, parse_experiment
@@ -150,7 +150,7 @@ def test_shipped_sweeps_expand(repository: Path) -> None:
 
 
 def test_on_a_cluster_trials_run_side_by_side(tmp_path: Path) -> None:
-    from components.cluster import load_cluster
+    from components.profile import load_cluster
 
     cluster = load_cluster(str(Path(__file__).with_name("cluster.yaml")))
     compile_pipeline(make_sweep_pipeline(cluster, parallel=3), tmp_path / "sweep.yaml")

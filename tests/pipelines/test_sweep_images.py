@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 from kfp.compiler import Compiler
 
-from components.cluster import load_cluster
+from components.profile import load_cluster
 from pipelines.sweep_pipeline import make_sweep_pipeline
 
 CLUSTER = Path(__file__).with_name("cluster.yaml")

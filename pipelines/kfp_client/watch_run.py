@@ -1,0 +1,128 @@
+"""Waiting for a run on Kubeflow Pipelines: what its steps do, and how it ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from pipelines.kfp_client.api import Kfp
+from pipelines.kfp_client.errors import KfpError
+
+FIRST_POLL_S = 0.5
+LONGEST_POLL_S = 10.0
+# KFP may be restarted or upgraded while a training runs for days.
+OUT_OF_TOUCH_S = 1800.0
+# Credentials expire until somebody signs in again, and an API server that was restarted forbids
+# everything until it knows the roles: after a first answer both are waited for.
+REFUSED_FOR_A_WHILE = {401, 403}
+
+Say = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Ending:
+    exit_code: int
+    meaning: str
+
+
+SUCCEEDED = "SUCCEEDED"
+ENDINGS = {
+    SUCCEEDED: Ending(0, "every step has done its work"),
+    "FAILED": Ending(1, "a step has failed"),
+    "ERROR": Ending(1, "Kubeflow could not run it"),
+    "CANCELED": Ending(3, "somebody has ended it"),
+    "SKIPPED": Ending(4, "Kubeflow has run none of its steps"),
+}
+OUT_OF_TOUCH_EXIT_CODE = 5
+
+
+class OutOfTouchError(Exception):
+    """Kubeflow Pipelines did not answer for long; the run goes on without us."""
+
+
+@dataclass(frozen=True)
+class Step:
+    name: str
+    state: str  # KFP's, or CACHED
+    seconds: float | None
+
+
+def wait_for_run(kfp: Kfp, run_id: str, say: Say) -> Any:
+    """Tells of every step that changes its state, until the run has ended; returns the run.
+
+    Raises OutOfTouchError, and KfpError if KFP refuses to tell of the run from the beginning.
+    """
+    shown: dict[str, str] = {}
+    silent_since: float | None = None
+    answered = False
+    delay = FIRST_POLL_S
+    while True:
+        try:
+            run = kfp.run(run_id)
+        except KfpError as error:
+            if not (error.transient or (answered and error.status in REFUSED_FOR_A_WHILE)):
+                raise
+            if silent_since is None:
+                silent_since = time.monotonic()
+                patience = timedelta(seconds=OUT_OF_TOUCH_S)
+                say(f"{error}\n  still trying, for up to {patience}; the run goes on")
+            if time.monotonic() - silent_since > OUT_OF_TOUCH_S:
+                raise OutOfTouchError(str(error)) from None
+        else:
+            answered = True
+            if silent_since is not None:
+                silent_since = None
+                say(f"{kfp.endpoint.host} answers again")
+            state = str(run.state or "PENDING")
+            if state not in ENDINGS and shown.get("run") != state:
+                shown["run"] = state
+                say(f"run {state}")
+            for step in steps_of(run):
+                if shown.get(step.name) != step.state:
+                    shown[step.name] = step.state
+                    _tell(step, say)
+            if state in ENDINGS:
+                return run
+        time.sleep(delay)
+        delay = min(1.3 * delay, LONGEST_POLL_S)
+
+
+def steps_of(run: Any) -> Iterator[Step]:
+    """The steps that have begun, in their order.
+
+    KFP lists what Argo runs for a step: `NAME-driver`, which looks into the cache, `NAME`, and
+    below it `executor`, which is skipped if the cache has the result. It names no pod and no error
+    of a step (kubeflow/pipelines issue 14007).
+    """
+    details = (run.run_details and run.run_details.task_details) or []
+    names = {task.display_name for task in details}
+    by_id = {task.task_id: task for task in details}
+    steps = [task for task in details if f"{task.display_name}-driver" in names]
+    for task in sorted(steps, key=lambda task: (task.start_time is None, str(task.start_time))):
+        if task.display_name == "root":
+            continue
+        below = [by_id.get(child.task_id) for child in task.child_tasks or []]
+        below += [each for each in details if each.parent_task_id == task.task_id]
+        executors = [each for each in below if each and each.display_name == "executor"]
+        state = str(task.state or "PENDING")
+        if state == SUCCEEDED and any(each.state == "SKIPPED" for each in executors):
+            state = "CACHED"
+        seconds = None
+        if task.start_time and task.end_time and task.end_time >= task.start_time:
+            seconds = (task.end_time - task.start_time).total_seconds()
+        yield Step(task.display_name, state, seconds)
+
+
+def _tell(step: Step, say: Say) -> None:
+    took = f" in {timedelta(seconds=round(step.seconds))}" if step.seconds is not None else ""
+    if step.state == SUCCEEDED:
+        say(f"  {step.name}: done{took}", fg="green")
+    elif step.state == "CACHED":
+        say(f"  {step.name}: nothing that it depends on has changed; its earlier result is used")
+    elif step.state in {"FAILED", "ERROR"}:
+        say(f"  {step.name}: failed{took}", fg="red")
+    else:
+        say(f"  {step.name}: {step.state.lower()}")
