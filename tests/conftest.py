@@ -41,15 +41,15 @@ SHARED = Path(os.environ.get("SDPOSE_SHARED", REPOSITORY.parent / "shared"))
 
 # Whole files go to one process (--dist loadfile): what takes minutes must not begin last.
 LONG_FILES = (
-    "test_training_chaos.py",
+    "test_chaos.py",
     "test_sweep.py",
     "test_launcher_process.py",
     "test_node_loss_training.py",
     "test_concurrency.py",
-    "test_training_launch.py",
+    "test_launch.py",
     "test_submit_local.py",
-    "test_training_s3.py",
-    "test_training_mlflow.py",
+    "test_mirror_s3.py",
+    "test_mlflow_sink.py",
     "test_commands.py",
 )
 
