@@ -34,14 +34,14 @@ ORDER_SEED ?= $(shell date +%s)
 test-random: $(VENV)/.dev  ## the tests in a random order, whose seed is printed
 	$(PYTEST) --order-seed $(ORDER_SEED)
 
-# FILES: some of them, as FILES='tests/storage tests/test_tracking.py'
+# FILES: some of them, as FILES='tests/storage tests/tracking/test_tracking.py'
 test-alone: $(VENV)/.dev  ## every test file in a process of its own, one after the other (90 min)
 	$(BIN)/python tests/run_alone.py $(FILES)
 
 # Each time other moments; those of a failure again: make chaos CHAOS_SEED=...
 CHAOS_SEED ?= $(shell date +%s)
 chaos: $(VENV)/.dev  ## a run that is killed 100 times, against one that was left alone (6 min)
-	CHAOS_SEED=$(CHAOS_SEED) CHAOS_KILLS=100 $(BIN)/pytest -s tests/training/test_training_chaos.py
+	CHAOS_SEED=$(CHAOS_SEED) CHAOS_KILLS=100 $(BIN)/pytest -s tests/training/test_chaos.py
 
 registry-fight: $(VENV)/.dev  ## 16 processes, 64 checkpoints, 200 promotions, on a folder and on S3
 	SDPOSE_FIGHT=full $(BIN)/pytest -s tests/registry/test_concurrency.py

@@ -1,7 +1,8 @@
-"""Where the shared reference numbers and real photos are.
+"""Where reference numbers and photos are, and in which order the tests run.
 
-They lie beside the project (`../shared`, or $SDPOSE_SHARED) and are no part of it: without them the
-tests that need them are skipped, but in CI they must be there.
+Numbers of the official code and schemas of Kubeflow are below tests/ (tests/shipped.py). Photos are
+beside the project (`../shared`, or $SDPOSE_SHARED): without them the tests that need them are
+skipped, but in CI they must be there.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
 from servers.browser import chromium  # noqa: F401 (fixtures)
@@ -22,6 +24,8 @@ from servers.mlflow import mlflow_server, own_mlflow_server  # noqa: F401 (fixtu
 from servers.objects import image_server, object_server  # noqa: F401 (fixtures)
 from servers.postgres import postgres  # noqa: F401 (a fixture)
 from servers.s3 import moto, swift  # noqa: F401 (fixtures)
+
+from tests.shipped import KFP_API, REFERENCE
 
 # A shared machine may pause a test at any moment.
 settings.register_profile("shared-machine", deadline=None)
@@ -41,15 +45,15 @@ SHARED = Path(os.environ.get("SDPOSE_SHARED", REPOSITORY.parent / "shared"))
 
 # Whole files go to one process (--dist loadfile): what takes minutes must not begin last.
 LONG_FILES = (
-    "test_training_chaos.py",
+    "test_chaos.py",
     "test_sweep.py",
     "test_launcher_process.py",
     "test_node_loss_training.py",
     "test_concurrency.py",
-    "test_training_launch.py",
+    "test_launch.py",
     "test_submit_local.py",
-    "test_training_s3.py",
-    "test_training_mlflow.py",
+    "test_mirror_s3.py",
+    "test_mlflow_sink.py",
     "test_commands.py",
 )
 
@@ -134,7 +138,13 @@ def repository() -> Path:
 @pytest.fixture(scope="session")
 def reference_dir() -> Path:
     """Numbers made with the official code; its README describes every array."""
-    return shared_path("reference")
+    return REFERENCE
+
+
+@pytest.fixture(scope="session")
+def official_pixels() -> Mapping[str, np.ndarray]:
+    """data.npz with the arrays that hold pixels of photos."""
+    return np.load(shared_path("reference", "data.npz"))
 
 
 @pytest.fixture(scope="session")
@@ -146,7 +156,7 @@ def coco_mini() -> Path:
 @pytest.fixture(scope="session")
 def kfp_api() -> Path:
     """What releases of KFP's server declare as their REST interface."""
-    return shared_path("kfp-api")
+    return KFP_API
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Weights by formula, as ../shared/reference/README.md describes them: `n002`, `fan`, `fans`."""
+"""Weights by formula, as reference/README.md describes them: `n002`, `fan`, `fans`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def official_state(table: dict, variant: str, initial: dict[str, Tensor]) -> dic
 
 
 def smooth_fans(reference_dir: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`fans` from the S-V1 `fan` state: smooth, image-dependent heatmaps (e2e/README.md)."""
+    """`fans` from the S-V1 `fan` state: smooth, image-dependent heatmaps (reference/README.md)."""
     keys = json.loads((reference_dir / "e2e" / "fans_weights.json").read_text())
     kernel = np.exp(-((np.arange(11) - 5) ** 2) / 8)
     kernel /= np.sqrt((kernel**2).sum())

@@ -19,7 +19,7 @@ from tests.cluster.kube import KubeCluster
 from tests.cluster.kube.cluster import NAMESPACE
 from tests.cluster.kube.crds import TRAINERS
 from tests.cluster.kube.store import Object
-from tests.conftest import shared_path
+from tests.shipped import CRDS
 
 Launch = Callable[..., list[str]]
 Meanwhile = Callable[[Callable[[], Any]], None]
@@ -77,7 +77,7 @@ def kube(
     """A cluster of its own; $KUBECONFIG points at it."""
     for name in ("KUBERNETES_SERVICE_HOST", "KFP_POD_NAME", "POD_NAME", "POD_NAMESPACE"):
         monkeypatch.delenv(name, raising=False)
-    with KubeCluster(tmp_path / "kube", shared_path("crds"), trainer_version) as cluster:
+    with KubeCluster(tmp_path / "kube", CRDS, trainer_version) as cluster:
         cluster.install(our_runtime)
         cluster.claims["results"] = tmp_path / "results"
         monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig()))

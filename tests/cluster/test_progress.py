@@ -20,9 +20,9 @@ from sdpose.tools.synthetic.dataset import write_synthetic_coco
 from tests.cluster.conftest import IMAGE, Launch, Meanwhile, running, until
 from tests.cluster.kube import KubeCluster
 from tests.cluster.kube.server import Call, Fault
-from tests.conftest import shared_path
 from tests.servers.s3 import S3Server
 from tests.servers.trainer_status import StatusServer
+from tests.shipped import CRDS
 
 RUNNING = r"\d+ %, epoch \d+ of \d+, loss [\d.e-]+(, AP -?\d\.\d{3})?, \d:\d\d:\d\d left"
 FINISHED = r"100 %, epoch (\d+) of \1, loss [\d.e-]+, AP -?\d\.\d{3}, finished"
@@ -101,7 +101,7 @@ def test_it_is_said_and_kept_on_the_job(
     """A TrainJob's pod sets its status, too, as Trainer's server takes it."""
     folder = kube.claims["results"] / "trainer"
     folder.mkdir()
-    crd = shared_path("crds", "trainer-v2.3.0", "trainjobs.yaml")
+    crd = CRDS / "trainer-v2.3.0" / "trainjobs.yaml"
     server = StatusServer(folder, [crd])
     if train_api == "trainjob":
         kube.container_env |= server.environment

@@ -26,7 +26,7 @@ from tests.cluster.kube.cluster import STOCK_RUNTIME
 from tests.cluster.kube.crds import TRAINERS, Crds
 from tests.cluster.kube.server import Call, Fault
 from tests.cluster.kube.store import Object, StatusError
-from tests.conftest import shared_path
+from tests.shipped import CRDS
 
 STOCK: dict[str, Any] = {"runtime": "torch-distributed", "runtime_kind": "ClusterTrainingRuntime"}
 every_trainer = pytest.mark.parametrize("trainer_version", TRAINERS)
@@ -69,8 +69,8 @@ def test_what_the_newest_takes_is_refused_by_the_oldest(
     """That is why a job is fitted to the cluster."""
     job = build_trainjob("job", experiment, profile)
     for trainer in TRAINERS[1:]:
-        Admission(Crds(shared_path("crds"), trainer)).check_schema("trainjobs", job, strict=True)
-    oldest = Admission(Crds(shared_path("crds"), TRAINERS[0]))
+        Admission(Crds(CRDS, trainer)).check_schema("trainjobs", job, strict=True)
+    oldest = Admission(Crds(CRDS, TRAINERS[0]))
     with pytest.raises(StatusError, match="'terminationGracePeriodSeconds' was unexpected"):
         oldest.check_schema("trainjobs", job, strict=True)
     oldest.check_schema("trainjobs", fit(job)[0], strict=True)

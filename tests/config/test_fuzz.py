@@ -29,7 +29,9 @@ fuzz = settings(
 )
 
 EXPERIMENT = dump_experiment(load_experiment("quickstart"))
-CONFIG = (Path(__file__).parent / "mmpose" / "coco" / "sdpose_s_v1_maskedkd.py").read_text()
+CONFIG = (
+    Path(__file__).parents[1] / "tools/mmpose_import/mmpose/coco/sdpose_s_v1_maskedkd.py"
+).read_text()
 
 # ------------------------------------------------------------------------------------- documents
 

@@ -33,6 +33,11 @@ def reference(reference_dir):
     return np.load(reference_dir / "data.npz")
 
 
+@pytest.fixture(scope="module")
+def facts(reference_dir):
+    return json.loads((reference_dir / "data.json").read_text())
+
+
 def person(reference, index):
     """Centre, size, joints and visibility of a reference person."""
     return (
@@ -43,16 +48,21 @@ def person(reference, index):
     )
 
 
+def official_draws(reference, index):
+    """Our augmentation of a reference person with the official random numbers."""
+    random = np.random.RandomState(1000 + index)
+    return draw_augmentation(random, *person(reference, index), **OFFICIAL)
+
+
 @pytest.mark.parametrize("index", range(12))
-def test_the_official_draws_give_the_official_sample(reference, coco_4, index):
-    """Parameters, joints, weights and pixels of the whole training pipeline."""
-    center, size, joints, visible = person(reference, index)
-    image = read_image(coco_4 / f"val2017/{reference['person_image_id'][index]:012d}.jpg")
-    official_rng = np.random.RandomState(1000 + index)
-    crop = draw_augmentation(official_rng, center, size, joints, visible, **OFFICIAL)
+def test_the_official_draws_give_the_official_sample(reference, facts, index):
+    """Parameters, joints and weights of the whole training pipeline."""
+    _, _, joints, visible = person(reference, index)
+    crop = official_draws(reference, index)
 
     # there the image is mirrored, and the centre with it
-    x = image.shape[1] - 1 - crop.center[0] if crop.flip else crop.center[0]
+    _, width, _ = facts["images"][str(reference["person_image_id"][index])]["shape"]
+    x = width - 1 - crop.center[0] if crop.flip else crop.center[0]
     found = [x, crop.center[1], *crop.size / 200, crop.rotation_deg, crop.flip]
     expected = reference["train_params_cx_cy_sx_sy_rot_flip"][index]
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-4)
@@ -66,8 +76,14 @@ def test_the_official_draws_give_the_official_sample(reference, coco_4, index):
     _, weights = encode(crop_joints[None], crop_visible[None], CROP_WH, HEATMAP_WH, sigma=2.0)
     np.testing.assert_array_equal(weights[0], reference["train_target_weight"][index, :, 0])
 
+
+@pytest.mark.parametrize("index", range(12))
+def test_the_official_draws_give_the_official_pixels(reference, official_pixels, coco_4, index):
+    image = read_image(coco_4 / f"val2017/{reference['person_image_id'][index]:012d}.jpg")
+    crop = official_draws(reference, index)
+    matrix = crop_affine(crop.center, crop.size, crop.rotation_deg, CROP_WH, crop.flip)
     pixels = normalize(warp_crop(image, matrix, CROP_WH)).ravel()[reference["norm_idx"]]
-    grey_levels = np.abs(pixels - reference["train_img_samples"][index]) * 255 * 0.229
+    grey_levels = np.abs(pixels - official_pixels["train_img_samples"][index]) * 255 * 0.229
     assert grey_levels.mean() < 0.5
     assert grey_levels.max() <= 8
 
@@ -119,8 +135,8 @@ def assert_share(mask, expected):
     assert abs(np.mean(mask) - expected) < 4 * np.sqrt(expected * (1 - expected) / len(mask))
 
 
-def test_draws_have_the_official_distributions(draws, reference_dir):
-    official = json.loads((reference_dir / "data.json").read_text())["aug_distribution_20000"]
+def test_draws_have_the_official_distributions(draws, facts):
+    official = facts["aug_distribution_20000"]
 
     scale = draws["scale"]
     np.testing.assert_allclose([scale.min(), scale.max()], [0.65, 1.35], rtol=1e-6)

@@ -112,7 +112,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"sweeps/{name}.yaml").write_text(text)
     (folder / "data").mkdir()
     (folder / "data/coco").symlink_to(folder / "coco")  # the experiments' default
-    mmpose = REPOSITORY / "tests/config/mmpose"
+    mmpose = REPOSITORY / "tests/tools/mmpose_import/mmpose"
     shutil.copytree(mmpose, folder / "mmpose")
     (folder / "their_config.py").write_text("_base_ = 'mmpose/coco/tiny.py'\n")
     leave_runs(folder)

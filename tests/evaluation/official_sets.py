@@ -1,4 +1,4 @@
-"""The sets of reference/e2e: arrays of the official evaluation, and our experiment for each."""
+"""The official evaluation's sets: its arrays, and our experiment for each."""
 
 from __future__ import annotations
 
@@ -8,27 +8,30 @@ from pathlib import Path
 import numpy as np
 
 from sdpose.config import Experiment, parse_experiment
+from tests.conftest import shared_path
+from tests.shipped import ORACLES, REFERENCE
 
-# set -> folder in shared/data
+# set -> fixture with its photos and annotations
 SETS = {
-    "shared_coco4_gt": "coco-4",
-    "shared_coco4_det": "coco-4",
-    "shared_cocomini_gt": "coco-mini",
+    "shared_coco4_gt": "coco_4",
+    "shared_coco4_det": "coco_4",
+    "shared_cocomini_gt": "coco_mini",
 }
 
 
-def official_arrays(reference_dir: Path, name: str, kind: str) -> tuple[dict, dict]:
+def official_arrays(name: str, kind: str) -> tuple[dict, dict]:
     """kind: fan, fans or oracle. The arrays (npz) and the facts (json)."""
-    stem = reference_dir / "e2e" / name.rsplit("_", 1)[0] / f"e2e_{name}_{kind}"
-    return dict(np.load(f"{stem}.npz")), json.loads(Path(f"{stem}.json").read_text())
+    stem = f"e2e/{name.rsplit('_', 1)[0]}/e2e_{name}_{kind}"
+    folder = REFERENCE if stem in ORACLES else shared_path("reference")
+    return dict(np.load(folder / f"{stem}.npz")), json.loads((folder / f"{stem}.json").read_text())
 
 
-def official_experiment(reference_dir: Path, name: str) -> Experiment:
-    """S-V1 with the official settings."""
+def official_experiment(name: str, root: Path) -> Experiment:
+    """S-V1 with the official settings, on the dataset below `root`."""
     return parse_experiment(
         {
             "exp_name": "official",
-            "data_root": str(reference_dir.parent / "data" / SETS[name]),
+            "data_root": str(root),
             "data_cfg": {"use_gt_bbox": name.endswith("_gt")},
             "data": {"workers_per_gpu": 0},
         }

@@ -1,6 +1,6 @@
 """The official evaluation with the model in it: crops, flip test, heatmaps and keypoints.
 
-Weights are made by formula (reference/e2e/README.md): `fan` for the heatmaps, `fans`, whose
+Weights are made by formula (reference/README.md): `fan` for the heatmaps, `fans`, whose
 heatmaps are smooth, for the keypoints. SDPOSE_ALL_BOXES=1 takes all 198 boxes of each.
 """
 
@@ -16,6 +16,7 @@ from official_sets import SETS, official_arrays, official_experiment
 from reference_weights import official_state, reference_table, smooth_fans
 
 from sdpose.codec import decode
+from sdpose.config import load_experiment
 from sdpose.data.coco import Boxes, load_annotations
 from sdpose.evaluation import evaluate, infer, validation_boxes
 from sdpose.models import build_model
@@ -28,7 +29,7 @@ EVERY = {"shared_coco4_gt": 3, "shared_coco4_det": 12, "shared_cocomini_gt": 8}
 @pytest.fixture(scope="session")
 def official_models(reference_dir):
     """S-V1 with the weights `fan` and `fans`."""
-    config = official_experiment(reference_dir, "shared_coco4_gt").model
+    config = load_experiment("sdpose_s_v1").model
     initial = to_official(build_model(config).state_dict())
     fan = official_state(reference_table(reference_dir, "sdpose_s_v1"), "fan", initial)
     models = {}
@@ -58,10 +59,10 @@ def crops_and_heatmaps(experiment, model, rows):
 
 @pytest.mark.parametrize("kind", ["fan", "fans"])
 @pytest.mark.parametrize("name", SETS)
-def test_crops_heatmaps_and_keypoints(name, kind, official_models, reference_dir):
-    expected, _ = official_arrays(reference_dir, name, kind)
+def test_crops_heatmaps_and_keypoints(name, kind, request, official_models):
+    experiment = official_experiment(name, request.getfixturevalue(SETS[name]))
+    expected, _ = official_arrays(name, kind)
     rows = slice(None, None, 1 if ALL_BOXES else EVERY[name])
-    experiment = official_experiment(reference_dir, name)
     crops, heatmaps, centers, sizes = crops_and_heatmaps(experiment, official_models[kind], rows)
 
     flat_crops = crops.reshape(len(crops), -1)
@@ -84,10 +85,10 @@ def test_crops_heatmaps_and_keypoints(name, kind, official_models, reference_dir
     assert (crop_pixels > 1).mean() <= 0.02
 
 
-def test_evaluate_from_files_to_results(official_models, reference_dir):
+def test_evaluate_from_files_to_results(official_models, coco_4):
     """Through the front door, with workers: the official list of results, in the official order."""
-    expected, facts = official_arrays(reference_dir, "shared_coco4_gt", "fans")
-    experiment = official_experiment(reference_dir, "shared_coco4_gt")
+    expected, facts = official_arrays("shared_coco4_gt", "fans")
+    experiment = official_experiment("shared_coco4_gt", coco_4)
     experiment = experiment.model_copy(
         update={"data": experiment.data.model_copy(update={"workers_per_gpu": 2})}
     )

@@ -27,7 +27,8 @@ from tests.cluster.kube.crds import TRAINERS, Crds
 from tests.cluster.kube.expansion import expand
 from tests.cluster.kube.store import StatusError
 from tests.cluster.kube.trainer import make_jobset
-from tests.conftest import REPOSITORY, shared_path
+from tests.conftest import REPOSITORY
+from tests.shipped import CRDS
 
 Object = dict[str, Any]
 Objects = Callable[[str], list[Object]]
@@ -91,7 +92,7 @@ def test_the_example_job_is_what_the_builder_makes(repository: Path) -> None:
 def test_the_runtime_matches_the_crd_and_keeps_trainers_rules(
     render: Objects, trainer: str
 ) -> None:
-    admission = Admission(Crds(shared_path("crds"), trainer))
+    admission = Admission(Crds(CRDS, trainer))
     [runtime] = [each for each in render("overlays/prod") if each["kind"] == "TrainingRuntime"]
     admission.check("trainingruntimes", runtime, strict=True)
     assert runtime["metadata"]["labels"]["trainer.kubeflow.org/framework"] == "torch"
@@ -123,7 +124,7 @@ def test_with_kueue_the_runtime_asks_for_a_topology_that_there_is(render: Object
 
 
 def test_the_example_job_matches_the_crd(repository: Path) -> None:
-    admission = Admission(Crds(shared_path("crds"), TRAINERS[0]))
+    admission = Admission(Crds(CRDS, TRAINERS[0]))
     [job] = yaml.safe_load_all((repository / "k8s/pytorchjob.yaml").read_text(encoding="utf-8"))
     admission.check("pytorchjobs", job, strict=True)
     job["spec"]["runPolicy"]["cleanPodPolicies"] = "Running"

@@ -35,7 +35,7 @@ def images(reference_dir: Path, coco_4: Path, coco_mini: Path) -> Tensor:
     """32 real persons."""
     sets = {"shared_coco4": coco_4, "shared_cocomini": coco_mini}
     boxes = {
-        name: np.load(reference_dir / "e2e" / name / f"e2e_{name}_gt_fan.npz") for name in sets
+        name: np.load(reference_dir / "e2e" / name / f"e2e_{name}_gt_oracle.npz") for name in sets
     }
     return torch.cat([crops(sets[name], boxes[name]) for name in sets])[:32]
 

@@ -21,7 +21,7 @@ from tests.cluster.kube.admission import Admission
 from tests.cluster.kube.cluster import STOCK_RUNTIME
 from tests.cluster.kube.crds import TRAINERS, Crds
 from tests.cluster.kube.store import Object
-from tests.conftest import shared_path
+from tests.shipped import CRDS
 
 CLUSTER = Path(__file__).with_name("cluster.yaml")
 RENDERED = [("pytorchjob", "PyTorchJob"), ("trainjob", "TrainJob"), ("auto", "TrainJob")]
@@ -30,7 +30,7 @@ RENDERED = [("pytorchjob", "PyTorchJob"), ("trainjob", "TrainJob"), ("auto", "Tr
 def assert_accepted(job: Object) -> None:
     """By every supported version."""
     for trainer in TRAINERS:
-        admission = Admission(Crds(shared_path("crds"), trainer), lambda _job: STOCK_RUNTIME)
+        admission = Admission(Crds(CRDS, trainer), lambda _job: STOCK_RUNTIME)
         admission.check(f"{job['kind'].lower()}s", job, strict=True)
 
 

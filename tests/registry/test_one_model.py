@@ -72,7 +72,7 @@ def test_a_bad_name_is_one_problem(tmp_path: Path) -> None:
 
 
 def test_an_imported_configuration_is_of_its_bases_model(tmp_path: Path) -> None:
-    source = Path(__file__).parents[1] / "config" / "mmpose" / "coco"
+    source = Path(__file__).parents[1] / "tools/mmpose_import/mmpose/coco"
     imported = import_config(source / "sdpose_s_v1_maskedkd.py")
     assert imported.experiment.registry.model == "sdpose_s_v1"
     (tmp_path / "mine.yaml").write_text(imported.text)

@@ -20,7 +20,7 @@ CLUSTER_RUNTIME = "clustertrainingruntimes"
 
 class Crds:
     def __init__(self, folder: Path, trainer: str) -> None:
-        """folder: `crds` of the shared files. trainer: one of TRAINERS."""
+        """folder: tests/third_party/crds. trainer: one of TRAINERS."""
         versioned = folder / f"trainer-v{trainer}"
         runtimes = versioned if trainer != "main" else folder / f"trainer-v{TRAINERS[-2]}"
         jobs = versioned / "trainjobs.yaml"

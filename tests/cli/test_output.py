@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 COMMANDS = {
     "show": ["-m", "sdpose", "config", "show", "quickstart"],
     "help": ["-m", "sdpose", "--help"],

@@ -23,13 +23,13 @@ from sdpose.outputs.run_progress import RunProgress, read_progress
 from sdpose.outputs.trainjob_status import TrainJobStatus
 from sdpose.runner.train import train
 from sdpose.storage import Store, open_store
-from tests.conftest import shared_path
+from tests.shipped import CRDS
 
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StatusServer]:
     """Trainer's endpoint, and this process a pod that reports to it, as fast as it can."""
-    crds = [shared_path("crds", f"trainer-v{v}", "trainjobs.yaml") for v in ("2.2.0", "2.3.0")]
+    crds = [CRDS / f"trainer-v{v}" / "trainjobs.yaml" for v in ("2.2.0", "2.3.0")]
     (tmp_path / "pod").mkdir()
     server = StatusServer(tmp_path / "pod", crds)
     for name, value in server.environment.items():

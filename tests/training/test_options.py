@@ -7,7 +7,7 @@ import signal
 
 import pytest
 import torch
-from test_training_step import random_batch, tiny_step_parts
+from test_step import random_batch, tiny_step_parts
 
 from sdpose.errors import UserError
 from sdpose.models import build_model, load_weights
