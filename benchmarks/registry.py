@@ -38,12 +38,13 @@ from machine import machine, show
 
 from sdpose.config import dump_experiment, load_experiment
 from sdpose.errors import user_errors
+from sdpose.files import sha256_of_file
 from sdpose.models import build_model
 from sdpose.registry import pull
 from sdpose.registry.documents import digest_of, document, sealed
 from sdpose.registry.layout import index_key, manifest_key
 from sdpose.registry.register import register_checkpoint
-from sdpose.storage import Store, open_store, sha256_of_file
+from sdpose.storage import Store, open_store
 
 T = TypeVar("T")
 

@@ -34,8 +34,8 @@ def train(
 
     from sdpose.config import parse_experiment
     from sdpose.errors import user_errors
+    from sdpose.files import sha256_of_file
     from sdpose.runner.launch import train_on_this_machine
-    from sdpose.storage import sha256_of_file
     from sdpose.tracking import git_commit
     from sdpose.training.checkpoint import same_file
     from sdpose.training.result import require_data

@@ -45,7 +45,7 @@ def train_on_cluster(
     from components.pytorchjob.run import train_on_cluster as run_job
     from sdpose.config import parse_experiment
     from sdpose.errors import user_errors
-    from sdpose.storage import sha256_of_file
+    from sdpose.files import sha256_of_file
     from sdpose.tracking import git_commit
     from sdpose.training.checkpoint import same_file
     from sdpose.training.result import require_data

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,8 +17,7 @@ from typing import Any
 
 from pipelines.changes import changes, shortened
 from sdpose.documents import read_json
-from sdpose.files import walk, write_atomically
-from sdpose.storage import sha256_of_file
+from sdpose.files import link_or_copy, sha256_of_file, walk, write_atomically
 
 RECORD = "record.json"
 
@@ -136,14 +134,6 @@ def _tree_digest(path: Path) -> str:
 def _link_tree(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
-        shutil.copytree(source, target, copy_function=_link, dirs_exist_ok=True)
+        shutil.copytree(source, target, copy_function=link_or_copy, dirs_exist_ok=True)
     else:
-        _link(str(source), str(target))
-
-
-def _link(source: str, target: str) -> None:
-    """Costs no space; artifacts are never written in place. A copy where links are impossible."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
+        link_or_copy(source, target)

@@ -1,4 +1,4 @@
-"""Files of this program: opened without following links, written whole or not at all, listed fully.
+"""Files: opened without following links, written whole or not at all, listed fully, hashed.
 
 File systems differ: SMB and FUSE refuse to sync a folder, some shares know no chmod and no hard
 links. What is only a courtesy there is left out; what would lose data is an error.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fnmatch
+import hashlib
 import os
 import shutil
 import stat
@@ -150,6 +151,25 @@ def write_atomically(path: Path, text: str, *, unique: bool = False, durable: bo
     """Replaces a text file, whole or not at all. Raises UserError."""
     with atomic_file(path, unique=unique, durable=durable) as file:
         file.write(text.encode("utf-8", "backslashreplace"))  # a name may be no text
+
+
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Gives a file a second name, which is free: a hard link, or a copy where links are impossible.
+
+    A link costs no space, and unlike a symbolic link it stays readable when the source is removed.
+    Only for files that are replaced and never written in place.
+    """
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+        with contextlib.suppress(OSError):
+            shutil.copystat(source, target)
+
+
+def sha256_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def why_not_written(path: Path, error: OSError | RuntimeError) -> str:

@@ -17,8 +17,8 @@ import torch
 from sdpose.checks.report import Report
 from sdpose.config import Experiment
 from sdpose.errors import UserError
-from sdpose.files import matching
-from sdpose.storage import FileStore, S3Store, Store, sha256_of_file
+from sdpose.files import matching, sha256_of_file
+from sdpose.storage import FileStore, S3Store, Store
 from sdpose.training.checkpoint import Checkpoint
 from sdpose.training.paths import OWN_CHECKPOINTS, checkpoint_folder, work_dir_of
 

@@ -29,7 +29,7 @@ from sdpose.data.splits import (
 )
 from sdpose.data.verify import MISSING, CheckedFiles, FileCheck
 from sdpose.errors import UserError
-from sdpose.storage import sha256_of_file
+from sdpose.files import sha256_of_file
 
 
 @dataclass(frozen=True)

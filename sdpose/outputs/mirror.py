@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import threading
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
@@ -23,10 +22,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from sdpose.errors import UserError
-from sdpose.files import matching
+from sdpose.files import link_or_copy, matching, sha256_of_file
 from sdpose.outputs.lease import Lease, LeaseLostError
 from sdpose.outputs.rate_limited_warning import Reminder
-from sdpose.storage import DamagedObjectError, ObjectNotFoundError, Store, sha256_of_file
+from sdpose.storage import DamagedObjectError, ObjectNotFoundError, Store
 from sdpose.training.checkpoint import (
     Checkpoint,
     CorruptCheckpointError,
@@ -185,10 +184,7 @@ class Mirror:
         still = path.with_name(f".upload-{path.name}.tmp")  # what `path` is now; it is replaced
         still.unlink(missing_ok=True)
         try:
-            try:
-                os.link(path, still)
-            except OSError:
-                shutil.copyfile(path, still)
+            link_or_copy(path, still)
             self._store.put_file(still, key, sha256_of_file(still))
         finally:
             still.unlink(missing_ok=True)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdpose.errors import UserError
+from sdpose.files import sha256_of_file
 from sdpose.registry.channels import check_promoted, current
 from sdpose.registry.layout import CHANNELS, blob_key, manifest_key, number_of
 from sdpose.registry.signatures import Verifier, read_signature
 from sdpose.registry.versions import ModelVersion, read_version
 from sdpose.registry.withdrawals import explain_withdrawal, read_withdrawals
-from sdpose.storage import Store, sha256_of_file
+from sdpose.storage import Store
 
 
 @dataclass(frozen=True)

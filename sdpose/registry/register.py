@@ -13,6 +13,7 @@ from typing import Any
 from sdpose import __version__, tracking
 from sdpose.config import Experiment, dump_experiment, experiment_digest
 from sdpose.errors import UserError
+from sdpose.files import sha256_of_file
 from sdpose.printable import printable
 from sdpose.registry import mlflow_mirror as catalogue
 from sdpose.registry.description import describe
@@ -27,7 +28,7 @@ from sdpose.registry.layout import blob_key, check_model_name, registry_root
 from sdpose.registry.marks import take_back
 from sdpose.registry.signatures import SignatureError, Signer
 from sdpose.registry.versions import ModelVersion, announce, digests_of
-from sdpose.storage import Store, open_store, sha256_of_file
+from sdpose.storage import Store, open_store
 
 IMAGE_VARIABLE = "SDPOSE_IMAGE"  # of the container that this runs in, best by digest
 RUN_ID_VARIABLE = "SDPOSE_RUN_ID"  # of the pipeline's run

@@ -13,6 +13,7 @@ import numpy as np
 from sdpose.config import dump_experiment, experiment_digest
 from sdpose.data.images import ImageError
 from sdpose.errors import UserError
+from sdpose.files import sha256_of_file
 from sdpose.report import pose_figures, training_figures
 from sdpose.report.calibration import reliability
 from sdpose.report.curves import precision_curves
@@ -22,7 +23,6 @@ from sdpose.report.history import History
 from sdpose.report.people import Person, people, ranked
 from sdpose.report.tokens import Tokens, few, looks
 from sdpose.report.training_figures import Figure
-from sdpose.storage import sha256_of_file
 
 
 @dataclass

@@ -12,10 +12,10 @@ from typing import Any
 from sdpose import tracking
 from sdpose.config import Experiment
 from sdpose.errors import UserError
-from sdpose.files import matching
+from sdpose.files import matching, sha256_of_file
 from sdpose.outputs.mirror import restore_files
 from sdpose.report import write_report
-from sdpose.storage import StoreUnavailableError, open_store, sha256_of_file
+from sdpose.storage import StoreUnavailableError, open_store
 from sdpose.training.paths import OWN_FILES, REPORT, mirror_uri, work_dir_of
 
 

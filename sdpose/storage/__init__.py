@@ -19,7 +19,6 @@ from sdpose.storage.store import (
     Store,
     StoreUnavailableError,
     Tag,
-    sha256_of_file,
 )
 
 __all__ = [
@@ -35,7 +34,6 @@ __all__ = [
     "open_store",
     "parse_address",
     "s3_client",
-    "sha256_of_file",
 ]
 
 

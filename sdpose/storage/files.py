@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sdpose.errors import UserError
-from sdpose.files import UNSUPPORTED, is_file, make_read_only, sync_folder, walk
+from sdpose.files import UNSUPPORTED, is_file, make_read_only, sha256_of_file, sync_folder, walk
 from sdpose.locking import file_lock
 from sdpose.storage.partial_download import partial_file
 from sdpose.storage.store import (
@@ -25,7 +25,6 @@ from sdpose.storage.store import (
     StoreUnavailableError,
     Tag,
     check_key,
-    sha256_of_file,
 )
 
 TEMPORARY_PREFIX = ".new-"

@@ -17,10 +17,11 @@ import pytest
 
 from components.cluster import Cluster, dump_cluster, parse_cluster
 from sdpose.config import Experiment, dump_experiment, load_experiment
+from sdpose.files import sha256_of_file
 from sdpose.registry import read_version
 from sdpose.registry.channels import current
 from sdpose.registry.verify import verify
-from sdpose.storage import open_store, sha256_of_file
+from sdpose.storage import open_store
 from sdpose.tools.synthetic.dataset import write_synthetic_coco
 from tests.cluster.conftest import IMAGE, run_in_a_workflow, running, until
 from tests.cluster.kinds import EACH_KIND, JobFacts

@@ -14,7 +14,8 @@ from components.cluster import parse_cluster
 from components.pytorchjob import supervise
 from components.pytorchjob.run import run_job
 from sdpose.config import load_experiment
-from sdpose.storage import open_store, sha256_of_file
+from sdpose.files import sha256_of_file
+from sdpose.storage import open_store
 from sdpose.tools.synthetic.dataset import write_synthetic_coco
 from tests.cluster.conftest import IMAGE, Meanwhile, running, until
 from tests.cluster.kube import KubeCluster

@@ -16,10 +16,11 @@ import pytest
 
 from sdpose.config import experiment_digest, load_experiment
 from sdpose.evaluation import METRIC_NAMES
+from sdpose.files import sha256_of_file
 from sdpose.registry import read_version, summarize
 from sdpose.registry.channels import current, refusals
 from sdpose.registry.verify import verify
-from sdpose.storage import open_store, sha256_of_file
+from sdpose.storage import open_store
 
 TINY = Path(__file__).with_name("tiny.yaml")
 PROMOTED = ("--exp", TINY, "--promote", "production", "--set", "promotion.min_ap=0.99")

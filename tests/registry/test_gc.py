@@ -15,6 +15,7 @@ from made import Register
 
 from sdpose.cli import cli
 from sdpose.errors import UserError
+from sdpose.files import sha256_of_file
 from sdpose.registry import marks, pull, read_version
 from sdpose.registry.channels import move
 from sdpose.registry.gc import gc, restore
@@ -22,7 +23,7 @@ from sdpose.registry.layout import SEEN, blob_key, index_key, manifest_key, poin
 from sdpose.registry.promote import promote
 from sdpose.registry.references import DisagreementError
 from sdpose.registry.verify import verify
-from sdpose.storage import DamagedObjectError, FileStore, Store, sha256_of_file
+from sdpose.storage import DamagedObjectError, FileStore, Store
 
 NOW = timedelta(0)
 

@@ -12,6 +12,7 @@ import pytest
 from interrupted import Interrupted
 from made import Register
 
+from sdpose.files import sha256_of_file
 from sdpose.registry import marks, pull, read_version, resolve
 from sdpose.registry.channels import history, move
 from sdpose.registry.gc import gc
@@ -19,7 +20,7 @@ from sdpose.registry.layout import SEEN, blob_key, pointer_key
 from sdpose.registry.promote import promote
 from sdpose.registry.references import DisagreementError
 from sdpose.registry.verify import verify
-from sdpose.storage import DamagedObjectError, FileStore, Store, sha256_of_file
+from sdpose.storage import DamagedObjectError, FileStore, Store
 
 NOW = timedelta(0)
 

@@ -18,9 +18,10 @@ from servers.s3 import S3Server
 from sdpose.cli import cli
 from sdpose.config import Experiment, experiment_digest
 from sdpose.errors import UserError
+from sdpose.files import sha256_of_file
 from sdpose.registry import pull, read_version, summarize
 from sdpose.registry.register import register_checkpoint
-from sdpose.storage import Store, sha256_of_file
+from sdpose.storage import Store
 
 
 def test_same_content_is_the_same_version(store: Store, register: Register) -> None:

@@ -14,7 +14,8 @@ import pytest
 CALLS = """
 import json, sys
 from pathlib import Path
-from sdpose.storage import open_store, sha256_of_file
+from sdpose.storage import (open_store)
+from sdpose.files import sha256_of_file
 from sdpose.errors import UserError
 store = open_store("store")
 def tag(key): return store.read_tagged(key)[1]

@@ -22,11 +22,12 @@ from pathlib import Path
 from made import write_checkpoint
 
 from sdpose.config import parse_experiment
+from sdpose.files import sha256_of_file
 from sdpose.registry import channels, pull, resolve, summarize
 from sdpose.registry.promote import promote
 from sdpose.registry.register import register_checkpoint
 from sdpose.registry.verify import verify
-from sdpose.storage import Store, open_store, patience, s3, sha256_of_file
+from sdpose.storage import Store, open_store, patience, s3
 
 OPERATIONS = ("register", "promote", "pull")
 OLD = b"what the device had before"
