@@ -18,11 +18,11 @@ from tenacity import (
     retry_if_exception,
     retry_if_exception_type,
     stop_after_attempt,
-    stop_base,
     stop_before_delay,
     stop_never,
     wait_exponential,
 )
+from tenacity.stop import stop_base
 
 ATTEMPTS = 6  # the first included
 FIRST_PAUSE_S = 0.5
