@@ -43,10 +43,10 @@ def train_on_cluster(
 
     from components.cluster import parse_cluster
     from components.pytorchjob.run import train_on_cluster as run_job
+    from sdpose.code_version import git_commit
     from sdpose.config import parse_experiment
     from sdpose.errors import user_errors
     from sdpose.files import sha256_of_file
-    from sdpose.tracking import git_commit
     from sdpose.training.checkpoint import same_file
     from sdpose.training.result import require_data
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from sdpose import tracking
 from sdpose.config import Experiment, dump_experiment, experiment_digest, flatten
 from sdpose.tracking.delivery import Delivery
-from sdpose.tracking.system import SystemMonitor
+from sdpose.tracking.system_metrics import SystemMonitor
 from sdpose.training.paths import EXPERIMENT_FILE, MLFLOW_QUEUE, MLFLOW_RUN_FILE
 from sdpose.training.records import (
     EpochRecord,
@@ -47,7 +47,7 @@ class MlflowSink(Sink):
         known = id_file.read_text(encoding="utf-8").strip() if id_file.is_file() else ""
         known = known if same_run else ""
         try:
-            with tracking.impatient() if known else contextlib.nullcontext():
+            with tracking.short_timeouts() if known else contextlib.nullcontext():
                 self.run_id = tracking.start_run(
                     experiment.exp_name,
                     run_id=known or None,
