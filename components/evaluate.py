@@ -39,7 +39,7 @@ def evaluate(
     from sdpose.config import parse_experiment
     from sdpose.errors import user_errors
     from sdpose.evaluation import format_table, write_results
-    from sdpose.report.run import report_run
+    from sdpose.report.run_report import report_run
     from sdpose.runner.test_checkpoint import test_checkpoint
     from sdpose.tools.coco_fetch.fetch import fetch_coco
 

@@ -34,7 +34,7 @@ def register(
 
     from sdpose.config import parse_experiment
     from sdpose.errors import user_errors
-    from sdpose.registry.run import register_run
+    from sdpose.registry.register_run import register_run
 
     with user_errors():
         version = register_run(

@@ -32,12 +32,12 @@ def train(
     """
     from pathlib import Path
 
+    from sdpose.code_version import git_commit
     from sdpose.config import parse_experiment
     from sdpose.errors import user_errors
     from sdpose.files import sha256_of_file
     from sdpose.runner.finished import require_data
     from sdpose.runner.launch import train_on_this_machine
-    from sdpose.tracking import git_commit
     from sdpose.training.checkpoint import same_file
 
     with user_errors():

@@ -43,11 +43,11 @@ def train_on_cluster(
 
     from components.launcher.run import train_on_cluster as run_job
     from components.profile import parse_cluster
+    from sdpose.code_version import git_commit
     from sdpose.config import parse_experiment
     from sdpose.errors import user_errors
     from sdpose.files import sha256_of_file
     from sdpose.runner.finished import require_data
-    from sdpose.tracking import git_commit
     from sdpose.training.checkpoint import same_file
 
     with user_errors():

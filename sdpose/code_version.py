@@ -1,9 +1,14 @@
-"""Which code computes: a digest for cache keys, where a git commit would say too much or too little
-(a changed README is another commit, an edited file is none)."""
+"""Which code computes: a digest of the sources for cache keys, and the git commit for records.
+
+For a cache a commit says too much or too little: a changed README is another commit, an edited file
+is none.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -34,3 +39,22 @@ def code_version() -> str:
         except metadata.PackageNotFoundError:
             digest.update(f"{name} absent\n".encode())
     return digest.hexdigest()
+
+
+def git_commit() -> str:
+    """The commit of the code that runs, with "-dirty" if files were changed since; "" if nothing
+    tells. $SDPOSE_GIT_COMMIT says it in an image, which has no git."""
+    if configured := os.environ.get("SDPOSE_GIT_COMMIT"):
+        return configured
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(
+            command,
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

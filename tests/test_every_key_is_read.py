@@ -18,7 +18,7 @@ from sdpose.config import Experiment, load_experiment
 from sdpose.config.schema import Section
 from sdpose.registry.gates import gates_for
 from sdpose.registry.promote import promote_run
-from sdpose.registry.run import register_run
+from sdpose.registry.register_run import register_run
 from sdpose.runner.train import train
 from sdpose.storage import open_store
 from sdpose.tools.synthetic.dataset import write_synthetic_coco

@@ -21,7 +21,7 @@ from sdpose.config import Experiment, dump_experiment, parse_experiment
 from sdpose.documents import read_json
 from sdpose.errors import UserError
 from sdpose.registry.promote import objections
-from sdpose.registry.run import read_summary, write_summary
+from sdpose.registry.register_run import read_summary, write_summary
 from sdpose.training.paths import EXPERIMENT_FILE, REPORT, run_paths
 
 # Below the work dir: what the pipeline itself leaves.

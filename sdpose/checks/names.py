@@ -8,7 +8,7 @@ from sdpose import tracking
 from sdpose.checks.report import Report
 from sdpose.config import Experiment, flatten
 from sdpose.registry import read_version, summarize
-from sdpose.registry.run import model_of
+from sdpose.registry.register_run import model_of
 from sdpose.registry.withdrawals import read_withdrawals
 from sdpose.storage import Store
 from sdpose.training.experiment_changes import PLACES, differences

@@ -9,7 +9,7 @@ import click
 
 from sdpose.cli.text import echo
 from sdpose.errors import UserError
-from sdpose.tracking.links import UI_HOST, UI_PORT
+from sdpose.tracking.pages import UI_HOST, UI_PORT
 
 
 @click.command()

@@ -30,7 +30,7 @@ from sdpose.inference.estimator import Runtime
 from sdpose.inference.export import Predictor, export_onnx, export_program
 from sdpose.models import SDPose
 from sdpose.models.sdpose import NUM_KEYPOINTS
-from sdpose.registry.description import describe
+from sdpose.registry.model_description import describe
 
 Format = Literal["onnx", "torchscript", "exported"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torchscript": ".ts", "exported": ".pt2"}

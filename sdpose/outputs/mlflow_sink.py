@@ -11,7 +11,7 @@ from sdpose.config import Experiment, dump_experiment, experiment_digest, flatte
 from sdpose.outputs.metric_names import tracked_metrics, unweighted_losses
 from sdpose.outputs.sink import Sink, Status
 from sdpose.tracking.delivery import Delivery
-from sdpose.tracking.system import SystemMonitor
+from sdpose.tracking.system_metrics import SystemMonitor
 from sdpose.training.events import EpochRecord, EvaluationRecord, Say
 from sdpose.training.paths import EXPERIMENT_FILE, MLFLOW_QUEUE, MLFLOW_RUN_FILE
 
@@ -41,7 +41,7 @@ class MlflowSink(Sink):
         known = id_file.read_text(encoding="utf-8").strip() if id_file.is_file() else ""
         known = known if same_run else ""
         try:
-            with tracking.impatient() if known else contextlib.nullcontext():
+            with tracking.short_timeouts() if known else contextlib.nullcontext():
                 self.run_id = tracking.start_run(
                     experiment.exp_name,
                     run_id=known or None,

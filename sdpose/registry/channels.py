@@ -17,7 +17,6 @@ from typing import Any
 
 from sdpose.errors import UserError
 from sdpose.registry.documents import SEAL, Move, Refusal, decode, document, new_document
-from sdpose.registry.generations import seen_generations
 from sdpose.registry.layout import (
     channel_folder,
     check_channel,
@@ -25,6 +24,7 @@ from sdpose.registry.layout import (
     history_key,
     pointer_key,
 )
+from sdpose.registry.rollback_protection import seen_generations
 from sdpose.registry.signatures import (
     PUBLIC_KEY_VARIABLE,
     SIGNING_KEY_VARIABLE,
@@ -109,7 +109,7 @@ def no_gates(present: Record | None) -> list[dict[str, Any]]:
     return []
 
 
-def move(
+def set_channel(
     store: Store,
     version: ModelVersion,
     channel: str,
@@ -178,7 +178,7 @@ def move(
             return record
         record = _finished(Move, record, signer, verifier)
         if _commit(store, name, channel, record, found):
-            _write_down(store, name, channel, record)
+            _add_to_history(store, name, channel, record)
             _check_withdrawn(store, record, signer)
             if verifier is not None:
                 verifier.check_pointer(store, name, channel, record, [])
@@ -214,7 +214,7 @@ def sign(
     record = _finished(Move, record, signer, None)
     if not _commit(store, model_name, channel, record, found):
         raise UserError(f"{model_name}: {channel} has moved meanwhile; look at its history")
-    _write_down(store, model_name, channel, record)
+    _add_to_history(store, model_name, channel, record)
     return record
 
 
@@ -267,7 +267,7 @@ def rollback(
     target = read_version(store, model_name, before[-1])
     if verifier is not None:
         verifier.check(store, target)
-    return move(
+    return set_channel(
         store,
         target,
         channel,
@@ -316,7 +316,7 @@ def _commit(
     if found is None:
         return store.put_if_absent(pointer_key(name, channel), document(record))
     present, tag = found
-    _write_down(store, name, channel, present)
+    _add_to_history(store, name, channel, present)
     if store.swap(pointer_key(name, channel), document(record), tag):
         return True
     # An answer may have been lost, and others may have moved on since: then it is in the history.
@@ -324,7 +324,7 @@ def _commit(
     return written is not None and written[0] == document(record)
 
 
-def _write_down(store: Store, name: str, channel: str, record: Record) -> None:
+def _add_to_history(store: Store, name: str, channel: str, record: Record) -> None:
     store.put_if_absent(history_key(name, channel, record["generation"]), document(record))
 
 

@@ -10,6 +10,7 @@ newer sdpose has added; the models say what a reader may rely on.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -19,6 +20,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 from pydantic import ValidationError as _ValidationError
 
+from sdpose.documents import DocumentError, parse_json
 from sdpose.errors import UserError
 from sdpose.registry.layout import CHANNELS, NAME
 from sdpose.storage import DamagedObjectError
@@ -86,7 +88,7 @@ class Tensor(Document):
 
 
 class Description(Document):
-    """What `sdpose.registry.description` writes; the gates read the shapes."""
+    """What `sdpose.registry.model_description` writes; the gates read the shapes."""
 
     input: Tensor
     output: Tensor
@@ -287,20 +289,15 @@ def check_shape(kind: type[Document], content: dict[str, Any], uri: str) -> None
         kind.model_validate(content)
     except _ValidationError as error:
         raise MalformedDocumentError(f"{uri} is malformed: {_explain(error)}") from None
-    except RecursionError:
-        raise MalformedDocumentError(f"{uri} is malformed: it is nested too deeply") from None
 
 
 def read_sealed(data: bytes, uri: str) -> dict[str, Any]:
     """The content of a sealed document of any kind. DamagedObjectError if it is not what was
     written."""
     content = _parse(data, uri)
-    try:
-        if content[SEAL] == digest_of({key: content[key] for key in content if key != SEAL}):
-            return content
-    except (ValueError, KeyError, RecursionError):
-        pass
-    raise DamagedObjectError(f"{uri} is damaged: it is not the document that was written there")
+    if content.get(SEAL) != sealed(content)[SEAL]:
+        raise _damaged(uri)
+    return content
 
 
 def flaws(kind: type[Document], content: dict[str, Any]) -> str:
@@ -335,13 +332,15 @@ def check_metrics(metrics: dict[str, Any], source: str) -> dict[str, float]:
 
 
 def _parse(data: bytes, uri: str) -> dict[str, Any]:
-    try:
-        content = json.loads(data.decode())
-    except (ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict):
-        raise DamagedObjectError(f"{uri} is damaged: it is not the document that was written there")
-    return content
+    with contextlib.suppress(DocumentError):
+        content = parse_json(data, uri, limit=len(data))  # an index grows with its versions
+        if isinstance(content, dict):
+            return content
+    raise _damaged(uri)
+
+
+def _damaged(uri: str) -> DamagedObjectError:
+    return DamagedObjectError(f"{uri} is damaged: it is not the document that was written there")
 
 
 def _explain(error: _ValidationError) -> str:

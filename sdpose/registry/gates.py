@@ -39,7 +39,7 @@ def gates_for(
     data_root: str | None = None,
     data_source: str = "",
 ) -> Callable[[Record | None], list[Verdict]]:
-    """The gates of `channels.move`. What depends on the version alone is measured once.
+    """The gates of `channels.set_channel`. What depends on the version alone is measured once.
 
     rules: default: those of the experiment that it was registered with. data_root: where the
     validation set is, if the present version has to be evaluated on it again; default: the

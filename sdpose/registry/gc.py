@@ -13,8 +13,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 
 from sdpose.errors import UserError
+from sdpose.registry.gc_marks import new_mark, read_mark
 from sdpose.registry.layout import TRASH, TRASH_TIME, blob_key, mark_key, trash_key
-from sdpose.registry.marks import new_mark, read_mark
 from sdpose.registry.references import read_references, remember_seen
 from sdpose.storage import ObjectNotFoundError, Store
 

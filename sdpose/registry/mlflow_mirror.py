@@ -24,11 +24,11 @@ WEIGHTS_TAG = "sdpose.sha256"
 RUN_TAG = "sdpose.registered_version"
 
 Say = Callable[[str], None]
-Mend = Callable[[str], bool]  # notes what is wrong; True: it is to be mended
+Repairer = Callable[[str], bool]  # notes what is wrong; True: it is to be mended
 
 
 @contextlib.contextmanager
-def or_later(say: Say) -> Iterator[None]:
+def tolerate_outage(say: Say) -> Iterator[None]:
     """The registry goes on if MLflow does not answer."""
     try:
         yield
@@ -36,7 +36,7 @@ def or_later(say: Say) -> Iterator[None]:
         say(f"MLflow was not told; `sdpose registry reconcile` will do it: {error}")
 
 
-def show(version: ModelVersion) -> str:
+def mirror_version(version: ModelVersion) -> str:
     """MLflow's number of the version, made if it is not there. Links both ways: tags at the version
     name the manifest, a tag at the training's run names the version."""
     name = version.model_name
@@ -54,7 +54,7 @@ def show(version: ModelVersion) -> str:
     return listed[0].number
 
 
-def hide(store: Store, model_name: str, version: int) -> None:
+def hide_version(store: Store, model_name: str, version: int) -> None:
     """Removes what MLflow shows of a version that was withdrawn."""
     manifest = store.uri(manifest_key(model_name, version))
     # The registry may have had another address when the version was shown.
@@ -76,11 +76,11 @@ def _identity(store: Store, model_name: str, version: int) -> str:
         return ""
 
 
-def follow(store: Store, model_name: str, channel: str) -> None:
+def mirror_alias(store: Store, model_name: str, channel: str) -> None:
     """Sets MLflow's alias to what the channel points at now, and again if it moved meanwhile."""
     record = current(store, model_name, channel)
     while record is not None:
-        number = show(read_version(store, model_name, record["version"]))
+        number = mirror_version(read_version(store, model_name, record["version"]))
         models.set_alias(model_name, channel, number)
         before, record = record, current(store, model_name, channel)
         if record == before:
@@ -99,7 +99,7 @@ def reconcile(store: Store, model_name: str, *, dry_run: bool = False) -> list[R
     there stays. Returns what was (or, dry_run, would be) mended."""
     repairs: list[Repair] = []
 
-    def mend(what: str) -> bool:
+    def repair(what: str) -> bool:
         repairs.append(Repair(model_name, what))
         return not dry_run
 
@@ -111,11 +111,11 @@ def reconcile(store: Store, model_name: str, *, dry_run: bool = False) -> list[R
         listed = next((each for each in there if each.tags.get(IDENTITY_TAG) == identity), None)
         if listed is not None:
             numbers[version.version] = listed.number
-            _mend_tags(version, listed, mend)
-        elif mend(f"version {version.version} is not in MLflow"):
-            numbers[version.version] = show(version)
-    _mend_links(stored, mend)
-    _mend_aliases(store, model_name, numbers, mend)
+            _repair_tags(version, listed, repair)
+        elif repair(f"version {version.version} is not in MLflow"):
+            numbers[version.version] = mirror_version(version)
+    _repair_links(stored, repair)
+    _repair_aliases(store, model_name, numbers, repair)
     ours = {version.manifest["identity"] for version in stored}
     ours |= {_identity(store, model_name, n) for n in read_withdrawals(store, model_name)} - {""}
     for each in there:
@@ -123,7 +123,7 @@ def reconcile(store: Store, model_name: str, *, dry_run: bool = False) -> list[R
         claims = claims or each.tags.get(IDENTITY_TAG) in ours
         if not claims or each.number in numbers.values():
             continue
-        if mend(f"MLflow's version {each.number} is none of the registry's, or a second one"):
+        if repair(f"MLflow's version {each.number} is none of the registry's, or a second one"):
             models.delete_version(model_name, each.number)
     return repairs
 
@@ -137,36 +137,36 @@ def named_weights() -> set[str]:
     }
 
 
-def _mend_tags(version: ModelVersion, listed: models.ListedVersion, mend: Mend) -> None:
+def _repair_tags(version: ModelVersion, listed: models.ListedVersion, repair: Repairer) -> None:
     changed = {k: v for k, v in _tags(version).items() if listed.tags.get(k) != v}
-    if changed and mend(f"version {version.version}: tags {', '.join(sorted(changed))}"):
+    if changed and repair(f"version {version.version}: tags {', '.join(sorted(changed))}"):
         models.tag_version(version.model_name, listed.number, changed)
 
 
-def _mend_links(stored: list[ModelVersion], mend: Mend) -> None:
+def _repair_links(stored: list[ModelVersion], repair: Repairer) -> None:
     of_runs = {version.manifest["mlflow_run_id"]: _reference(version) for version in stored}
     for run_id, reference in of_runs.items():
         tags = tracking.run_tags(run_id) if run_id else None
         if tags is None or tags.get(RUN_TAG) == reference:
             continue
-        if mend(f"run {run_id} should name {reference}, names {tags.get(RUN_TAG)}"):
+        if repair(f"run {run_id} should name {reference}, names {tags.get(RUN_TAG)}"):
             tracking.tag_run(run_id, {RUN_TAG: reference})
 
 
-def _mend_aliases(
-    store: Store, model_name: str, numbers: dict[int, str | None], mend: Mend
+def _repair_aliases(
+    store: Store, model_name: str, numbers: dict[int, str | None], repair: Repairer
 ) -> None:
     aliases = models.aliases(model_name)
     for channel in CHANNELS:
         record = current(store, model_name, channel)
         there = aliases.get(channel)
         if record is None:
-            if there is not None and mend(f"alias {channel} is at {there}, should not be there"):
+            if there is not None and repair(f"alias {channel} is at {there}, should not be there"):
                 models.delete_alias(model_name, channel)
         elif there is None or there != numbers.get(record["version"]):
             what = f"alias {channel} is at {there}, should be at version {record['version']}"
-            if mend(f"{what} ({numbers.get(record['version'])} in MLflow)"):
-                follow(store, model_name, channel)
+            if repair(f"{what} ({numbers.get(record['version'])} in MLflow)"):
+                mirror_alias(store, model_name, channel)
 
 
 def _reference(version: ModelVersion) -> str:

@@ -9,13 +9,12 @@ from typing import Any
 from sdpose import tracking
 from sdpose.config import Experiment
 from sdpose.config.schema import Promotion
-from sdpose.registry import channels
-from sdpose.registry import mlflow_mirror as catalogue
+from sdpose.registry import channels, mlflow_mirror
 from sdpose.registry.channels import Gates, Record
 from sdpose.registry.gates import gates_for
 from sdpose.registry.layout import registry_root
 from sdpose.registry.register import RUN_ID_VARIABLE
-from sdpose.registry.run import model_of, read_summary, write_summary
+from sdpose.registry.register_run import model_of, read_summary, write_summary
 from sdpose.registry.signatures import Signer, Verifier, signer_of, verifier_of
 from sdpose.registry.versions import read_version
 from sdpose.registry.withdrawals import read_withdrawals
@@ -55,7 +54,7 @@ def promote(
     if verifier is not None:
         verifier.check(store, chosen)
         gates = _against_what_was_signed(store, verifier, gates)
-    record = channels.move(
+    record = channels.set_channel(
         store,
         chosen,
         channel,
@@ -67,7 +66,7 @@ def promote(
         verifier=verifier,
     )
     if record["allowed"]:
-        _follow(store, model_name, channel, say)
+        _mirror_alias(store, model_name, channel, say)
     return record
 
 
@@ -105,14 +104,14 @@ def rollback(
         signer=signer,
         verifier=verifier,
     )
-    _follow(store, model_name, channel, say)
+    _mirror_alias(store, model_name, channel, say)
     return record
 
 
-def _follow(store: Store, model_name: str, channel: str, say: Callable[[str], None]) -> None:
+def _mirror_alias(store: Store, model_name: str, channel: str, say: Callable[[str], None]) -> None:
     if tracking.is_configured():
-        with catalogue.or_later(say):
-            catalogue.follow(store, model_name, channel)
+        with mlflow_mirror.tolerate_outage(say):
+            mlflow_mirror.mirror_alias(store, model_name, channel)
 
 
 def promote_run(

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from sdpose import __version__, tracking
+from sdpose.code_version import git_commit as commit_of_this_code
 from sdpose.config import Experiment, dump_experiment, experiment_digest
 from sdpose.errors import UserError
 from sdpose.files import sha256_of_file
 from sdpose.printable import printable
-from sdpose.registry import mlflow_mirror as catalogue
-from sdpose.registry.description import describe
+from sdpose.registry import mlflow_mirror
 from sdpose.registry.documents import (
     MANIFEST_FORMAT,
     NewManifest,
@@ -24,10 +24,11 @@ from sdpose.registry.documents import (
     digest_of,
     new_document,
 )
+from sdpose.registry.gc_marks import unmark
 from sdpose.registry.layout import blob_key, check_model_name, registry_root
-from sdpose.registry.marks import take_back
+from sdpose.registry.model_description import describe
 from sdpose.registry.signatures import SignatureError, Signer
-from sdpose.registry.versions import ModelVersion, announce, digests_of
+from sdpose.registry.versions import ModelVersion, create_version, digests_of
 from sdpose.storage import Store, open_store
 
 IMAGE_VARIABLE = "SDPOSE_IMAGE"  # of the container that this runs in, best by digest
@@ -99,7 +100,7 @@ def register_checkpoint(
             },
             "parent": _parent(experiment),
             "mlflow_run_id": mlflow_run_id,
-            "git": _git(tracking.git_commit() if git_commit is None else git_commit),
+            "git": _git(commit_of_this_code() if git_commit is None else git_commit),
             "image": os.environ.get(IMAGE_VARIABLE, ""),
             "pipeline_run_id": os.environ.get(RUN_ID_VARIABLE, ""),
             "sdpose_version": __version__,
@@ -108,20 +109,20 @@ def register_checkpoint(
         manifest |= digests_of(manifest)
         new_document(NewManifest, manifest | {"version": 1})  # before anything is uploaded
         store.put_file(weights, blob_key(sha256), sha256)
-        if take_back(store, sha256):
+        if unmark(store, sha256):
             store.put_file(weights, blob_key(sha256), sha256)  # it may have been deleted meanwhile
-        version = announce(store, model_name, manifest)
+        version = create_version(store, model_name, manifest)
         # Again: a gc that had read the documents before the version was there may be removing
         # the weights now, or have removed them.
-        take_back(store, sha256)
+        unmark(store, sha256)
         if not store.exists(blob_key(sha256)):
             store.put_file(weights, blob_key(sha256), sha256)
     if signer is not None and not signer.has_signed(store, version):
         _refuse_others_words(version, manifest)
         signer.sign(store, version)
     if tracking.is_configured():
-        with catalogue.or_later(say):
-            catalogue.show(version)
+        with mlflow_mirror.tolerate_outage(say):
+            mlflow_mirror.mirror_version(version)
     return version
 
 

@@ -19,8 +19,8 @@ from typing import Any
 
 from sdpose.errors import UserError, how_to_install
 from sdpose.registry.documents import SEAL, Signature, decode, document, new_document
-from sdpose.registry.generations import Seen, check_generation
 from sdpose.registry.layout import signature_key
+from sdpose.registry.rollback_protection import Seen, check_generation
 from sdpose.registry.versions import ModelVersion, manifest_bytes
 from sdpose.storage import DamagedObjectError, ObjectNotFoundError, Store
 

@@ -26,7 +26,6 @@ from sdpose.registry.documents import (
     flaws,
 )
 from sdpose.registry.gc import list_trash
-from sdpose.registry.generations import OlderPointerError
 from sdpose.registry.layout import (
     CHANNELS,
     NAME,
@@ -41,6 +40,7 @@ from sdpose.registry.layout import (
     pointer_key,
     withdrawals_key,
 )
+from sdpose.registry.rollback_protection import OlderPointerError
 from sdpose.registry.signatures import SignatureError, Verifier, read_signature
 from sdpose.registry.versions import (
     NEW_INDEX,

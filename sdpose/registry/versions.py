@@ -1,7 +1,7 @@
 """Versions of a model: weights under their SHA-256, and one immutable manifest each.
 
 The number is the registry's own. MLflow counts by itself (another server, a deleted version, two
-registrations at once), so its number is a link and never a name, see `catalogue.py`.
+registrations at once), so its number is a link and never a name, see `mlflow_mirror.py`.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def digests_of(manifest: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def announce(store: Store, model_name: str, manifest: dict[str, Any]) -> ModelVersion:
+def create_version(store: Store, model_name: str, manifest: dict[str, Any]) -> ModelVersion:
     """The version with this manifest's content: a new one under the next number, or the one that
     is there. Its weights must be in the store already. Content that was withdrawn gets a new
     number.
@@ -225,8 +225,10 @@ def version_numbers(store: Store, model_name: str) -> list[int]:
 
 
 def _numbers_of(store: Store, model_name: str, index: dict[int, Any]) -> list[int]:
-    """Of the versions that exist if the index has those up to some number, else []: `announce`
-    leaves no gap, so the first number that is free ends them."""
+    """The numbers of all versions, if the index has those up to some number, else [].
+
+    `create_version` leaves no gap, so the first free number ends them.
+    """
     numbers = sorted(index)
     if numbers != list(range(1, len(numbers) + 1)):
         return []

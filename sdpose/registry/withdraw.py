@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from sdpose import tracking
 from sdpose.errors import UserError
-from sdpose.registry import mlflow_mirror as catalogue
+from sdpose.registry import mlflow_mirror
 from sdpose.registry.channels import current, history
 from sdpose.registry.layout import CHANNELS, check_model_name, manifest_key
 from sdpose.registry.versions import read_index, read_version, version_numbers
@@ -54,8 +54,8 @@ def withdraw(
         remove_withdrawal(store, model_name, withdrawal)
         raise
     if tracking.is_configured():
-        with catalogue.or_later(say):
-            catalogue.hide(store, model_name, version)
+        with mlflow_mirror.tolerate_outage(say):
+            mlflow_mirror.hide_version(store, model_name, version)
     return withdrawal
 
 

@@ -17,9 +17,17 @@ from sdpose.files import sha256_of_file
 from sdpose.report import pose_figures, training_figures
 from sdpose.report.calibration import reliability
 from sdpose.report.curves import precision_curves
-from sdpose.report.errors import ERROR_KINDS, KINDS, NEAR, UNLABELLED, Matches, corrected_ap, match
 from sdpose.report.gather import RunFiles
 from sdpose.report.history import History
+from sdpose.report.keypoint_errors import (
+    ERROR_KINDS,
+    KINDS,
+    NEAR,
+    UNLABELLED,
+    Matches,
+    corrected_ap,
+    match,
+)
 from sdpose.report.people import Person, people, ranked
 from sdpose.report.tokens import Tokens, few, looks
 from sdpose.report.training_figures import Figure

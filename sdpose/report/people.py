@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from sdpose.data.images import ImageError, read_image, warp_crop
 from sdpose.geometry import apply_affine, box_to_center_size, crop_affine
-from sdpose.report.errors import ERROR_KINDS, KINDS, Matches
 from sdpose.report.gather import RunFiles
+from sdpose.report.keypoint_errors import ERROR_KINDS, KINDS, Matches
 from sdpose.report.svg import picture
 from sdpose.skeleton import JOINT_NAMES, LIMBS
 

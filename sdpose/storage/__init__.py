@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from sdpose.storage.address import S3Address, parse_address
-from sdpose.storage.files import FileStore
-from sdpose.storage.s3 import S3Store
+from sdpose.storage.file_store import FileStore
 from sdpose.storage.s3_client import s3_client
+from sdpose.storage.s3_store import S3Store
 from sdpose.storage.store import (
     Capabilities,
     DamagedObjectError,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from sdpose.errors import UserError
-from sdpose.storage.patience import InterruptionError
+from sdpose.retry import TransientError
 from sdpose.storage.s3_errors import (
     Answer,
     broken,
@@ -47,7 +47,7 @@ def call(client: Any, request: str, where: str, **arguments: Any) -> Answer:
     """The answer to `client.<request>(**arguments)`, asked once; `where` is what messages name.
 
     Raises ObjectNotFoundError, ConditionFailedError, NotImplementedByServerError,
-    AccessDeniedError, InterruptionError for what may go away by itself, UserError for the rest.
+    AccessDeniedError, TransientError for what may go away by itself, UserError for the rest.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -81,7 +81,7 @@ def _hides_its_reason(response: Answer) -> bool:
 def _reason(client: Any, request: str, where: str, response: Answer, arguments: Answer) -> Answer:
     """The refusal of the request's twin.
 
-    Raises InterruptionError if the object has appeared meanwhile, UserError if the twin is allowed.
+    Raises TransientError if the object has appeared meanwhile, UserError if the twin is allowed.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -104,7 +104,7 @@ def _reason(client: Any, request: str, where: str, response: Answer, arguments: 
             raise not_s3(where, problem, url)
     status = response["ResponseMetadata"]["HTTPStatusCode"]
     if status == 404:
-        raise InterruptionError(f"{where}: not there for HEAD, but for GET")
+        raise TransientError(f"{where}: not there for HEAD, but for GET")
     raise UserError(
         f"{where}: {url} refuses HEAD ({status}) and allows GET: let HEAD pass, too, at the server "
         "and the proxies before it"

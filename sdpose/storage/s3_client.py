@@ -21,9 +21,9 @@ import ssl
 from typing import Any
 from urllib.parse import urlsplit
 
+from sdpose import retry
 from sdpose.credentials import without_secrets
 from sdpose.errors import UserError
-from sdpose.storage.patience import ATTEMPTS
 
 CONNECT_SECONDS = 10
 MAX_CONNECTIONS = 32
@@ -80,7 +80,7 @@ def s3_client() -> Any:
 def attempts() -> int:
     """$AWS_MAX_ATTEMPTS, else 6."""
     configured = os.environ.get("AWS_MAX_ATTEMPTS", "")
-    return max(int(configured), 1) if configured.isdecimal() else ATTEMPTS
+    return max(int(configured), 1) if configured.isdecimal() else retry.ATTEMPTS
 
 
 def encryption() -> dict[str, str]:

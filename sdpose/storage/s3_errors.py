@@ -7,7 +7,7 @@ from typing import Any
 
 from sdpose.credentials import invalid_header, without_secrets
 from sdpose.errors import UserError
-from sdpose.storage.patience import InterruptionError
+from sdpose.retry import TransientError
 from sdpose.storage.store import ObjectNotFoundError
 
 LONGEST_MESSAGE = 400  # characters of what a server says
@@ -73,7 +73,7 @@ class ConditionFailedError(UserError):
     """The object is not in the state that the request was for (412)."""
 
 
-class DamagedUploadError(InterruptionError):
+class DamagedUploadError(TransientError):
     """The server saw that the body is not what was sent."""
 
 
@@ -102,7 +102,7 @@ def refused(response: Answer, where: str, request: str, arguments: Answer, url: 
         return NotImplementedByServerError(_with_hint(text, _missing_part(arguments)))
     if status >= 500 or status in (408, 429) or code in _TRANSIENT_CODES:
         # A web page in place of a listing is 500, too: botocore makes it so.
-        return InterruptionError(
+        return TransientError(
             text if speaks_s3(response) else str(not_s3(where, _without_s3s_words(response), url))
         )
     if not speaks_s3(response):
@@ -123,7 +123,7 @@ def broken(error: Exception, where: str, url: str = "") -> Exception:
     if isinstance(error, ResponseParserError):
         if "<html" in str(error).lower():
             return not_s3(where, "the answer is a web page", url)
-        return InterruptionError(str(not_s3(where, "the answer is no XML, or damaged", url)))
+        return TransientError(str(not_s3(where, "the answer is no XML, or damaged", url)))
     if said := invalid_header(error):
         return UserError(f"{where}: {said}")
     text = f"{where}: {shown(error)}"
@@ -142,7 +142,7 @@ def broken(error: Exception, where: str, url: str = "") -> Exception:
         HTTPError,
         OSError,
     )
-    return InterruptionError(text) if isinstance(error, transient) else UserError(text)
+    return TransientError(text) if isinstance(error, transient) else UserError(text)
 
 
 def not_s3(where: str, what: str, url: str) -> UserError:

@@ -15,12 +15,12 @@ from functools import cached_property
 from typing import Any
 
 from sdpose.errors import UserError
-from sdpose.storage.patience import InterruptionError, patiently
-from sdpose.storage.ranges import Stream
+from sdpose.retry import TransientError
+from sdpose.storage.ranged_download import Stream
 from sdpose.storage.s3_call import call
 from sdpose.storage.s3_client import attempts, encryption, s3_client
 from sdpose.storage.s3_errors import Answer, broken
-from sdpose.storage.store import ObjectNotFoundError, check_key
+from sdpose.storage.store import ObjectNotFoundError, check_key, retry_transient
 
 DIGEST, NONCE = "sha256", "nonce"
 
@@ -51,7 +51,7 @@ class S3Objects:
 
     def ask(self, request: str, where: str, **arguments: Any) -> Answer:
         """The answer to a request by its name in boto3; `where` is what messages name."""
-        return patiently(lambda: call(self.client, request, where, **arguments), attempts())
+        return retry_transient(lambda: call(self.client, request, where, **arguments), attempts())
 
     def head(self, key: str) -> Answer | None:
         try:
@@ -71,7 +71,7 @@ class S3Objects:
             answer = call(self.client, "get_object", self.uri(key), **self.at(key))
             return read_body(answer, self.uri(key)), answer
 
-        return patiently(once, attempts())
+        return retry_transient(once, attempts())
 
     @contextlib.contextmanager
     def open_range(self, key: str, etag: str, start: int, stop: int) -> Iterator[Stream]:
@@ -122,11 +122,11 @@ def digest_in(etag: str) -> str:
 
 
 def read_body(answer: Answer, where: str) -> bytes:
-    """All of it. Raises InterruptionError."""
+    """All of it. Raises TransientError."""
     with contextlib.closing(answer["Body"]) as body:
         data = Body(body, where).read(-1)
     if len(data) != answer.get("ContentLength", len(data)):
-        raise InterruptionError(f"{where}: connection closed early")
+        raise TransientError(f"{where}: connection closed early")
     return data
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdpose.storage.ranges import in_parallel
+from sdpose.storage.ranged_download import in_parallel
 from sdpose.storage.s3_call import call
 from sdpose.storage.s3_objects import NONCE, S3Objects, content, digest_in, md5
 from sdpose.storage.store import DamagedObjectError, ObjectNotFoundError

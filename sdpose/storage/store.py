@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from sdpose import retry
 from sdpose.errors import UserError
+from sdpose.retry import TransientError, retrying
 
 CHUNK_BYTES = 1 << 20
+T = TypeVar("T")
 
 Tag = str
 """Names one state of one object, for `Store.swap`. Opaque: it belongs to the store that gave it."""
@@ -123,3 +126,24 @@ def check_key(key: str) -> str:
             "empty or starting with a dot"
         )
     return key
+
+
+def retry_transient(
+    action: Callable[[], T],
+    attempts: int | None = None,
+    *,
+    progress: Callable[[], object] | None = None,
+) -> T:
+    """Calls the action again, after growing pauses, while it raises TransientError.
+
+    Args:
+        attempts: at most, the first included; None for `sdpose.retry.ATTEMPTS`.
+        progress: only attempts between which this value stays the same are counted.
+    Raises:
+        StoreUnavailableError: all attempts have failed.
+    """
+    most = attempts or retry.ATTEMPTS
+    try:
+        return retrying(TransientError, attempts=most, progress=progress)(action)
+    except TransientError as error:
+        raise StoreUnavailableError(f"gave up after {most} attempts: {error}") from None

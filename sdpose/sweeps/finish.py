@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sdpose.code_version import git_commit
 from sdpose.comparison.page import write_page
 from sdpose.comparison.ranking import markdown, rank, winner
 from sdpose.config import dump_experiment, parse_experiment
 from sdpose.files import sha256_of_file
 from sdpose.printable import printable
 from sdpose.sweeps.trial import outcomes_on
-from sdpose.tracking import close_sweep_run, git_commit
+from sdpose.tracking import close_sweep_run
 from sdpose.training.checkpoint import same_file
 
 

@@ -15,7 +15,7 @@ from typing import Any, TextIO, get_args
 
 from sdpose.credentials import without_secrets
 from sdpose.errors import UserError
-from sdpose.tracking import RunStatus, TrackedRun
+from sdpose.tracking.runs import RunStatus, TrackedRun
 from sdpose.tracking.server import connect, is_refusal
 
 RETRY_SECONDS = (1.0, 30.0)  # doubled in between

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from sdpose.credentials import without_secrets
 from sdpose.errors import UserError
-from sdpose.tracking import moved
+from sdpose.tracking import moved_database
 from sdpose.tracking.advice import advice, refuse_address
 
 
@@ -74,14 +74,14 @@ def connect() -> Any:
     try:
         if database is not None:
             database.parent.mkdir(parents=True, exist_ok=True)
-            moved.follow(database)
+            moved_database.update_locations(database)
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
     except Exception as error:
         raise unreachable(error) from error
 
 
 @contextlib.contextmanager
-def impatient() -> Iterator[None]:
+def short_timeouts() -> Iterator[None]:
     """MLflow's client asks once and waits 10 s, where nothing depends on the answer."""
     hurry = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
     before = {name: os.environ.get(name) for name in hurry}

@@ -26,8 +26,8 @@ from sdpose.registry.documents import (
     new_document,
     sealed,
 )
+from sdpose.registry.gc_marks import read_mark
 from sdpose.registry.layout import manifest_key, pointer_key
-from sdpose.registry.marks import read_mark
 from sdpose.registry.signatures import read_signature
 from sdpose.storage import DamagedObjectError, FileStore
 

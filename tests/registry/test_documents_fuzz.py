@@ -44,11 +44,11 @@ from sdpose.registry.documents import (
     new_document,
 )
 from sdpose.registry.gc import gc
+from sdpose.registry.gc_marks import new_mark, read_mark
 from sdpose.registry.layout import blob_key, mark_key, signature_key
-from sdpose.registry.marks import new_mark, read_mark
 from sdpose.registry.signatures import read_signature
 from sdpose.registry.verify import verify
-from sdpose.registry.versions import announce, digests_of
+from sdpose.registry.versions import create_version, digests_of
 from sdpose.registry.withdraw import withdraw
 from sdpose.registry.withdrawals import read_withdrawals
 from sdpose.storage import FileStore
@@ -91,7 +91,7 @@ def write_registry(root: Path) -> FileStore:
         sha256 = hashlib.sha256(weights).hexdigest()
         store.put(blob_key(sha256), weights)
         changed = content | {"weights": content["weights"] | {"sha256": sha256, "size": 9}}
-        made.append(announce(store, "tiny", changed | digests_of(changed)))
+        made.append(create_version(store, "tiny", changed | digests_of(changed)))
     for number in (1, 2, 3, 2, 1):
         move(store, made[number - 1], "production", action="promote", approver="kim")
     rollback(store, "tiny", "production", approver="lee", comment="worse at night")

@@ -21,7 +21,7 @@ from sdpose.registry.documents import document, sealed
 from sdpose.registry.layout import index_key, manifest_key
 from sdpose.registry.promote import promote
 from sdpose.registry.register import register_checkpoint
-from sdpose.registry.run import register_run
+from sdpose.registry.register_run import register_run
 from sdpose.registry.verify import verify
 from sdpose.registry.withdraw import withdraw
 from sdpose.storage import FileStore, Store, open_store

@@ -16,7 +16,7 @@ from made import Register
 from sdpose.cli import cli
 from sdpose.errors import UserError
 from sdpose.files import sha256_of_file
-from sdpose.registry import marks, pull, read_version
+from sdpose.registry import gc_marks, pull, read_version
 from sdpose.registry.channels import move
 from sdpose.registry.gc import gc, restore
 from sdpose.registry.layout import SEEN, blob_key, index_key, manifest_key, pointer_key
@@ -170,7 +170,7 @@ def test_a_gc_that_is_stopped_for_long(
 ) -> None:
     """A registration waits for a gc only so long. The gc goes on later, or is killed and another
     one comes."""
-    monkeypatch.setattr(marks, "PATIENCE_WITH_GC", 0.0)
+    monkeypatch.setattr(gc_marks, "PATIENCE_WITH_GC", 0.0)
     register(1)
     for killed in (False, True):
         n = 1 - step_of(store)

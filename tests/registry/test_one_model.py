@@ -22,7 +22,7 @@ from sdpose.config import (
 from sdpose.errors import UserError
 from sdpose.registry import CHANNELS, summarize
 from sdpose.registry.promote import promote
-from sdpose.registry.run import register_run
+from sdpose.registry.register_run import register_run
 from sdpose.registry.versions import versions
 from sdpose.storage import Store, open_store
 from sdpose.sweeps import expand, load_sweep

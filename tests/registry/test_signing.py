@@ -21,10 +21,10 @@ from sdpose.errors import UserError
 from sdpose.registry import pull, read_version
 from sdpose.registry.channels import current, history, sign
 from sdpose.registry.documents import SEAL, document, sealed
-from sdpose.registry.generations import OlderPointerError
 from sdpose.registry.layout import history_key, manifest_key, pointer_key, signature_key
 from sdpose.registry.promote import promote, promote_run, rollback
-from sdpose.registry.run import read_summary, register_run
+from sdpose.registry.register_run import read_summary, register_run
+from sdpose.registry.rollback_protection import OlderPointerError
 from sdpose.registry.signatures import SignatureError, Signer, Verifier
 from sdpose.registry.verify import verify
 from sdpose.storage import Store

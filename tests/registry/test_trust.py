@@ -17,9 +17,9 @@ from sdpose.registry import pull, read_version
 from sdpose.registry.channels import current
 from sdpose.registry.channels import move as make_move
 from sdpose.registry.documents import SEAL, document, sealed
-from sdpose.registry.generations import OlderPointerError
 from sdpose.registry.layout import history_key, pointer_key
 from sdpose.registry.promote import promote, rollback
+from sdpose.registry.rollback_protection import OlderPointerError
 from sdpose.registry.signatures import SignatureError, Signer, Verifier
 from sdpose.registry.verify import verify
 from sdpose.storage import DamagedObjectError, Store

@@ -67,9 +67,9 @@ def test_manifest_says_what_the_model_is(
 
 def test_what_the_description_repeats_is_what_the_code_does() -> None:
     from sdpose.data.images import MEAN, STD
-    from sdpose.registry import description
+    from sdpose.registry import model_description
 
-    assert (tuple(MEAN), tuple(STD)) == (description.MEAN, description.STD)
+    assert (tuple(MEAN), tuple(STD)) == (model_description.MEAN, model_description.STD)
 
 
 def test_weights_of_another_model_are_refused(

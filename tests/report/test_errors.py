@@ -12,7 +12,7 @@ from pycocotools.cocoeval import COCOeval
 from sdpose.data.coco import CocoAnnotations, load_annotations
 from sdpose.evaluation.coco_ap import average_precision, coco_dataset
 from sdpose.report.curves import precision_curves
-from sdpose.report.errors import (
+from sdpose.report.keypoint_errors import (
     GOOD,
     INVERSION,
     JITTER,

@@ -9,7 +9,8 @@ import pytest
 from servers.proxy import FaultProxy
 from servers.s3 import S3Server
 
-from sdpose.storage import Store, open_store, patience
+from sdpose import retry
+from sdpose.storage import Store, open_store
 
 Connect = Callable[..., Store]
 
@@ -22,7 +23,7 @@ def cache(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch, cache):
-    monkeypatch.setattr(patience, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setenv("SDPOSE_CACHE", str(cache))
 
 

@@ -12,7 +12,7 @@ from unprivileged import unprivileged
 
 from sdpose.errors import UserError
 from sdpose.storage import StoreUnavailableError
-from sdpose.storage.files import FileStore
+from sdpose.storage.file_store import FileStore
 
 LISTS = """
 import sys

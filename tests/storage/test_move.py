@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sdpose.errors import UserError
-from sdpose.storage import FileStore, ObjectNotFoundError, Store, s3
+from sdpose.storage import FileStore, ObjectNotFoundError, Store, s3_store
 
 KEY, TARGET = "blobs/sha256/Ä b+c&d%20", "gc/trash/x/2026"
 
@@ -19,7 +19,7 @@ KEY, TARGET = "blobs/sha256/Ä b+c&d%20", "gc/trash/x/2026"
 def test_it_is_moved_whole(
     store: Store, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "PART_BYTES", 1 << 18)  # of several parts
+    monkeypatch.setattr(s3_store, "PART_BYTES", 1 << 18)  # of several parts
     source = tmp_path / "source"
     source.write_bytes(os.urandom(size))
     sha256 = hashlib.sha256(source.read_bytes()).hexdigest()

@@ -114,7 +114,7 @@ def test_a_disk_that_fails_is_no_odd_file_system(tmp_path):
 def test_downloads_at_once_without_locks(tmp_path, tmp_path_factory):
     """Processes of one machine that need the same shard: none may break another one's file."""
     program = (
-        "import sys; from pathlib import Path; from sdpose.storage import open_store, s3\n"
+        "import sys; from pathlib import Path; from sdpose.storage import open_store, s3_store\n"
         "store = open_store('store')\n"
         "for _ in range(40): store.get_file('large', Path('target'))\n"
     )

@@ -14,7 +14,7 @@ from servers import odd_s3
 from servers.proxy import Cut
 
 from sdpose.errors import UserError
-from sdpose.storage import DamagedObjectError, Store, open_store, s3
+from sdpose.storage import DamagedObjectError, Store, open_store, s3_store
 
 SHA256 = hashlib.sha256(b"value").hexdigest()
 
@@ -122,7 +122,7 @@ def test_the_right_that_is_missing_is_named(use, moto, proxied, tmp_path):
 
 
 def test_a_bucket_with_object_lock(moto, proxied, tmp_path, monkeypatch):
-    monkeypatch.setattr(s3, "PART_BYTES", 1 << 16)
+    monkeypatch.setattr(s3_store, "PART_BYTES", 1 << 16)
     monkeypatch.setenv("SDPOSE_CACHE", str(tmp_path / "cache"))  # the endpoint is probed, too
     with proxied(moto) as (proxy, store):
         proxy.plan = odd_s3.object_lock()

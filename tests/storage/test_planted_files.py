@@ -13,8 +13,9 @@ from sdpose.errors import UserError
 from sdpose.files import atomic_file, open_own
 from sdpose.locking import only_one
 from sdpose.pack_store import RemotePack
-from sdpose.storage import open_store, ranges
-from sdpose.storage.files import FileStore
+from sdpose.storage import open_store
+from sdpose.storage import ranged_download as ranges
+from sdpose.storage.file_store import FileStore
 from sdpose.storage.partial_download import partial_file
 
 SECRET = b"a file of somebody else"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sdpose.errors import UserError
-from sdpose.storage.files import FileStore
+from sdpose.storage.file_store import FileStore
 
 SIZE = 24 << 20
 CHUNKS = 3 << 20  # what is read before a difference is seen, and by everything else

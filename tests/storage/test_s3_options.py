@@ -10,7 +10,7 @@ from servers.s3 import moto_server
 from servers.tls import self_signed
 
 from sdpose.errors import UserError
-from sdpose.storage import open_store, s3
+from sdpose.storage import open_store, s3_store
 
 KMS_KEY = "arn:aws:kms:us-east-1:123456789012:key/11111111-2222-3333-4444-555555555555"
 STATIC = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
@@ -22,7 +22,7 @@ def test_every_kind_of_write_is_encrypted(kind, moto, connect, tmp_path, monkeyp
     key = KMS_KEY if kind == "aws:kms" else None
     if key:
         monkeypatch.setenv("SDPOSE_S3_SSE_KMS_KEY_ID", key)
-    monkeypatch.setattr(s3, "PART_BYTES", 1 << 16)
+    monkeypatch.setattr(s3_store, "PART_BYTES", 1 << 16)
     store = connect(moto)
     store.put("put", b"1")
     assert store.put_if_absent("swapped", b"1")

@@ -10,21 +10,21 @@ from datetime import timedelta
 import pytest
 
 from sdpose.errors import UserError
-from sdpose.storage import DamagedObjectError, ObjectNotFoundError, s3
-from sdpose.storage.files import FileStore
+from sdpose.storage import DamagedObjectError, ObjectNotFoundError, s3_store
+from sdpose.storage.file_store import FileStore
 
 LARGE = 1_700_000
 
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr(s3, "SEGMENT_BYTES", 1 << 18)
+    monkeypatch.setattr(s3_store, "SEGMENT_BYTES", 1 << 18)
 
 
 @pytest.fixture
 def large(tmp_path, monkeypatch):
     """A file of several parts, and its digest."""
-    monkeypatch.setattr(s3, "PART_BYTES", 1 << 18)
+    monkeypatch.setattr(s3_store, "PART_BYTES", 1 << 18)
     path = tmp_path / "large"
     path.write_bytes(os.urandom(LARGE))
     return path, hashlib.sha256(path.read_bytes()).hexdigest()

@@ -11,7 +11,7 @@ from servers import odd_s3
 from servers.proxy import Edit, FaultProxy, FlipBit, Message
 
 from sdpose.errors import UserError
-from sdpose.storage import s3
+from sdpose.storage import s3_store
 
 PART = 1 << 16
 SIZES = {"one part": 50_000, "five parts": 300_000, "nothing": 0}
@@ -19,8 +19,8 @@ SIZES = {"one part": 50_000, "five parts": 300_000, "nothing": 0}
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr(s3, "PART_BYTES", PART)
-    monkeypatch.setattr(s3, "SEGMENT_BYTES", PART)
+    monkeypatch.setattr(s3_store, "PART_BYTES", PART)
+    monkeypatch.setattr(s3_store, "SEGMENT_BYTES", PART)
 
 
 def _new_file(tmp_path: Path, size: int) -> tuple[Path, str]:

@@ -152,7 +152,7 @@ def test_the_same_folder_by_another_path_is_not_moved(
 def test_a_place_that_somebody_chose_stays(project: Path, tmp_path: Path) -> None:
     tracking.start_run("mine", params={}, tags={})
     client().create_experiment("theirs", artifact_location=(tmp_path / "chosen").as_uri())
-    tracking.server.moved.follow.cache_clear()
+    tracking.server.moved_database.update_locations.cache_clear()
     tracking.start_run("mine", params={}, tags={})
     experiment = client().get_experiment_by_name("theirs")
     assert experiment.artifact_location == (tmp_path / "chosen").as_uri()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from sdpose.cli.registry import channels, upkeep, versions
+from sdpose.cli.registry import channels, maintenance, versions
 
 
 @click.group()
@@ -27,9 +27,9 @@ for command in (
     channels.rollback,
     channels.history_,
     channels.withdraw,
-    upkeep.verify,
-    upkeep.gc,
-    upkeep.reconcile,
+    maintenance.verify,
+    maintenance.gc,
+    maintenance.reconcile,
 ):
     registry.add_command(command)
 

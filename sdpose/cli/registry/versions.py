@@ -24,7 +24,7 @@ from sdpose.registry.layout import CHANNELS
 from sdpose.storage import Store
 
 if TYPE_CHECKING:
-    from sdpose.registry.run import EvaluatedRun
+    from sdpose.registry.register_run import EvaluatedRun
 
 
 LIST_WIDTH = 100
@@ -110,7 +110,7 @@ def register(
 
 def _evaluated(source: Path) -> EvaluatedRun | None:
     """What the work dir says, for a work dir or the checkpoint that was evaluated there."""
-    from sdpose.registry.run import SUMMARY, evaluated_run
+    from sdpose.registry.register_run import SUMMARY, evaluated_run
 
     if source.is_dir():
         return evaluated_run(source)

@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 
 from sdpose.errors import UserError
 from sdpose.files import open_own, why_not_written
-from sdpose.storage.patience import InterruptionError, patiently
-from sdpose.storage.ranges import Progress, fetch_ranges
-from sdpose.storage.store import CHUNK_BYTES, StoreUnavailableError
+from sdpose.retry import TransientError
+from sdpose.storage.ranged_download import Progress, fetch_ranges
+from sdpose.storage.store import CHUNK_BYTES, StoreUnavailableError, retry_transient
 from sdpose.tools.coco_fetch.sources import RemoteFile, Source
 
 SEGMENT_BYTES = 32 << 20  # what a kill can cost, per connection
@@ -118,10 +118,10 @@ class Checksums:
         sums: dict[str, Checksum] = {}
         for kind, list_name in (("md5", "MD5SUMS"), ("sha256", "SHA256SUMS")):
             name = list_name if folder == "." else f"{folder}/{list_name}"
-            file = patiently(lambda name=name: self._source.find(name))  # type: ignore[misc]
+            file = retry_transient(lambda name=name: self._source.find(name))  # type: ignore[misc]
             if not file:
                 continue
-            text = patiently(lambda file=file: self._text(file))  # type: ignore[misc]
+            text = retry_transient(lambda file=file: self._text(file))  # type: ignore[misc]
             for digest, path in re.findall(r"^([0-9a-fA-F]{32,64}) [ *](.+?)\r?$", text, re.M):
                 sums[path.removeprefix("./")] = (kind, digest.lower())
         return sums
@@ -134,7 +134,7 @@ class Checksums:
                 if len(data) > LARGEST_SUMS:
                     raise UserError(f"{file.name} does not end: it is no list of checksums")
         if file.size is not None and len(data) != file.size:
-            raise InterruptionError(f"{file.name}: connection closed early")
+            raise TransientError(f"{file.name}: connection closed early")
         return data.decode("utf-8", "replace")
 
 
@@ -163,10 +163,10 @@ def _download_whole(
                 if progress:
                     progress(size, file.size or size)
         if file.size is not None and size != file.size:
-            raise InterruptionError(f"{file.name}: {size} of {file.size} bytes arrived")
+            raise TransientError(f"{file.name}: {size} of {file.size} bytes arrived")
 
     try:
-        patiently(attempt)
+        retry_transient(attempt)
     except (OSError, UserError):
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)

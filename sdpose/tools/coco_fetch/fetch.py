@@ -18,8 +18,8 @@ from sdpose.data.progress import ConsoleProgress
 from sdpose.errors import UserError
 from sdpose.files import matching
 from sdpose.locking import only_one
-from sdpose.storage.patience import patiently
-from sdpose.storage.ranges import in_parallel
+from sdpose.storage.ranged_download import in_parallel
+from sdpose.storage.store import retry_transient
 from sdpose.tools.coco_fetch.download import Checksum, Checksums, download
 from sdpose.tools.coco_fetch.sources import (
     FolderSource,
@@ -114,7 +114,7 @@ class _Fetcher:
         self._warned = vouched or not isinstance(source, HttpSource)
 
     def find(self, name: str) -> RemoteFile | None:
-        return patiently(lambda: self.source.find(name))
+        return retry_transient(lambda: self.source.find(name))
 
     def complete(self, names: Sequence[str], archive: Archive, what: str) -> None:
         """Fetches the archive, or one by one the files, if any of them is missing."""

@@ -1,7 +1,7 @@
 """Where COCO can be fetched from: an http(s) mirror, an S3 bucket, a folder.
 
 A source finds files by relative name and reads ranges of them. What may go away by itself (a cut
-connection, an overloaded server) is raised as `InterruptionError`, everything else as UserError.
+connection, an overloaded server) is raised as `TransientError`, everything else as UserError.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sdpose.errors import UserError, refuse_credentials
+from sdpose.retry import TransientError
 from sdpose.storage import ObjectNotFoundError, S3Address, parse_address, s3_client
-from sdpose.storage.patience import InterruptionError
-from sdpose.storage.ranges import Stream
+from sdpose.storage.ranged_download import Stream
 from sdpose.storage.s3_call import call
 from sdpose.storage.s3_objects import Body, ignores_ranges, is_range
 
@@ -127,7 +127,7 @@ class HttpSource:
             if error.code in (404, 410):
                 raise _NotFoundError from None
             if error.code in (408, 425, 429) or error.code >= 500:
-                raise InterruptionError(f"{url}: HTTP {error.code} {error.reason}") from None
+                raise TransientError(f"{url}: HTTP {error.code} {error.reason}") from None
             raise UserError(f"{url}: HTTP {error.code} {error.reason}") from None
         except (ValueError, http.client.InvalidURL) as error:
             if isinstance(error, UserError):
@@ -135,7 +135,7 @@ class HttpSource:
             raise UserError(f"{url}: {error}") from None
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
-            raise InterruptionError(f"{url}: {reason}") from None
+            raise TransientError(f"{url}: {reason}") from None
 
 
 class _NotFoundError(Exception):
@@ -171,7 +171,7 @@ def _count(text: str) -> int | None:
 
 
 class _HttpStream(AbstractContextManager[Stream]):
-    """Read errors become `InterruptionError`."""
+    """Read errors become `TransientError`."""
 
     def __init__(self, answer: Any) -> None:
         self._answer = answer
@@ -180,7 +180,7 @@ class _HttpStream(AbstractContextManager[Stream]):
         try:
             return self._answer.read(amount)
         except (OSError, http.client.HTTPException) as error:
-            raise InterruptionError(f"{self._answer.url}: {error}") from None
+            raise TransientError(f"{self._answer.url}: {error}") from None
 
     def __exit__(self, *_: object) -> None:
         self._answer.close()

@@ -21,13 +21,14 @@ from pathlib import Path
 
 from made import write_checkpoint
 
+from sdpose import retry
 from sdpose.config import parse_experiment
 from sdpose.files import sha256_of_file
 from sdpose.registry import channels, pull, resolve, summarize
 from sdpose.registry.promote import promote
 from sdpose.registry.register import register_checkpoint
 from sdpose.registry.verify import verify
-from sdpose.storage import Store, open_store, patience, s3
+from sdpose.storage import Store, open_store, s3_store
 
 OPERATIONS = ("register", "promote", "pull")
 OLD = b"what the device had before"
@@ -36,12 +37,12 @@ PART_BYTES = 1 << 20  # the weights have 5 MB
 
 @contextmanager
 def small_parts_and_pauses() -> Iterator[None]:
-    before = s3.PART_BYTES, s3.SEGMENT_BYTES, patience.FIRST_PAUSE_SECONDS
-    s3.PART_BYTES, s3.SEGMENT_BYTES, patience.FIRST_PAUSE_SECONDS = PART_BYTES, PART_BYTES, 0.01
+    before = s3_store.PART_BYTES, s3_store.SEGMENT_BYTES, retry.FIRST_PAUSE_S
+    s3_store.PART_BYTES, s3_store.SEGMENT_BYTES, retry.FIRST_PAUSE_S = PART_BYTES, PART_BYTES, 0.01
     try:
         yield
     finally:
-        s3.PART_BYTES, s3.SEGMENT_BYTES, patience.FIRST_PAUSE_SECONDS = before
+        s3_store.PART_BYTES, s3_store.SEGMENT_BYTES, retry.FIRST_PAUSE_S = before
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from click.testing import CliRunner
 from mirror import Mirror
 from servers.tls import self_signed
 
+from sdpose import retry
 from sdpose.cli import cli
 from sdpose.errors import UserError
-from sdpose.storage import patience
 from sdpose.tools.coco_fetch import download, fetch
 from sdpose.tools.coco_fetch.fetch import DETECTIONS, fetch_coco
 from sdpose.tools.coco_fetch.sources import HttpSource, RemoteFile
@@ -38,7 +38,7 @@ ZIPS = {
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch, tmp_path):
-    monkeypatch.setattr(patience, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.001)
     monkeypatch.setenv("SDPOSE_CACHE", str(tmp_path / "cache"))
 
 
@@ -310,7 +310,8 @@ def test_a_disk_that_takes_no_more(tmp_path, known, ranges):
 
     program = (
         "import resource, sys; from pathlib import Path\n"
-        "from sdpose.data import download, sources; from sdpose.errors import user_errors\n"
+        "from sdpose.tools.coco_fetch import download, sources\n"
+        "from sdpose.errors import user_errors\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10 << 20, 10 << 20))\n"
         "source = sources.HttpSource(sys.argv[1])\n"
         "with user_errors():\n"

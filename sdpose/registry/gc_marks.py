@@ -37,7 +37,7 @@ def read_mark(store: Store, sha256: str) -> tuple[datetime, bool, Tag] | None:
     return when if when.tzinfo else when.replace(tzinfo=UTC), mark.get("deleting", False), tag
 
 
-def take_back(store: Store, sha256: str) -> bool:
+def unmark(store: Store, sha256: str) -> bool:
     """Removes the mark of weights that are needed, and waits for a gc that is deleting them. True
     if there was a mark: they may be gone then."""
     found = False

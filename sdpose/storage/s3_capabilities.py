@@ -9,9 +9,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -23,14 +22,18 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from sdpose.cache import cache_dir, read_record, write_record
 from sdpose.errors import UserError
-from sdpose.files import open_own
-from sdpose.locking import lock
-from sdpose.storage.patience import InterruptionError, patiently
+from sdpose.locking import file_lock
+from sdpose.retry import TransientError
 from sdpose.storage.s3_call import call
 from sdpose.storage.s3_client import attempts
 from sdpose.storage.s3_errors import ConditionFailedError, DamagedUploadError
 from sdpose.storage.s3_objects import content, digest_in, md5, read_body
-from sdpose.storage.store import Capabilities, ObjectNotFoundError, StoreUnavailableError
+from sdpose.storage.store import (
+    Capabilities,
+    ObjectNotFoundError,
+    StoreUnavailableError,
+    retry_transient,
+)
 
 EXPIRY = timedelta(days=7)
 WRITERS, ROUNDS = 8, 3
@@ -61,28 +64,17 @@ def remembered(client: Any, bucket: str, prefix: str) -> Capabilities:
     endpoint = str(client.meta.endpoint_url)
     name = hashlib.sha256(f"{endpoint} {bucket}".encode()).hexdigest()[:32]
     path = cache_dir() / "s3" / f"{name}.json"
-    with _alone(path.with_suffix(".lock")):
+    with contextlib.ExitStack() as stack:
+        # Whoever else wants to probe it waits here, and finds the result. With a read-only home, or
+        # without locks, everyone probes.
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(file_lock(path.with_suffix(".lock")))
         known = _read(path, endpoint, bucket)
         if known is None:
             known = probe(client, bucket, prefix)
             write_record(path, known.model_dump(mode="json"))
         return known.capabilities()
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Whoever wants to probe the same waits here, and finds what was seen."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = open_own(path, shared=True)
-    except OSError:  # a read-only home: everyone probes, every time
-        yield
-        return
-    try:
-        lock(descriptor)  # where there are no locks, everyone probes
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _read(path: Path, endpoint: str, bucket: str) -> Record | None:
@@ -165,7 +157,7 @@ class _Trial:
             self.repeats_checksums = digest_in(etag) == wrong.hex()
             return False
 
-        if patiently(refused, attempts()):
+        if retry_transient(refused, attempts()):
             return None
         return "Content-MD5: a body that did not fit its checksum was accepted"
 
@@ -175,7 +167,7 @@ class _Trial:
 
     def clean(self) -> None:
         for key in self._keys:
-            with contextlib.suppress(UserError, InterruptionError):
+            with contextlib.suppress(UserError, TransientError):
                 call(self._client, "delete_object", self._where, Bucket=self._bucket, Key=key)
 
     def _must_fail(self, header: str, key: str, **condition: Any) -> str | None:
@@ -205,7 +197,7 @@ class _Trial:
                 barrier.wait()
                 try:
                     self._put(key, b"writer %d" % number, once=True, **condition)
-                except (ConditionFailedError, InterruptionError):
+                except (ConditionFailedError, TransientError):
                     return False
                 return True
 
@@ -219,7 +211,7 @@ class _Trial:
     def _put(self, key: str, body: bytes, *, once: bool = False, **arguments: Any) -> str:
         arguments = {"Bucket": self._bucket, "Key": key} | content(body) | arguments
         put = partial(call, self._client, "put_object", self._where, **arguments)
-        return str((put() if once else patiently(put, attempts()))["ETag"])
+        return str((put() if once else retry_transient(put, attempts()))["ETag"])
 
     def _get(self, key: str) -> bytes:
         place = {"Bucket": self._bucket, "Key": key}
@@ -228,7 +220,7 @@ class _Trial:
             answer = call(self._client, "get_object", self._where, **place)
             return read_body(answer, self._where)
 
-        return patiently(get, attempts())
+        return retry_transient(get, attempts())
 
     def _new_key(self) -> str:
         self._keys.append(f"{self._folder}/{uuid.uuid4().hex}")

@@ -27,7 +27,7 @@ def artifacts_beside(database: Path) -> Path:
 
 
 @functools.cache
-def follow(database: Path) -> None:
+def update_locations(database: Path) -> None:
     """Makes the database name the folder that lies beside it now; says so if it named another one.
 
     Only locations that `sdpose` has chosen are changed. A file that is no database is left to

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from sdpose.files import open_own, write_atomically
-from sdpose.storage.patience import InterruptionError, patiently, pause_or_give_up
-from sdpose.storage.store import CHUNK_BYTES
+from sdpose.retry import TransientError
+from sdpose.storage.store import CHUNK_BYTES, retry_transient
 
 CONNECTIONS = 8
 WINDOW = 2 * CONNECTIONS
@@ -33,7 +33,7 @@ class Digest(Protocol):
 
 
 OpenRange = Callable[[int, int], AbstractContextManager[Stream]]
-"""Bytes start..stop-1 of the object; raises InterruptionError for what may go away by itself."""
+"""Bytes start..stop-1 of the object; raises TransientError for what may go away by itself."""
 
 
 def fetch_ranges(
@@ -62,27 +62,27 @@ def fetch_ranges(
     arrived = sum(min(segment_bytes, size - start) for start in starts if start in done)
 
     def fetch(start: int) -> int:
-        nonlocal arrived
         if start in done:
             return start
-        position, stop, attempt = start, min(start + segment_bytes, size), 0
-        while position < stop and not stopping.is_set():
-            before = position
-            try:
-                with open_range(position, stop) as stream:
-                    while position < stop and not stopping.is_set():
-                        chunk = stream.read(min(CHUNK_BYTES, stop - position))
-                        if not chunk:
-                            raise InterruptionError(f"{part.name}: connection closed early")
-                        os.pwrite(descriptor, chunk, position)
-                        position += len(chunk)
-                        with lock:
-                            arrived += len(chunk)
-                            if progress:
-                                progress(arrived, size)
-            except InterruptionError as error:
-                attempt = 1 if position > before else attempt + 1
-                pause_or_give_up(attempt, error, attempts)
+        position, stop = start, min(start + segment_bytes, size)
+
+        def read_on() -> None:
+            nonlocal position, arrived
+            if position == stop or stopping.is_set():
+                return
+            with open_range(position, stop) as stream:
+                while position < stop and not stopping.is_set():
+                    chunk = stream.read(min(CHUNK_BYTES, stop - position))
+                    if not chunk:
+                        raise TransientError(f"{part.name}: connection closed early")
+                    os.pwrite(descriptor, chunk, position)
+                    position += len(chunk)
+                    with lock:
+                        arrived += len(chunk)
+                        if progress:
+                            progress(arrived, size)
+
+        retry_transient(read_on, attempts, progress=lambda: position)
         if position == stop:
             os.fsync(descriptor)
             with lock:
@@ -113,10 +113,10 @@ def read_whole(
             with open_range(start, stop) as stream:
                 data = stream.read(stop - start)
             if len(data) < stop - start:
-                raise InterruptionError("connection closed early")
+                raise TransientError("connection closed early")
             return data
 
-        return patiently(once, attempts)
+        return retry_transient(once, attempts)
 
     return in_parallel(read, range(0, size, segment_bytes), threading.Event())
 

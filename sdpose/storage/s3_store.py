@@ -1,9 +1,9 @@
 """A store in an S3 bucket, at AWS or at any endpoint that speaks its language.
 
-Every write carries the SHA-256 of its content, and every read is checked against it. Which
-conditional writes the endpoint really honours is probed, see `probe.py`; what it does not guarantee
-is refused. Requests and metadata: `s3_objects.py`; listings: `s3_listing.py`; uploads of files:
-`s3_upload.py`; what an answer means: `s3_call.py`; configuration: `s3_client.py`.
+Every write carries the SHA-256 of its content, and every read is checked against it. Conditional
+writes that the endpoint does not guarantee (`s3_capabilities.py` tries them) are refused. Requests
+and metadata: `s3_objects.py`; listings: `s3_listing.py`; uploads of files: `s3_upload.py`; what an
+answer means: `s3_call.py`; configuration: `s3_client.py`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from sdpose.errors import UserError
-from sdpose.storage import probe, s3_listing
+from sdpose.storage import s3_capabilities, s3_listing
 from sdpose.storage.partial_download import partial_file
-from sdpose.storage.ranges import fetch_ranges, read_whole
+from sdpose.storage.ranged_download import fetch_ranges, read_whole
 from sdpose.storage.s3_client import attempts, encryption, single_writer
 from sdpose.storage.s3_errors import ConditionFailedError, NotImplementedByServerError
 from sdpose.storage.s3_objects import (
@@ -289,7 +289,7 @@ class S3Store:
 
     @cached_property
     def _capabilities(self) -> Capabilities:
-        return probe.remembered(self._objects.client, self.bucket, self.prefix)
+        return s3_capabilities.remembered(self._objects.client, self.bucket, self.prefix)
 
     def _require(self, what: str) -> None:
         known = self.capabilities()

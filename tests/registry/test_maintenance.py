@@ -13,7 +13,7 @@ from interrupted import Interrupted
 from made import Register
 
 from sdpose.files import sha256_of_file
-from sdpose.registry import marks, pull, read_version, resolve
+from sdpose.registry import gc_marks, pull, read_version, resolve
 from sdpose.registry.channels import history, move
 from sdpose.registry.gc import gc
 from sdpose.registry.layout import SEEN, blob_key, pointer_key
@@ -220,7 +220,7 @@ def test_a_gc_that_died_while_deleting_holds_up_nobody(
             gc(Interrupted(store, n, killed), dry_run=False, grace=NOW)  # type: ignore[arg-type]
         if any(b'"deleting"' in store.read(key) for key in store.list("gc/marks")):
             break
-    monkeypatch.setattr(marks, "PATIENCE_WITH_GC", 0.0)
+    monkeypatch.setattr(gc_marks, "PATIENCE_WITH_GC", 0.0)
     assert register(1).sha256 == version.sha256
     assert verify(store) == []
     assert not list(store.list("gc/marks"))

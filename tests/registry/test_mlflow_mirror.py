@@ -18,7 +18,7 @@ from sdpose.errors import UserError
 from sdpose.registry.channels import move
 from sdpose.registry.gc import gc
 from sdpose.registry.layout import blob_key, index_key, manifest_key
-from sdpose.registry.mlflow_mirror import RUN_TAG, follow, named_weights, reconcile
+from sdpose.registry.mlflow_mirror import RUN_TAG, mirror_alias, named_weights, reconcile
 from sdpose.registry.promote import promote, rollback
 from sdpose.registry.withdraw import withdraw
 from sdpose.storage import Store
@@ -185,7 +185,7 @@ def test_an_alias_that_was_overtaken_is_set_again(
     versions = [register(seed, model=model) for seed in (1, 2)]
     for version in versions:  # no alias follows
         move(store, version, "staging", action="promote", approver="kim")
-    follow(store, model, "staging")
+    mirror_alias(store, model, "staging")
     assert aliases(client, model) == {"staging": "2"}
 
 
