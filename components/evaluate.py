@@ -40,7 +40,7 @@ def evaluate(
     from sdpose.errors import user_errors
     from sdpose.evaluation import format_table, write_results
     from sdpose.report.run_report import report_run
-    from sdpose.runner.test_checkpoint import test_checkpoint
+    from sdpose.runner.evaluate_checkpoint import evaluate_checkpoint
     from sdpose.tools.coco_fetch.fetch import fetch_coco
 
     with user_errors():
@@ -48,7 +48,7 @@ def evaluate(
         if data_source:
             fetch_coco(data_source, Path(resolved.data_root))
         evaluated = Path(checkpoint.path) / checkpoint.metadata["file"]
-        result = test_checkpoint(
+        result = evaluate_checkpoint(
             resolved,
             evaluated,
             missing_detections="use_gt_bbox",

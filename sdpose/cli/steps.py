@@ -209,9 +209,9 @@ def test(
     experiment = load(overrides, **options)
 
     from sdpose.evaluation import format_table, write_results
-    from sdpose.runner.test_checkpoint import test_checkpoint
+    from sdpose.runner.evaluate_checkpoint import evaluate_checkpoint
 
-    result = test_checkpoint(experiment, checkpoint)
+    result = evaluate_checkpoint(experiment, checkpoint)
     if result is None:  # not the first process of torchrun
         return
     text = f"{metric} on {result.bbox_source} boxes\n{format_table(result.metrics)}"

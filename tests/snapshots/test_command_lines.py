@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import click
+from components.launcher.__main__ import cli as pytorchjob
 from snapshots.snapshot import assert_unchanged
 
-from components.pytorchjob.__main__ import cli as pytorchjob
 from pipelines.submit import cancel, resume, submit
 from sdpose.cli import cli as sdpose
 
@@ -20,7 +20,7 @@ PROGRAMS: dict[str, click.Command] = {
     "submit.py": submit,
     "submit.py resume": resume,
     "submit.py cancel": cancel,
-    "python -m components.pytorchjob": pytorchjob,
+    "python -m components.launcher": pytorchjob,
 }
 
 

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
+from components.launcher.__main__ import cli
 from snapshots.snapshot import FOLDER, assert_unchanged
-
-from components.pytorchjob.__main__ import cli
 
 PROFILES = {
     "volumes": FOLDER.parent / "pipelines" / "cluster.yaml",

@@ -23,28 +23,33 @@ class Fence(MetaPathFinder):
             raise ImportError(f"the core imports {name}")
 
 
-sys.meta_path.insert(0, Fence())
+def main(experiment_file: str) -> None:
+    sys.meta_path.insert(0, Fence())
+    import torch
 
-import torch  # noqa: E402
+    from sdpose.config import load_experiment
+    from sdpose.data.prepare import prepare_coco
+    from sdpose.training.distributed import World
+    from sdpose.training.log_lines import PrintedEvents
+    from sdpose.training.loop import train_epochs
+    from sdpose.training.outputs import LocalOutputs
+    from sdpose.training.run import build_run
+    from sdpose.training.stop import NeverStop
 
-from sdpose.config import load_experiment  # noqa: E402
-from sdpose.data.prepare import prepare_coco  # noqa: E402
-from sdpose.training.distributed import World  # noqa: E402
-from sdpose.training.log_lines import PrintedEvents  # noqa: E402
-from sdpose.training.loop import train_epochs  # noqa: E402
-from sdpose.training.outputs import LocalOutputs  # noqa: E402
-from sdpose.training.run import build_run  # noqa: E402
-from sdpose.training.stop import NeverStop  # noqa: E402
+    experiment = load_experiment(experiment_file)
+    run = build_run(
+        experiment,
+        World(rank=0, size=1, device=torch.device("cpu")),
+        stop=NeverStop(),
+        events=PrintedEvents(),
+        checkpoint=None,
+        dataset_digest=prepare_coco(experiment).digest,
+        pack=None,
+    )
+    keep = experiment.checkpoint_config.max_keep_ckpts
+    run.outputs = LocalOutputs(run.paths.checkpoints, keep=keep)
+    train_epochs(run)
 
-experiment = load_experiment(sys.argv[1])
-run = build_run(
-    experiment,
-    World(rank=0, size=1, device=torch.device("cpu")),
-    stop=NeverStop(),
-    events=PrintedEvents(),
-    checkpoint=None,
-    dataset_digest=prepare_coco(experiment).digest,
-    pack=None,
-)
-run.outputs = LocalOutputs(run.paths.checkpoints, keep=experiment.checkpoint_config.max_keep_ckpts)
-train_epochs(run)
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -16,8 +16,8 @@ from components.train import train as train_step
 from sdpose.config import dump_experiment
 from sdpose.data.prepare import prepare_coco
 from sdpose.errors import UserError
+from sdpose.runner.evaluate_checkpoint import evaluate_checkpoint
 from sdpose.runner.finished import finished_training, require_data
-from sdpose.runner.test_checkpoint import test_checkpoint as evaluate_checkpoint
 from sdpose.runner.train import train
 from sdpose.sweeps.trial import TrialOutcome, outcomes_on, run_trial
 

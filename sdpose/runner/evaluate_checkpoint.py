@@ -21,12 +21,12 @@ from sdpose.training.distributed import (
 )
 
 
-def test_checkpoint(
+def evaluate_checkpoint(
     experiment: Experiment,
     checkpoint: Path,
     *,
-    missing_detections: Literal["fail", "use_gt_bbox"] = "fail",  # noqa: PT028 (no pytest test)
-    dataset_digest: str | None = None,  # noqa: PT028
+    missing_detections: Literal["fail", "use_gt_bbox"] = "fail",
+    dataset_digest: str | None = None,
 ) -> EvaluationResult | None:
     """The result on the experiment's validation set; None on all ranks but the first.
 
