@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import stat
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from sdpose.errors import UserError
 from sdpose.files import atomic_file
+
+log = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "SDPOSE_CACHE"
 SCRATCH_VARIABLE = "SDPOSE_SCRATCH"
@@ -41,7 +43,7 @@ def read_record(path: Path) -> Any:
     """The JSON of a record in the cache; None if there is none that can be believed.
 
     A record says what a file's digest or a server's behaviour is, and nobody looks again. So it
-    counts only if this user has written it and no other can change it; stderr says if not.
+    counts only if this user has written it and no other can change it; a warning says if not.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -57,11 +59,9 @@ def read_record(path: Path) -> Any:
         elif status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             doubt = "other users can write to it"
         if doubt:
-            print(
-                f"warning: {path} is not used: {doubt}. What it would save is done again; set "
-                f"{CACHE_VARIABLE} to a folder of your own",
-                file=sys.stderr,
-                flush=True,
+            log.warning(
+                f"{path} is not used: {doubt}. What it would save is done again; set "
+                f"{CACHE_VARIABLE} to a folder of your own"
             )
             return None
         try:

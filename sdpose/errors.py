@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 from sdpose.credentials import clean_environment, has_credentials, without_secrets
+from sdpose.log_setup import log_to_stderr
 from sdpose.printable import printable
 
 USER_ERROR_EXIT_CODE = 2
@@ -25,6 +27,9 @@ USER_ERROR_EXIT_CODE = 2
 # What a process prints that ends only because of another one of its run. Whoever looks for the
 # cause of a failure finds it in the output of another process then.
 PEER_LOST = "another process of this run is gone"
+# What the others end with when a process dies: 128 + SIGPIPE, the other end is gone. Not their
+# fault, and to be tried again: PyTorchJob restarts 128 to 255.
+PEER_LOST_EXIT_CODE = 128 + signal.SIGPIPE
 PEER_ERROR = "process 0 has met an error"
 
 # A step of a pipeline runs in a child process whose exit code the local pipeline runner does not
@@ -49,11 +54,12 @@ def user_errors() -> Iterator[None]:
     """Turns a `UserError` into a clean message on stderr and its exit code, 2 as a rule.
 
     Of several processes that torchrun started on a machine, the first one prints it. What entry
-    points need beside it comes with it: a clean environment (`clean_environment`), and tracebacks
-    of bugs without secrets.
+    points need beside it comes with it: a clean environment (`clean_environment`), the package's
+    log on stderr, and tracebacks of bugs without secrets.
     """
     code = USER_ERROR_EXIT_CODE
     clean_environment()
+    log_to_stderr()
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _print_traceback
     try:

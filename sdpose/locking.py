@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from sdpose.errors import UserError
 from sdpose.files import UNSUPPORTED, open_own
+
+log = logging.getLogger(__name__)
 
 # NFS without its lock service, Lustre without -o flock, some FUSE file systems.
 NO_LOCKS = UNSUPPORTED | {errno.ENOLCK}
@@ -50,7 +52,7 @@ def file_lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
 def only_one(folder: Path, *, otherwise: str) -> Iterator[None]:
     """Holds `<folder>/lock` (the folder is made); the lock ends with the process.
 
-    Where the file system has no locks, a line on stderr says so.
+    Where the file system has no locks, a warning says so.
     Raises UserError with the text `otherwise` if another process holds it.
     """
     with contextlib.ExitStack() as stack:
@@ -62,10 +64,8 @@ def only_one(folder: Path, *, otherwise: str) -> Iterator[None]:
         except OSError as error:
             raise UserError(f"cannot write to {folder}: {error.strerror}") from None
         if not locked:
-            print(
-                f"warning: the file system of {folder} has no locks: make sure that no second "
-                "process works there",
-                file=sys.stderr,
-                flush=True,
+            log.warning(
+                f"the file system of {folder} has no locks: make sure that no second process works "
+                "there"
             )
         yield

@@ -10,8 +10,8 @@ one.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import cached_property
@@ -31,6 +31,8 @@ from sdpose.data.progress import ConsoleProgress
 from sdpose.errors import UserError
 from sdpose.locking import file_lock
 from sdpose.storage import DamagedObjectError, ObjectNotFoundError, Store, open_store
+
+log = logging.getLogger(__name__)
 
 # Requests under way at a time: an object store serves each at some 50 to 100 MB/s.
 _FETCHERS = 16
@@ -52,10 +54,10 @@ def prepare_pack(source: Source, packs: str) -> str:
     except ObjectNotFoundError:
         pass
     except (DamagedManifestError, DamagedObjectError):
-        _say(f"{location}/{MANIFEST} is damaged: the pack is stored again")
+        log.info(f"{location}/{MANIFEST} is damaged: the pack is stored again")
     folder = own_folder(local_copy(source.key()))
     manifest = pack.build_pack(source, folder)
-    _say(f"storing {manifest.num_bytes / 1e9:.2f} GB in {location}")
+    log.info(f"storing {manifest.num_bytes / 1e9:.2f} GB in {location}")
     with (
         ConsoleProgress("storing the pack", "files") as progress,
         ThreadPoolExecutor(8) as threads,
@@ -165,7 +167,3 @@ class RemotePack:
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
             self._threads = None
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

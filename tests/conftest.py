@@ -25,7 +25,10 @@ from servers.objects import image_server, object_server  # noqa: F401 (fixtures)
 from servers.postgres import postgres  # noqa: F401 (a fixture)
 from servers.s3 import moto, swift  # noqa: F401 (fixtures)
 
+from sdpose.log_setup import log_to_stderr
 from tests.shipped import KFP_API, REFERENCE
+
+log_to_stderr()  # as every entry point does
 
 # A shared machine may pause a test at any moment.
 settings.register_profile("shared-machine", deadline=None)

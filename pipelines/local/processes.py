@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import psutil
 
-from sdpose.grace import GRACE_SECONDS, REPEAT_SECONDS
+from sdpose.signals import GRACE_SECONDS, REPEAT_SECONDS
 
 MARGIN_S = 2.0  # for a training that takes all of its time to end itself
 TAIL_LINES = 30  # a killed training's loader processes may say 20 of them

@@ -10,7 +10,7 @@ from multiprocessing.util import is_exiting
 import cv2
 
 from sdpose.data.handover import report_failures
-from sdpose.parent import signal_at_parents_end
+from sdpose.signals import set_parent_death_signal
 
 # What multiprocessing may take to remove its temporary files.
 END_SECONDS = 5
@@ -25,7 +25,7 @@ def start_worker(_: int) -> None:
     # Torch's own watch needs 5 s to notice, and until then the work dir stays locked and the other
     # ranks see their connections open: this process has inherited all of them.
     signal.signal(signal.SIGTERM, _end)
-    signal_at_parents_end(signal.SIGTERM)
+    set_parent_death_signal(signal.SIGTERM)
     cv2.setNumThreads(0)
     report_failures()
 

@@ -13,12 +13,8 @@ from sdpose.errors import UserError
 from sdpose.evaluation import EvaluationResult, evaluate
 from sdpose.models import load_model
 from sdpose.printable import printable
-from sdpose.training.distributed import (
-    PREPARE_TIMEOUT,
-    leave_cores_to_workers,
-    on_main,
-    process_group,
-)
+from sdpose.runner.process_group import leave_cores_to_workers, process_group
+from sdpose.training.distributed import PREPARE_TIMEOUT, on_main
 
 
 def evaluate_checkpoint(

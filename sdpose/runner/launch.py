@@ -46,9 +46,9 @@ from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher import api as launcher
 
 from sdpose.config import Experiment, dump_experiment, load_experiment
-from sdpose.errors import USER_ERROR_EXIT_CODE, UserError, user_errors
+from sdpose.errors import PEER_LOST_EXIT_CODE, USER_ERROR_EXIT_CODE, UserError, user_errors
+from sdpose.runner.process_group import is_main_process
 from sdpose.runner.train import train
-from sdpose.training.distributed import PEER_LOST_EXIT_CODE, is_main_process
 from sdpose.training.result import TrainResult
 
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)

@@ -7,8 +7,9 @@ from sdpose.data.prepare import PreparedDataset, prepare_coco
 from sdpose.models import build_model
 from sdpose.outputs.lease import Lease
 from sdpose.pack_store import prepare_pack
+from sdpose.runner.process_group import is_restart
 from sdpose.runner.work_dir import claim, find_start, open_mirror, start_anew
-from sdpose.training.distributed import PREPARE_TIMEOUT, World, is_restart, on_main
+from sdpose.training.distributed import PREPARE_TIMEOUT, World, on_main
 from sdpose.training.events import Say
 from sdpose.training.resume import (
     Start,

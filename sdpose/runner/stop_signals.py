@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import ClassVar
 
-from sdpose.grace import GRACE_SECONDS, REPEAT_SECONDS
+from sdpose.signals import GRACE_SECONDS, REPEAT_SECONDS
 from sdpose.training.events import Say
 
 # What a process needs to end after its last wait.

@@ -31,16 +31,15 @@ from sdpose.runner.early_stopping import reason_to_stop
 from sdpose.runner.finished import complete
 from sdpose.runner.memory_advice import killed_loader, memory_errors
 from sdpose.runner.opening import opening_line, resume_command
-from sdpose.runner.start import begin
-from sdpose.runner.stop_signals import Interrupted, StopSignals, before_the_first_step
-from sdpose.training.distributed import (
-    PREPARE_TIMEOUT,
+from sdpose.runner.process_group import (
     is_first_on_node,
     is_peer_lost,
     leave_cores_to_workers,
-    on_main,
     process_group,
 )
+from sdpose.runner.start import begin
+from sdpose.runner.stop_signals import Interrupted, StopSignals, before_the_first_step
+from sdpose.training.distributed import PREPARE_TIMEOUT, on_main
 from sdpose.training.loop import train_epochs
 from sdpose.training.paths import run_paths
 from sdpose.training.result import (

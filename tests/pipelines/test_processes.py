@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from pipelines.local.processes import StepOutput, run_process
-from sdpose.grace import GRACE_SECONDS, REPEAT_SECONDS
+from sdpose.signals import GRACE_SECONDS, REPEAT_SECONDS
 
 # What a step may start: a process in a session of its own (a torchrun worker), one that ignores
 # SIGTERM, and one whose parent has died.

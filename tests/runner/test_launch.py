@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sdpose.training.distributed import PEER_LOST_EXIT_CODE
+from sdpose.errors import PEER_LOST_EXIT_CODE
 
 SMALL = ("data.samples_per_gpu=4", "total_epochs=2")
 RESTARTS = "launch --max-restarts 1"

@@ -11,11 +11,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from sdpose.errors import UserError
+from sdpose.errors import PEER_LOST_EXIT_CODE, UserError
 from sdpose.runner.memory_advice import killed_loader
 from sdpose.runner.train import train
 from sdpose.training import loop
-from sdpose.training.distributed import PEER_LOST_EXIT_CODE
 
 
 @pytest.mark.parametrize("rank", [0, 1])

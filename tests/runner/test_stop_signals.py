@@ -16,9 +16,9 @@ import pytest
 from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sdpose.grace import REPEAT_SECONDS
 from sdpose.runner import stop_signals as interrupt
 from sdpose.runner.train import train
+from sdpose.signals import REPEAT_SECONDS
 
 ALL_HOOKS = "log_config.hooks=[TextLoggerHook, TensorboardLoggerHook, MlflowLoggerHook]"
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import click
-from components.launcher.__main__ import cli as pytorchjob
 from snapshots.snapshot import assert_unchanged
 
+from components.launcher.__main__ import cli as pytorchjob
 from pipelines.submit import cancel, resume, submit
 from sdpose.cli import cli as sdpose
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import yaml
-from components.profile import load_cluster
 from snapshots.snapshot import FOLDER, assert_unchanged
 
+from components.profile import load_cluster
 from pipelines.sdpose_pipeline import compile_pipeline, make_pipeline
 from pipelines.sweep_pipeline import make_sweep_pipeline
 

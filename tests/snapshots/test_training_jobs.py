@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
-from components.launcher.__main__ import cli
 from snapshots.snapshot import FOLDER, assert_unchanged
+
+from components.launcher.__main__ import cli
 
 PROFILES = {
     "volumes": FOLDER.parent / "pipelines" / "cluster.yaml",

@@ -13,7 +13,8 @@ import psutil
 import torch.distributed as dist
 
 from sdpose.errors import user_errors
-from sdpose.training.distributed import PREPARE_TIMEOUT, on_main, process_group
+from sdpose.runner.process_group import process_group
+from sdpose.training.distributed import PREPARE_TIMEOUT, on_main
 
 
 def main(times: int, more: int | None = None) -> None:

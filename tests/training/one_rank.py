@@ -16,8 +16,9 @@ import torch
 import torch.distributed as dist
 
 from sdpose.errors import UserError, user_errors
+from sdpose.runner.process_group import process_group
 from sdpose.runner.stop_signals import Interrupted
-from sdpose.training.distributed import on_main, process_group
+from sdpose.training.distributed import on_main
 
 
 def fail(case: str) -> None:

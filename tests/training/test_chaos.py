@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sdpose.training.distributed import PEER_LOST_EXIT_CODE
+from sdpose.errors import PEER_LOST_EXIT_CODE
 
 KILLS = int(os.environ.get("CHAOS_KILLS", "20"))
 SEED = int(os.environ.get("CHAOS_SEED", "157"))

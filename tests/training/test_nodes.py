@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdpose.errors import PEER_ERROR, UserError
-from sdpose.training.distributed import PEER_LOST_EXIT_CODE, process_group
+from sdpose.errors import PEER_ERROR, PEER_LOST_EXIT_CODE, UserError
+from sdpose.runner.process_group import process_group
 
 RANK = Path(__file__).with_name("one_rank.py")
 Start = Callable[..., list[subprocess.Popen[str]]]

@@ -11,9 +11,9 @@ import contextlib
 import hashlib
 import io
 import json
+import logging
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -42,6 +42,8 @@ from sdpose.data.verify import CheckedFiles
 from sdpose.errors import UserError
 from sdpose.files import atomic_file, open_own
 from sdpose.locking import file_lock
+
+log = logging.getLogger(__name__)
 
 SHARD_BYTES = 16 << 20
 _JOURNAL = "building.jsonl"
@@ -134,7 +136,7 @@ class _Builder:
             return
         manifest = self._manifest()
         if manifest is None:
-            _say(f"{path} is damaged: the pack is made again")
+            log.info(f"{path} is damaged: the pack is made again")
         else:
             self._write_journal(self._verified(manifest.sha256))
         path.unlink()
@@ -144,7 +146,7 @@ class _Builder:
         self._write_journal(done)  # without what is damaged, and without a torn line at its end
         missing = [n for n in range(self.num_shards) if shard_name(n) not in done]
         todo = sum(self._shard_bytes(n) for n in missing)
-        _say(
+        log.info(
             f"packing {len(self.images)} photos into {self.folder}: {self.num_bytes / 1e9:.2f} GB, "
             f"{self.num_shards} shards" + (f", {len(done)} are there" if done else "")
         )
@@ -185,7 +187,7 @@ class _Builder:
             )
         self._write(MANIFEST, manifest.dump())
         (self.folder / _JOURNAL).unlink()
-        _say(f"packed {len(self.persons)} persons in {time.monotonic() - started:.1f} s")
+        log.info(f"packed {len(self.persons)} persons in {time.monotonic() - started:.1f} s")
         return manifest
 
     # ---------------------------------------------------------------------------------- content
@@ -241,7 +243,9 @@ class _Builder:
         found = self._digests(list(expected))
         damaged = [name for name, sha256 in expected.items() if found[name] != sha256]
         if damaged:
-            _say(f"{len(damaged)} files of {self.folder} are damaged ({damaged[0]}), made again")
+            log.info(
+                f"{len(damaged)} files of {self.folder} are damaged ({damaged[0]}), made again"
+            )
         return {name: sha256 for name, sha256 in expected.items() if name not in damaged}
 
     def _journal(self) -> dict[str, str]:
@@ -299,10 +303,6 @@ def _layout(sizes_wh: NDArray[np.int64]) -> NDArray:
 
 def _bytes(images: NDArray) -> int:
     return int((3 * images["width"].astype(np.int64) * images["height"]).sum())
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _npy(array: NDArray) -> bytes:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from sdpose.errors import UserError
-from sdpose.parent import signal_at_parents_end
 from sdpose.printable import printable, printable_line
+from sdpose.signals import set_parent_death_signal
 from sdpose.tools.mmpose_import.python_file import read_python_config
 from sdpose.tools.mmpose_import.translate import READ_BY_MMPOSE, translate
 
@@ -44,7 +44,7 @@ def answer(path: Path) -> dict[str, Any]:
 
 def limit_this_process() -> None:
     """Bounds processor time and memory from here on; and no file can be written, no core dumped."""
-    signal_at_parents_end(signal.SIGKILL)
+    set_parent_death_signal(signal.SIGKILL)
     used = resource.getrusage(resource.RUSAGE_SELF)
     seconds = int(used.ru_utime + used.ru_stime) + CPU_SECONDS
     limits = {
