@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
+from sdpose.credentials import without_secrets
 from sdpose.printable import printable
 
 
@@ -12,9 +13,10 @@ class _Lines(logging.Handler):
     """A line on standard error for each message, as it is at that moment: tests replace it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
         try:
-            print(prefix + printable(record.getMessage()), file=sys.stderr, flush=True)
+            text = printable(without_secrets(record.getMessage()))
+            print(prefix + text, file=sys.stderr, flush=True)
         except (OSError, ValueError):  # it is closed, or its disk is full
             self.handleError(record)
 

@@ -34,7 +34,7 @@ from sdpose.errors import USER_ERROR_EXIT_CODE, UserError
 from sdpose.outputs.work_dir_lock import leased, remove_results
 
 if TYPE_CHECKING:
-    from sdpose.sweeps.trial import TrialOutcome
+    from sdpose.comparison.trial_outcome import TrialOutcome
     from sdpose.training.result import TrainResult
 
 

@@ -20,10 +20,10 @@ from sdpose.comparison.ranking import (
     status_text,
 )
 from sdpose.comparison.runs import Comparison
+from sdpose.comparison.trial_outcome import TrialOutcome
 from sdpose.report.history import Series, read_history
 from sdpose.report.svg import Axis, Plot, axis_for
 from sdpose.report.training_figures import Figure
-from sdpose.sweeps.trial import TrialOutcome
 from sdpose.training.paths import LATEST
 
 MAX_CURVES = 200

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdpose.comparison.spread import Difference, Spread, difference
+from sdpose.comparison.trial_outcome import TrialOutcome
 from sdpose.errors import UserError
-from sdpose.sweeps.trial import TrialOutcome
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from sdpose.registry.versions import ModelVersion
 from sdpose.training.paths import EXPERIMENT_FILE, run_paths
 
 SUMMARY = "summary.json"
+
+
+log = logging.getLogger(__name__)
 
 
 def model_of(experiment: Experiment) -> str:
@@ -57,7 +61,7 @@ def register_run(
         signer=signer_of(),
     )
     again = "" if version.created else ", which holds the same content already"
-    print(f"registered as {version.model_name} version {version.version}{again}")
+    log.info(f"registered as {version.model_name} version {version.version}{again}")
     write_summary(
         run_paths(experiment).work_dir,
         {

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,9 @@ from sdpose.storage import Store
 
 FOLDER = "registry-generations"
 _NAME = re.compile(r"([0-9]{8,18})-([0-9a-f]{64})")
+
+
+log = logging.getLogger(__name__)
 
 
 class OlderPointerError(UserError):
@@ -103,11 +106,9 @@ def _remember(folder: Path, generation: int, seal: str, seen: Seen) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{generation:08d}-{seal}").touch(exist_ok=True)
     except OSError as error:
-        print(
-            f"warning: cannot write to {folder} ({error.strerror}): an older pointer would not be "
-            f"noticed next time; set {CACHE_VARIABLE} to a folder that is kept",
-            file=sys.stderr,
-            flush=True,
+        log.warning(
+            f"cannot write to {folder} ({error.strerror}): an older pointer would not be "
+            f"noticed next time; set {CACHE_VARIABLE} to a folder that is kept"
         )
         return
     for number, other in seen:

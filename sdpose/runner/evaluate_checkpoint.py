@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from pathlib import Path
 from typing import Literal
 
@@ -12,9 +12,10 @@ from sdpose.data.progress import ConsoleProgress
 from sdpose.errors import UserError
 from sdpose.evaluation import EvaluationResult, evaluate
 from sdpose.models import load_model
-from sdpose.printable import printable
 from sdpose.runner.process_group import leave_cores_to_workers, process_group
 from sdpose.training.distributed import PREPARE_TIMEOUT, on_main
+
+log = logging.getLogger(__name__)
 
 
 def evaluate_checkpoint(
@@ -35,8 +36,7 @@ def evaluate_checkpoint(
     with process_group() as world, ConsoleProgress("evaluating", "boxes") as progress:
         if dataset_digest is not None:
             on_main(world, lambda: _check_data(experiment, dataset_digest), timeout=PREPARE_TIMEOUT)
-        say = _say if world.is_main else _stay_silent
-        model = load_model(experiment.model, checkpoint, say=say)
+        model = load_model(experiment.model, checkpoint, say=log.info if world.is_main else _ignore)
         result = evaluate(
             model.to(world.device),
             experiment,
@@ -47,12 +47,7 @@ def evaluate_checkpoint(
         return result if world.is_main else None
 
 
-def _say(text: str) -> None:
-    """To stderr: what a caller prints on stdout may be JSON."""
-    print(printable(text), file=sys.stderr, flush=True)
-
-
-def _stay_silent(text: str) -> None:
+def _ignore(text: str) -> None:
     pass
 
 

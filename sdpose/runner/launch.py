@@ -51,6 +51,8 @@ from sdpose.runner.process_group import is_main_process
 from sdpose.runner.train import train
 from sdpose.training.result import TrainResult
 
+log = logging.getLogger(__name__)
+
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 COMMANDS = ("train", "test")  # those that know what to do in several processes
 
@@ -124,7 +126,7 @@ def _run_processes(options: argparse.Namespace, module: str, arguments: list[str
         return 128 + int(asked.sigval)
     except (RendezvousError, DistError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        _say(f"the processes on the other machines do not answer: {reason}")
+        log.info(f"sdpose launch: the processes on the other machines do not answer: {reason}")
         return PEER_LOST_EXIT_CODE
     except (AssertionError, ValueError) as error:  # torch's words for options that cannot be
         raise UserError(f"sdpose launch: {error}") from None
@@ -145,7 +147,7 @@ class _Agent(LocalElasticAgent):
             else:
                 left = self._remaining_restarts
                 ahead = f"starting all again ({left - 1} more left)" if left else "ending all"
-                _say(f"{_first_failure(result.failures)}; {ahead}")
+                log.info(f"sdpose launch: {_first_failure(result.failures)}; {ahead}")
         return result
 
 
@@ -179,10 +181,6 @@ def _first_failure(failures: Mapping[int, ProcessFailure]) -> str:
 
 def _end(signum: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + signum)
-
-
-def _say(text: str) -> None:
-    print(f"sdpose launch: {text}", file=sys.stderr, flush=True)
 
 
 def _train_one_rank(experiment_file: str, result_file: str, *overwrite: str) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
-import sys
 import time
 from collections.abc import Iterator
 
@@ -14,6 +14,8 @@ from sdpose.config import Experiment
 from sdpose.data.handover import explained
 from sdpose.errors import UserError
 from sdpose.training.run import Run
+
+log = logging.getLogger(__name__)
 
 _DEATH_IS_TOLD_SECONDS = 1.0
 _KILLED = re.compile(r"DataLoader worker \(pid (\d+)\) is killed by signal: Killed")
@@ -40,7 +42,7 @@ def memory_errors(run: Run) -> Iterator[None]:
         )
         if world.device.type == "cuda" and not world.is_main:
             # Process 0 tells a peer's error, unless it waits for it in NCCL and is ended there.
-            print(f"error: {message}", file=sys.stderr, flush=True)
+            log.error(message)
         raise UserError(message) from None
 
 

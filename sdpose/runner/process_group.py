@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import re
 import signal
@@ -26,7 +27,6 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from sdpose.cpus import cpu_count
-from sdpose.credentials import without_secrets
 from sdpose.errors import (
     PEER_ERROR,
     PEER_LOST,
@@ -34,9 +34,10 @@ from sdpose.errors import (
     USER_ERROR_EXIT_CODE,
     UserError,
 )
-from sdpose.printable import printable
 from sdpose.signals import set_parent_death_signal
 from sdpose.training.distributed import MainEnded, World
+
+log = logging.getLogger(__name__)
 
 # Longer than what rank 0 does alone between two collectives: writing a checkpoint, the AP of a
 # large detection file.
@@ -117,7 +118,7 @@ def process_group() -> Iterator[World]:
         # gloo: "[source file:line] Read error [address]: reason. What this may mean"
         reason = re.sub(r"^\[\S*/gloo/\S*\] |\. This is typically.*", "", str(error).split("\n")[0])
         sys.stdout.flush()
-        print(f"error: {PEER_LOST}: {reason}", file=sys.stderr, flush=True)
+        log.error(f"{PEER_LOST}: {reason}")
         # No destructors: NCCL's may wait for the process that is gone.
         os._exit(PEER_LOST_EXIT_CODE)
     finally:
@@ -145,7 +146,7 @@ def _report_user_error(store: PrefixStore, message: str) -> None:
         store.set("user_error", message)
         first = store.add(f"user_errors_on_{os.environ.get('GROUP_RANK')}", 1) == 1
     if first and not _is_on_main_node():
-        print(f"error: {printable(without_secrets(message))}", file=sys.stderr, flush=True)
+        log.error(message)
 
 
 def _follow_main(rank: int, end: MainEnded) -> None:
@@ -157,7 +158,7 @@ def _follow_main(rank: int, end: MainEnded) -> None:
                 work.wait(LAST_WORDS_TIMEOUT)
     if is_first_on_node() and not _is_on_main_node():
         why = f"{PEER_ERROR}; see its output" if end.is_error else f"process 0 ends with {end.code}"
-        print(f"process {rank} ends: {why}", file=sys.stderr, flush=True)
+        log.info(f"process {rank} ends: {why}")
 
 
 def is_peer_lost(error: Exception) -> bool:

@@ -12,8 +12,8 @@ the background and uploaded, log files and trackers, signals, and the early stop
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
-import sys
 import traceback
 from collections.abc import Iterator
 
@@ -51,6 +51,8 @@ from sdpose.training.result import (
 )
 from sdpose.training.resume import Start
 from sdpose.training.run import Run, build_run, position
+
+log = logging.getLogger(__name__)
 
 # How long the end of a run waits for the last uploads (of its logs, if all went well).
 UPLOAD_SECONDS = 60.0
@@ -151,7 +153,7 @@ def _recorded(
     except Exception as error:
         if killed := killed_loader(error, experiment):
             events.log(f"stopped at {position(run)}: {killed}")
-            print(f"error: {killed}", file=sys.stderr, flush=True)
+            log.error(killed)
             raise SystemExit(128 + signal.SIGKILL) from None  # as if it had been this process
         gone = PEER_LOST if is_peer_lost(error) else None
         events.log(f"stopped at {position(run)}\n{gone or traceback.format_exc()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,11 @@ from sdpose.comparison.page import write_page
 from sdpose.comparison.ranking import markdown, rank, winner
 from sdpose.config import dump_experiment, parse_experiment
 from sdpose.files import sha256_of_file
-from sdpose.printable import printable
 from sdpose.sweeps.trial import outcomes_on
 from sdpose.tracking import close_sweep_run
 from sdpose.training.checkpoint import same_file
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def close_sweep(
     """
     entries = rank(trials, [o.to_json() for o in outcomes_on(outcomes, dataset_digest)])
     text = markdown(sweep, entries)
-    print(printable(text))
+    log.info(text)
     table.write_text(text, encoding="utf-8")
     experiments = {trial["trial"]: trial["experiment"] for trial in trials}
     write_page(report, sweep, entries)

@@ -2,41 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
+from sdpose.comparison.trial_outcome import TrialOutcome
 from sdpose.config import Experiment
 from sdpose.errors import USER_ERROR_EXIT_CODE, UserError
-from sdpose.printable import printable
 from sdpose.runner.launch import STOPPED, train_on_this_machine
 from sdpose.tracking import PARENT_RUN_VARIABLE, sweep_run
 from sdpose.training.result import TrainResult
 
+log = logging.getLogger(__name__)
+
 # KFP hands the outcomes of all trials to one step, in one argument of at most 128 KiB.
 MAX_MESSAGE = 300
-
-
-@dataclass(frozen=True)
-class TrialOutcome:
-    name: str
-    status: Literal["finished", "stopped", "failed"]  # stopped: early, by the sweep's own rule
-    ap: float | None = None  # of the best epoch, 0..1
-    epochs: int = 0
-    checkpoint: str = ""  # of the best epoch
-    mlflow_run_id: str = ""
-    message: str = ""  # why it was stopped or has failed
-    dataset_digest: str = ""  # of the data that it was trained on
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @staticmethod
-    def from_json(text: str) -> TrialOutcome:
-        return TrialOutcome(**json.loads(text))
 
 
 def parent_run(sweep: str, experiment: Experiment) -> str:
@@ -57,7 +39,7 @@ def run_trial(
     try:
         result = train({PARENT_RUN_VARIABLE: parent_run(sweep, experiment)})
     except UserError as error:
-        print(f"error: {printable(error)}", flush=True)
+        log.error(error)
         return TrialOutcome(name, "failed", message=_first_line(str(error)))
     except SystemExit as end:
         if end.code in STOPPED:

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import sqlite3
-import sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
-
-from sdpose.printable import printable
 
 ARTIFACTS = "mlartifacts"  # beside the database; a folder for each experiment is in it
 LOCKED_SECONDS = 30.0
 _REPLACE = "UPDATE {} SET {} = ? || substr({}, ?) WHERE substr({}, 1, ?) = ?"
+
+
+log = logging.getLogger(__name__)
 
 
 def artifacts_beside(database: Path) -> Path:
@@ -43,13 +44,9 @@ def update_locations(database: Path) -> None:
                 _replace(connection, "experiments", "artifact_location", before, here)
                 if here.is_dir():  # what was moved along
                     _replace(connection, "runs", "artifact_uri", before, here)
-                print(
-                    printable(
-                        f"{database} was moved: MLflow's artifacts are in {here} now, not in "
-                        f"{_path(before)} any more"
-                    ),
-                    file=sys.stderr,
-                    flush=True,
+                log.info(
+                    f"{database} was moved: MLflow's artifacts are in {here} now, not in "
+                    f"{_path(before)} any more"
                 )
 
 

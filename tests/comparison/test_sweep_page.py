@@ -12,8 +12,8 @@ from servers.browser import shown
 
 from sdpose.comparison.page import write_page
 from sdpose.comparison.ranking import rank, winner
+from sdpose.comparison.trial_outcome import TrialOutcome
 from sdpose.errors import UserError
-from sdpose.sweeps.trial import TrialOutcome
 
 RATIOS, WEIGHTS, SEEDS = (0.2, 0.3, 0.5, 0.7), (1e-6, 1e-5, 1e-4), (0, 1)
 

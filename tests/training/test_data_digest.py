@@ -13,13 +13,14 @@ import torch
 from components.evaluate import evaluate
 from components.require_trials import require_trials
 from components.train import train as train_step
+from sdpose.comparison.trial_outcome import TrialOutcome
 from sdpose.config import dump_experiment
 from sdpose.data.prepare import prepare_coco
 from sdpose.errors import UserError
 from sdpose.runner.evaluate_checkpoint import evaluate_checkpoint
 from sdpose.runner.finished import finished_training, require_data
 from sdpose.runner.train import train
-from sdpose.sweeps.trial import TrialOutcome, outcomes_on, run_trial
+from sdpose.sweeps.trial import outcomes_on, run_trial
 
 
 @pytest.fixture
