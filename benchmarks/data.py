@@ -31,9 +31,9 @@ from sdpose.data import device, samples
 from sdpose.data.device import finish
 from sdpose.data.loader import build_train_loader
 from sdpose.data.pack import Pack, open_pack
-from sdpose.data.prepare import prepare_coco
 from sdpose.data.samples import TrainSamples
 from sdpose.errors import user_errors
+from sdpose.prepare.dataset import prepare_coco
 from sdpose.tools.synthetic.dataset import write_synthetic_coco
 
 # mmpose 0.29's pipeline on the same photos, samples/s on one core.

@@ -22,10 +22,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdpose.config import Experiment, load_experiment
-from sdpose.data.pack.build import SHARD_BYTES
 from sdpose.errors import user_errors
 from sdpose.losses import build_loss
 from sdpose.models import build_model
+from sdpose.prepare.pack_builder import SHARD_BYTES
 
 PERSONS, PACK_BYTES = 149_813, 48e9  # of COCO train2017, persons to train on
 GPUS_A_NODE = 8

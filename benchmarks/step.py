@@ -34,12 +34,12 @@ from sdpose.config import Experiment, load_experiment
 from sdpose.data.coco import load_annotations
 from sdpose.data.loader import build_train_loader
 from sdpose.data.pack import open_pack
-from sdpose.data.prepare import prepare_coco
 from sdpose.data.samples import Batch
 from sdpose.errors import user_errors
+from sdpose.inference.complexity import count_macs
 from sdpose.losses import build_loss
 from sdpose.models import build_model
-from sdpose.models.complexity import count_macs
+from sdpose.prepare.dataset import prepare_coco
 from sdpose.tools.synthetic.dataset import write_synthetic_coco
 from sdpose.training.meters import Stopwatch
 from sdpose.training.optim import build_optimizer

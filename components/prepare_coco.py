@@ -29,9 +29,9 @@ def prepare_coco(
     from pathlib import Path
 
     from sdpose.config import parse_experiment
-    from sdpose.data import prepare
     from sdpose.errors import user_errors
     from sdpose.pack_store import prepare_pack
+    from sdpose.prepare import dataset as prepare
     from sdpose.printable import printable
     from sdpose.tools.coco_fetch.fetch import fetch_coco
 

@@ -18,8 +18,8 @@ from functools import cached_property
 from pathlib import Path
 
 from sdpose.cache import cache_dir, own_folder
-from sdpose.data import pack
-from sdpose.data.pack import Pack, Source
+from sdpose.data.pack import Pack
+from sdpose.data.pack import open_pack as open_local_pack
 from sdpose.data.pack.layout import (
     IMAGES,
     MANIFEST,
@@ -30,6 +30,8 @@ from sdpose.data.pack.layout import (
 from sdpose.data.progress import ConsoleProgress
 from sdpose.errors import UserError
 from sdpose.locking import file_lock
+from sdpose.prepare import pack_builder
+from sdpose.prepare.pack_builder import Source
 from sdpose.storage import DamagedObjectError, ObjectNotFoundError, Store, open_store
 
 log = logging.getLogger(__name__)
@@ -45,7 +47,7 @@ def prepare_pack(source: Source, packs: str) -> str:
         UserError: the disk is too small or cannot be written, or the store does not answer.
     """
     if "://" not in packs:
-        return pack.prepare_pack(source, packs)
+        return pack_builder.prepare_pack(source, packs)
     location = f"{packs.rstrip('/')}/{source.key()}"
     store = open_store(location)
     try:
@@ -56,7 +58,7 @@ def prepare_pack(source: Source, packs: str) -> str:
     except (DamagedManifestError, DamagedObjectError):
         log.info(f"{location}/{MANIFEST} is damaged: the pack is stored again")
     folder = own_folder(local_copy(source.key()))
-    manifest = pack.build_pack(source, folder)
+    manifest = pack_builder.build_pack(source, folder)
     log.info(f"storing {manifest.num_bytes / 1e9:.2f} GB in {location}")
     with (
         ConsoleProgress("storing the pack", "files") as progress,
@@ -80,7 +82,7 @@ def open_pack(location: str) -> Pack:
         UserError: there is none.
     """
     if "://" not in location:
-        return pack.open_pack(location)
+        return open_local_pack(location)
     remote = RemotePack(location)
     remote.fetch_index()
     return Pack(location, remote.folder, remote)

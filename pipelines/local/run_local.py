@@ -45,7 +45,7 @@ def run_experiment_here(
     compile_here(pipeline, package)
     if dry_run:
         say(f"# compiled pipeline: {package.absolute()}")
-        from sdpose.data.splits import missing_data
+        from sdpose.prepare.splits import missing_data
 
         absent = missing_data(experiment)
         if absent:

@@ -10,8 +10,8 @@ from sdpose.config import Experiment, flatten
 from sdpose.registry import read_version, summarize
 from sdpose.registry.register_run import model_of
 from sdpose.registry.withdrawals import read_withdrawals
+from sdpose.runner.experiment_changes import PLACES, differences
 from sdpose.storage import Store
-from sdpose.training.experiment_changes import PLACES, differences
 
 SHOWN = 3  # differing settings
 RENAME = "choose another name: --set exp_name=NAME, or exp_name in the experiment's file"

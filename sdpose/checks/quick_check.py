@@ -12,7 +12,8 @@ from pathlib import Path
 
 from sdpose.config import Experiment
 from sdpose.data.person_rules import describe_left_out
-from sdpose.data.splits import (
+from sdpose.files import matching
+from sdpose.prepare.splits import (
     Split,
     describe_unusable,
     how_to_get_data,
@@ -20,8 +21,7 @@ from sdpose.data.splits import (
     read_split,
     val_boxes,
 )
-from sdpose.data.verify import MISSING, CheckedFiles, FileCheck
-from sdpose.files import matching
+from sdpose.prepare.verify import MISSING, CheckedFiles, FileCheck
 
 DECODED = 64  # images of each split, evenly spread
 _THREADS = 16  # a file system on the network answers many at once

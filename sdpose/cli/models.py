@@ -15,7 +15,7 @@ from sdpose.cli.text import answer, json_option
 @json_option
 def models(as_json: bool) -> None:
     """The four models: parameters and multiply-accumulates, beside the paper's figures."""
-    from sdpose.models.complexity import format_models_table, models_table
+    from sdpose.inference.complexity import format_models_table, models_table
 
     rows = models_table()
     answer(format_models_table(rows), [asdict(row) for row in rows], as_json=as_json)

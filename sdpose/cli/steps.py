@@ -64,8 +64,8 @@ def prepare(
     All problems are reported at once: missing files, images that do not decode, annotations that
     do not fit. A second run on an unchanged tree takes seconds.
     """
-    from sdpose.data.prepare import prepare_coco
     from sdpose.pack_store import prepare_pack
+    from sdpose.prepare.dataset import prepare_coco
 
     expected = (expect_digest or "").lower()
     if expect_digest is not None and not re.fullmatch(r"[0-9a-f]{64}", expected):

@@ -14,7 +14,7 @@ from sdpose.documents import MAX_YAML_BYTES, read_bytes, read_json
 from sdpose.errors import UserError, did_you_mean
 from sdpose.registry.register_run import SUMMARY
 from sdpose.report.history import read_history
-from sdpose.training.experiment_changes import PLACES
+from sdpose.runner.experiment_changes import PLACES
 from sdpose.training.paths import EXPERIMENT_FILE
 
 # What tells runs apart, and not configurations.

@@ -22,7 +22,6 @@ from torch import nn
 from sdpose.config import Experiment
 from sdpose.data.coco import Boxes, CocoAnnotations, load_annotations
 from sdpose.data.detections import Detections, load_detections
-from sdpose.data.prepare import unusable_images
 from sdpose.errors import UserError
 from sdpose.evaluation.coco_ap import METRIC_NAMES, average_precision, coco_results
 from sdpose.evaluation.infer import box_regions, predict_keypoints
@@ -57,20 +56,26 @@ def evaluate(
     experiment: Experiment,
     *,
     device: torch.device | str,
+    skip_images: frozenset[str] = frozenset(),
     use_gt_bbox: bool | None = None,
     missing_detections: Literal["fail", "use_gt_bbox"] = "fail",
     progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationResult:
     """Evaluates `model` (on `device`) on the experiment's validation set.
 
-    use_gt_bbox: overrides data_cfg.use_gt_bbox. missing_detections: what to do if detections are
-    wanted and their file is absent. progress: is told (boxes done, boxes) of this process's share.
     Under torch.distributed every process calls this, takes a share, and gets the same result.
-    Raises UserError (in every process) for missing or unusable files.
+
+    Args:
+        skip_images: File names of images to leave out, see `prepare.dataset.unusable_images`.
+        use_gt_bbox: Overrides data_cfg.use_gt_bbox.
+        missing_detections: What to do if detections are wanted and their file is absent.
+        progress: Is told (boxes done, boxes) of this process's share.
+
+    Raises:
+        UserError: Files are missing or unusable; in every process.
     """
     annotations = load_annotations(Path(experiment.data_root) / experiment.data.val.ann_file)
-    left_out = unusable_images(experiment, "val")
-    annotations = annotations.without_images(left_out)
+    annotations = annotations.without_images(skip_images)
     boxes, source = validation_boxes(experiment, annotations, use_gt_bbox, missing_detections)
     image_folder = Path(experiment.data_root) / experiment.data.val.img_prefix
     distributed = dist.is_available() and dist.is_initialized()
@@ -101,7 +106,9 @@ def evaluate(
     if rank == 0:
         try:
             keypoints_NK3 = _in_order(shares, len(boxes))
-            outcome = [score(experiment, annotations, boxes, source, keypoints_NK3, len(left_out))]
+            outcome = [
+                score(experiment, annotations, boxes, source, keypoints_NK3, len(skip_images))
+            ]
         except UserError as error:
             outcome = [error]
     if distributed:

@@ -198,9 +198,9 @@ def _evaluate_again(
     None if it gives none. UserError if that data is not here."""
     import torch
 
-    from sdpose.data.prepare import prepare_coco
     from sdpose.evaluation import evaluate
     from sdpose.models import load_model
+    from sdpose.prepare.dataset import prepare_coco, unusable_images
     from sdpose.tools.coco_fetch.fetch import fetch_coco
 
     ours, theirs = experiment_of(version), experiment_of(champion)
@@ -225,7 +225,10 @@ def _evaluate_again(
         model = load_model(theirs.model, weights)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     gt = version.manifest["evaluation_settings"].get("bbox_source") == "ground truth"
-    result = evaluate(model.to(device), experiment, device=device, use_gt_bbox=gt)
+    skipped = unusable_images(experiment, "val")
+    result = evaluate(
+        model.to(device), experiment, device=device, skip_images=skipped, use_gt_bbox=gt
+    )
     if digest_of(result.settings) != version.manifest["evaluation_settings_digest"]:
         differing = sorted(
             key

@@ -8,9 +8,9 @@ from typing import Any
 
 from sdpose.config import Experiment, parse_experiment
 from sdpose.data.coco import CocoAnnotations, load_annotations
-from sdpose.data.prepare import unusable_images
 from sdpose.documents import MAX_YAML_BYTES, DocumentError, read_bytes, read_json
 from sdpose.errors import UserError
+from sdpose.prepare.dataset import unusable_images
 from sdpose.report.history import History, read_history
 from sdpose.training.paths import EXPERIMENT_FILE, run_paths
 

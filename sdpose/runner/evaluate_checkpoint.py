@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from sdpose.config import Experiment
-from sdpose.data.prepare import prepare_coco
 from sdpose.data.progress import ConsoleProgress
 from sdpose.errors import UserError
 from sdpose.evaluation import EvaluationResult, evaluate
 from sdpose.models import load_model
+from sdpose.prepare.dataset import prepare_coco, unusable_images
 from sdpose.runner.process_group import leave_cores_to_workers, process_group
 from sdpose.training.distributed import PREPARE_TIMEOUT, on_main
 
@@ -41,6 +41,9 @@ def evaluate_checkpoint(
             model.to(world.device),
             experiment,
             device=world.device,
+            skip_images=on_main(
+                world, lambda: unusable_images(experiment, "val"), timeout=PREPARE_TIMEOUT
+            ),
             missing_detections=missing_detections,
             progress=progress if world.is_main else None,
         )

@@ -8,9 +8,9 @@ from sdpose.outputs.lease import Lease
 from sdpose.outputs.mlflow_sink import deliver_what_waits
 from sdpose.outputs.saver import open_saver
 from sdpose.outputs.trainjob_status import report_finished
+from sdpose.runner.experiment_changes import differences
 from sdpose.runner.work_dir import newest
 from sdpose.training.events import Say
-from sdpose.training.experiment_changes import differences
 from sdpose.training.meters import Progress
 from sdpose.training.paths import run_paths
 from sdpose.training.result import TrainResult, checkpoint_names, result_in

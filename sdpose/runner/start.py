@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sdpose.config import Experiment
-from sdpose.data.prepare import PreparedDataset, prepare_coco
+from sdpose.errors import UserError
 from sdpose.models import build_model
 from sdpose.outputs.lease import Lease
 from sdpose.pack_store import prepare_pack
+from sdpose.prepare.dataset import PreparedDataset, prepare_coco, unusable_images
 from sdpose.runner.process_group import is_restart
 from sdpose.runner.work_dir import claim, find_start, open_mirror, start_anew
 from sdpose.training.distributed import PREPARE_TIMEOUT, World, on_main
@@ -15,9 +18,9 @@ from sdpose.training.resume import (
     Start,
     check_fits,
     check_same_data,
-    check_trained_data,
     is_finished,
 )
+from sdpose.training.run import SkipImages
 
 
 def begin(
@@ -59,3 +62,34 @@ def begin(
     else:
         dataset = on_main(world, look, timeout=PREPARE_TIMEOUT)
     return on_main(world, lambda: take(start), timeout=PREPARE_TIMEOUT), dataset
+
+
+def skipped_images(experiment: Experiment, world: World) -> SkipImages:
+    """With data.on_corrupt `skip`: read once, and sent to all ranks."""
+    return on_main(
+        world,
+        lambda: SkipImages(
+            train=unusable_images(experiment, "train"), val=unusable_images(experiment, "val")
+        ),
+        timeout=PREPARE_TIMEOUT,
+    )
+
+
+def check_trained_data(experiment: Experiment, start: Start, say: Say) -> None:
+    """UserError if a finished run was trained on other data than there is now: what it left would
+    be taken for a result on this data."""
+    assert start.checkpoint is not None
+    trained = start.checkpoint["meta"].get("dataset_digest")
+    if not Path(experiment.data_root).is_dir():
+        say(f"{experiment.data_root} is not there, so that the data is not compared with the run's")
+        return
+    found = prepare_coco(experiment, with_pack=False).digest
+    if trained in (None, found):
+        return
+    raise UserError(
+        f"{start.path} is of a finished run, on other data: the dataset's digest was "
+        f"{trained[:12]} and is {found[:12]} now; nothing is changed.\n  Bring the data back "
+        "(data_root, data.*; `sdpose prepare` shows the digest),\n  choose --work-dir DIR (or "
+        "another exp_name) for a new run,\n  go on with the new data (--resume-from auto, and a "
+        "larger total_epochs), or --overwrite to train again from the beginning."
+    )

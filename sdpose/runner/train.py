@@ -37,7 +37,7 @@ from sdpose.runner.process_group import (
     leave_cores_to_workers,
     process_group,
 )
-from sdpose.runner.start import begin
+from sdpose.runner.start import begin, skipped_images
 from sdpose.runner.stop_signals import Interrupted, StopSignals, before_the_first_step
 from sdpose.training.distributed import PREPARE_TIMEOUT, on_main
 from sdpose.training.loop import train_epochs
@@ -104,6 +104,7 @@ def train(experiment: Experiment, *, overwrite: bool = False) -> TrainResult:
                 events=events,
                 checkpoint=start.checkpoint,
                 dataset_digest=dataset.digest,
+                skip_images=skipped_images(experiment, world),
                 pack=open_pack(dataset.pack) if dataset.pack else None,
             )
             saver = open_saver(experiment, start, lease, events.say) if world.is_main else None

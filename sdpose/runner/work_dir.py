@@ -11,6 +11,7 @@ from sdpose.files import atomic_file, matching
 from sdpose.outputs.lease import Lease
 from sdpose.outputs.mirror import newer_checkpoint, restore_files
 from sdpose.outputs.work_dir_lock import remove_results, results_of
+from sdpose.runner.experiment_changes import differences, stored_experiment
 from sdpose.storage import Store, StoreUnavailableError, open_store
 from sdpose.training.checkpoint import (
     Checkpoint,
@@ -20,7 +21,6 @@ from sdpose.training.checkpoint import (
     same_file,
 )
 from sdpose.training.events import Say
-from sdpose.training.experiment_changes import differences, stored_experiment
 from sdpose.training.paths import (
     EXPERIMENT_FILE,
     LATEST,

@@ -226,6 +226,7 @@ def _evaluate(run: Run) -> None:
         run.evaluated_model,
         experiment,
         device=run.world.device,
+        skip_images=run.skip_images.val,
         missing_detections="use_gt_bbox",
         progress=show,
     )

@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor
 
 from sdpose.config import Experiment
-from sdpose.data.prepare import prepare_coco
 from sdpose.errors import UserError
 from sdpose.models import SDPose, load_weights
 from sdpose.models.weights import load_backbone_weights
@@ -93,26 +92,6 @@ def _optimizer_of(state: dict[str, Any]) -> str | None:
     """None: it holds nothing that another one could not go on from."""
     names = {name for values in state.get("state", {}).values() for name in values}
     return "Adam" if "exp_avg" in names else "SGD" if "momentum_buffer" in names else None
-
-
-def check_trained_data(experiment: Experiment, start: Start, say: Say) -> None:
-    """UserError if a finished run was trained on other data than there is now: what it left would
-    be taken for a result on this data."""
-    assert start.checkpoint is not None
-    trained = start.checkpoint["meta"].get("dataset_digest")
-    if not Path(experiment.data_root).is_dir():
-        say(f"{experiment.data_root} is not there, so that the data is not compared with the run's")
-        return
-    found = prepare_coco(experiment, with_pack=False).digest
-    if trained in (None, found):
-        return
-    raise UserError(
-        f"{start.path} is of a finished run, on other data: the dataset's digest was "
-        f"{trained[:12]} and is {found[:12]} now; nothing is changed.\n  Bring the data back "
-        "(data_root, data.*; `sdpose prepare` shows the digest),\n  choose --work-dir DIR (or "
-        "another exp_name) for a new run,\n  go on with the new data (--resume-from auto, and a "
-        "larger total_epochs), or --overwrite to train again from the beginning."
-    )
 
 
 def check_same_data(experiment: Experiment, start: Start, dataset_digest: str, say: Say) -> None:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from sdpose.config import Experiment
 from sdpose.data.loader import TrainLoader, build_train_loader
 from sdpose.data.pack import Pack
-from sdpose.data.prepare import unusable_images
 from sdpose.losses import build_loss
 from sdpose.models import SDPose, build_model
 from sdpose.models.weights import load_backbone_weights, load_weights
@@ -35,6 +34,15 @@ from sdpose.training.result import best_checkpoint
 from sdpose.training.stop import Stop
 
 
+@dataclass(frozen=True)
+class SkipImages:
+    """File names, as in the annotation files, of images that cannot be read; with data.on_corrupt
+    `skip` they are left out."""
+
+    train: frozenset[str] = frozenset()
+    val: frozenset[str] = frozenset()
+
+
 def _never(epoch: int, ap: float) -> str:
     return ""
 
@@ -47,6 +55,7 @@ class Run:
     events: Events
     paths: RunPaths
     dataset_digest: str
+    skip_images: SkipImages
     loader: TrainLoader
     model: nn.Module
     parallel_model: nn.Module  # the same, as the step calls it
@@ -84,6 +93,7 @@ def build_run(
     events: Events,
     checkpoint: Checkpoint | None,
     dataset_digest: str,
+    skip_images: SkipImages,
     pack: Pack | None,
 ) -> Run:
     """All that a run works with, but for its outputs, as the checkpoint left it.
@@ -91,6 +101,7 @@ def build_run(
     Args:
         checkpoint: To continue; None: from the first step.
         dataset_digest: Of the dataset (`prepare_coco`); kept in checkpoints.
+        skip_images: See `SkipImages`.
         pack: Of the training images, with data.pipeline `fast`.
     """
     torch.manual_seed(experiment.seed)
@@ -115,7 +126,7 @@ def build_run(
         experiment,
         rank=world.rank,
         world_size=world.size,
-        skip_images=on_main(world, lambda: unusable_images(experiment, "train")),
+        skip_images=skip_images.train,
         pack=pack,
     )
     note = progress.continue_with(loader.global_batch, len(loader))
@@ -133,6 +144,7 @@ def build_run(
         events=events,
         paths=paths,
         dataset_digest=dataset_digest,
+        skip_images=skip_images,
         loader=loader,
         model=model,
         parallel_model=distribute(model, world, sync_bn=experiment.sync_bn),

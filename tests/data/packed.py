@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sdpose.config import Experiment
-from sdpose.data.prepare import PreparedDataset, prepare_coco
 from sdpose.pack_store import prepare_pack
+from sdpose.prepare.dataset import PreparedDataset, prepare_coco
 
 
 def fast_experiment(root, pack_dir, *, batch=16, workers=0, **changes) -> Experiment:
@@ -32,8 +32,8 @@ KILLED_AFTER_15 = """
 import os, sys
 from pathlib import Path
 from packed import fast_experiment
-from sdpose.data.pack import build
-from sdpose.data.prepare import prepare_coco
+from sdpose.prepare import pack_builder as build
+from sdpose.prepare.dataset import prepare_coco
 
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one photo after the other
 build.SHARD_BYTES, decode_image, photos = 1, build.decode_image, []

@@ -10,9 +10,9 @@ import os
 import pytest
 from packed import fast_experiment, prepare
 
-from sdpose.data.verify import CheckedFiles
 from sdpose.errors import UserError
 from sdpose.pack_store import local_copy, open_pack
+from sdpose.prepare.verify import CheckedFiles
 
 CONTENT = b"content"
 RIGHT = hashlib.sha256(CONTENT).hexdigest()

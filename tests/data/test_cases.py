@@ -12,8 +12,8 @@ import pytest
 
 from sdpose.checks.quick_check import glance_at_coco
 from sdpose.config import load_experiment
-from sdpose.data.prepare import prepare_coco
 from sdpose.errors import UserError
+from sdpose.prepare.dataset import prepare_coco
 
 PLAIN = (4, 4, 4)  # persons to train on, to evaluate, boxes
 

@@ -12,9 +12,9 @@ from sdpose.data.device import crops_on_device, on_device
 from sdpose.data.images import NORMALIZED
 from sdpose.data.loader import build_train_loader
 from sdpose.data.pack import open_pack
-from sdpose.data.prepare import prepare_coco
 from sdpose.data.randomness import sample_keys
 from sdpose.geometry import box_to_center_size, invert_affine
+from sdpose.prepare.dataset import prepare_coco
 
 CROP_WH = (192, 256)
 CPU = torch.device("cpu")

@@ -16,9 +16,9 @@ from sdpose.checks.quick_check import glance_at_coco
 from sdpose.config import parse_experiment
 from sdpose.data.coco import load_annotations
 from sdpose.data.detections import load_detections
-from sdpose.data.prepare import prepare_coco
-from sdpose.data.splits import Split
 from sdpose.errors import UserError
+from sdpose.prepare.dataset import prepare_coco
+from sdpose.prepare.splits import Split
 from sdpose.skeleton import JOINT_NAMES
 
 VALUES = (

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from packed import fast_experiment
 
-from sdpose.data.prepare import prepare_coco
+from sdpose.prepare.dataset import prepare_coco
 
 MEASURED = """
 import itertools, json, sys

@@ -12,9 +12,9 @@ import pytest
 
 from sdpose.data.coco import CocoAnnotations, load_annotations
 from sdpose.data.person_rules import lost_persons
-from sdpose.data.plausibility import odd_boxes, odd_coordinates
-from sdpose.data.splits import Split
 from sdpose.errors import UserError
+from sdpose.prepare.plausibility import odd_boxes, odd_coordinates
+from sdpose.prepare.splits import Split
 from sdpose.skeleton import JOINT_NAMES
 
 WIDTH, HEIGHT = 640, 480

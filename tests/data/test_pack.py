@@ -15,10 +15,10 @@ from packed import KILLED_AFTER_15, fast_experiment, prepare
 from sdpose.data.coco import load_annotations
 from sdpose.data.images import read_image
 from sdpose.data.loader import build_train_loader
-from sdpose.data.pack import build
 from sdpose.data.pack.layout import MANIFEST
 from sdpose.errors import UserError
 from sdpose.pack_store import open_pack
+from sdpose.prepare import pack_builder as build
 
 
 @pytest.fixture(autouse=True)

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from packed import KILLED_AFTER_15, fast_experiment, prepare
 
-from sdpose.data.pack import build
 from sdpose.data.pack.layout import MANIFEST
 from sdpose.pack_store import open_pack
+from sdpose.prepare import pack_builder as build
 
 Decoded = list[str]
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sdpose.config import parse_experiment
-from sdpose.data import verify
-from sdpose.data.prepare import prepare_coco, unusable_images
 from sdpose.errors import UserError
+from sdpose.prepare import verify
+from sdpose.prepare.dataset import prepare_coco, unusable_images
 
 DETECTIONS = "person_detection_results/COCO_val2017_detections_AP_H_56_person.json"
 

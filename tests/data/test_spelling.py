@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sdpose.data.spelling import other_spellings
+from sdpose.prepare.spelling import other_spellings
 
 NFC, NFD = (unicodedata.normalize(form, "작업자.jpg") for form in ("NFC", "NFD"))
 

@@ -18,6 +18,7 @@ from sdpose.data.coco import load_annotations
 from sdpose.errors import UserError
 from sdpose.evaluation import METRIC_NAMES, evaluate, format_table, infer, write_results
 from sdpose.models import build_model
+from sdpose.prepare.dataset import unusable_images
 
 DETECTIONS = "person_detection_results/COCO_val2017_detections_AP_H_56_person.json"
 
@@ -208,7 +209,9 @@ def test_an_unreadable_image_is_named(model, copy_4, workers):
 def test_skipped_images_do_not_count(model, copy_4, monkeypatch, tmp_path):
     monkeypatch.setenv("SDPOSE_CACHE", str(tmp_path / "cache"))
     (copy_4 / "val2017/000000000785.jpg").write_bytes(b"")
-    skipping = evaluate(model, experiment(copy_4, "data.on_corrupt=skip"), device="cpu")
+    changed = experiment(copy_4, "data.on_corrupt=skip")
+    skipped = unusable_images(changed, "val")
+    skipping = evaluate(model, changed, device="cpu", skip_images=skipped)
     assert skipping.settings["num_images_left_out"] == 1
     assert skipping.settings["num_images"] == 3
     assert 785 not in skipping.image_ids

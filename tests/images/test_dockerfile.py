@@ -110,7 +110,7 @@ def test_steps_run_on_what_the_pipeline_image_has(
     program = f"""
 import sys
 sys.modules.update(dict.fromkeys({hidden!r}))
-import components.prepare_coco, sdpose.data.prepare
+import components.prepare_coco, sdpose.prepare.dataset
 import pipelines.cluster.preflight.step, pipelines.cluster.preflight
 from mlflow import MlflowClient
 MlflowClient("http://127.0.0.1:9")

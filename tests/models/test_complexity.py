@@ -6,8 +6,8 @@ import pytest
 import torch
 from reference_weights import reference_table
 
+from sdpose.inference.complexity import Macs, count_macs, format_models_table, models_table
 from sdpose.models import MODELS
-from sdpose.models.complexity import Macs, count_macs, format_models_table, models_table
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import torch
 from made import Register, with_promotion, write_checkpoint
 
 from sdpose.config import Experiment, load_experiment, parse_experiment
-from sdpose.data.prepare import prepare_coco
 from sdpose.evaluation import EvaluationResult, evaluate
 from sdpose.models import build_model, load_weights
+from sdpose.prepare.dataset import prepare_coco
 from sdpose.registry.promote import promote
 from sdpose.registry.register import register_checkpoint
 from sdpose.runner.train import train

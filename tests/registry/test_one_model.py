@@ -24,10 +24,10 @@ from sdpose.registry import CHANNELS, summarize
 from sdpose.registry.promote import promote
 from sdpose.registry.register_run import register_run
 from sdpose.registry.versions import versions
+from sdpose.runner.experiment_changes import differences
 from sdpose.storage import Store, open_store
 from sdpose.sweeps import expand, load_sweep
 from sdpose.tools.mmpose_import import import_config
-from sdpose.training.experiment_changes import differences
 
 
 def model_of(name: str | Path, *overrides: str) -> str | None:

@@ -12,7 +12,7 @@ from sdpose.config import dump_experiment, load_experiment
 from sdpose.errors import UserError
 from sdpose.report.gather import gather
 from sdpose.report.history import read_history
-from sdpose.training.experiment_changes import differences
+from sdpose.runner.experiment_changes import differences
 from sdpose.training.paths import EXPERIMENT_FILE
 
 DAMAGED = [

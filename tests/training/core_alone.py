@@ -28,12 +28,12 @@ def main(experiment_file: str) -> None:
     import torch
 
     from sdpose.config import load_experiment
-    from sdpose.data.prepare import prepare_coco
+    from sdpose.prepare.dataset import prepare_coco
     from sdpose.training.distributed import World
     from sdpose.training.log_lines import PrintedEvents
     from sdpose.training.loop import train_epochs
     from sdpose.training.outputs import LocalOutputs
-    from sdpose.training.run import build_run
+    from sdpose.training.run import SkipImages, build_run
     from sdpose.training.stop import NeverStop
 
     experiment = load_experiment(experiment_file)
@@ -44,6 +44,7 @@ def main(experiment_file: str) -> None:
         events=PrintedEvents(),
         checkpoint=None,
         dataset_digest=prepare_coco(experiment).digest,
+        skip_images=SkipImages(),
         pack=None,
     )
     keep = experiment.checkpoint_config.max_keep_ckpts

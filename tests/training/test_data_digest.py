@@ -15,8 +15,8 @@ from components.require_trials import require_trials
 from components.train import train as train_step
 from sdpose.comparison.trial_outcome import TrialOutcome
 from sdpose.config import dump_experiment
-from sdpose.data.prepare import prepare_coco
 from sdpose.errors import UserError
+from sdpose.prepare.dataset import prepare_coco
 from sdpose.runner.evaluate_checkpoint import evaluate_checkpoint
 from sdpose.runner.finished import finished_training, require_data
 from sdpose.runner.train import train

@@ -10,9 +10,9 @@ import torch
 from sdpose.config import load_experiment
 from sdpose.data.loader import build_train_loader
 from sdpose.data.pack import open_pack
-from sdpose.data.prepare import prepare_coco
 from sdpose.losses import build_loss
 from sdpose.models import build_model
+from sdpose.prepare.dataset import prepare_coco
 from sdpose.training.distributed import World
 from sdpose.training.divergence import LossWatch
 from sdpose.training.optim import build_optimizer

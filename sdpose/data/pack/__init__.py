@@ -13,7 +13,6 @@ shares one pack. Neither the index nor the pixels are held in memory: the index 
 rows of pixels that a crop needs are read when it needs them.
 """
 
-from sdpose.data.pack.build import Source, build_pack, prepare_pack
 from sdpose.data.pack.reader import Pack, open_pack
 
-__all__ = ["Pack", "Source", "build_pack", "open_pack", "prepare_pack"]
+__all__ = ["Pack", "open_pack"]

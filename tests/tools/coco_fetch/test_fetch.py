@@ -19,8 +19,8 @@ from servers.proxy import SLOW_DOWN, Cut, FaultProxy
 
 from sdpose import retry
 from sdpose.config import parse_experiment
-from sdpose.data.prepare import prepare_coco
 from sdpose.errors import UserError
+from sdpose.prepare.dataset import prepare_coco
 from sdpose.tools.coco_fetch import download
 from sdpose.tools.coco_fetch.fetch import DETECTIONS, fetch_coco
 from sdpose.tools.coco_fetch.sources import HttpSource

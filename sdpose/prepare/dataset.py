@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Literal
 
 from sdpose.config import Experiment
-from sdpose.data.pack import Source, prepare_pack
 from sdpose.data.person_rules import describe_left_out
 from sdpose.data.progress import ConsoleProgress
-from sdpose.data.splits import (
+from sdpose.errors import UserError
+from sdpose.files import sha256_of_file
+from sdpose.prepare.pack_builder import Source, prepare_pack
+from sdpose.prepare.splits import (
     Split,
     describe_unusable,
     how_to_get_data,
@@ -27,9 +29,7 @@ from sdpose.data.splits import (
     read_split,
     val_boxes,
 )
-from sdpose.data.verify import MISSING, CheckedFiles, FileCheck
-from sdpose.errors import UserError
-from sdpose.files import sha256_of_file
+from sdpose.prepare.verify import MISSING, CheckedFiles, FileCheck
 
 
 @dataclass(frozen=True)

@@ -38,10 +38,10 @@ from sdpose.data.pack.layout import (
     shard_name,
 )
 from sdpose.data.progress import ConsoleProgress
-from sdpose.data.verify import CheckedFiles
 from sdpose.errors import UserError
 from sdpose.files import atomic_file, open_own
 from sdpose.locking import file_lock
+from sdpose.prepare.verify import CheckedFiles
 
 log = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from sdpose.config.schema.data import TrainSplit, ValSplit
 from sdpose.data.coco import CocoAnnotations, load_annotations
 from sdpose.data.detections import load_detections
 from sdpose.data.person_rules import describe_left_out, lost_persons
-from sdpose.data.plausibility import odd_boxes, odd_coordinates
-from sdpose.data.spelling import other_spellings
-from sdpose.data.verify import MISSING, CheckedFiles, FileCheck
 from sdpose.errors import UserError
 from sdpose.files import write_atomically
+from sdpose.prepare.plausibility import odd_boxes, odd_coordinates
+from sdpose.prepare.spelling import other_spellings
+from sdpose.prepare.verify import MISSING, CheckedFiles, FileCheck
 
 SHOWN = 20  # unusable images named in a message; all of them are in a file that it names
 
