@@ -27,11 +27,11 @@ from sdpose.data.pack.layout import (
     DamagedManifestError,
     Manifest,
 )
-from sdpose.data.progress import ConsoleProgress
 from sdpose.errors import UserError
 from sdpose.locking import file_lock
 from sdpose.prepare import pack_builder
 from sdpose.prepare.pack_builder import Source
+from sdpose.progress_bar import ConsoleProgress
 from sdpose.storage import DamagedObjectError, ObjectNotFoundError, Store, open_store
 
 log = logging.getLogger(__name__)

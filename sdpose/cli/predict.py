@@ -77,13 +77,13 @@ def predict(
     registry://NAME/CHANNEL. .ts and .pt2 files are programs: they need --trust.
     Without --boxes or --detector the whole picture is taken for one person.
     """
-    from sdpose.data.progress import ConsoleProgress
     from sdpose.errors import UserError
     from sdpose.inference import load
     from sdpose.inference.box_file import BoxFile
     from sdpose.inference.boxes import Detector, TorchvisionDetector, whole_picture
     from sdpose.inference.pictures import Source
     from sdpose.inference.predict import predict as run
+    from sdpose.progress_bar import ConsoleProgress
 
     if boxes and detector:
         raise UserError("--boxes and --detector say the same in two ways: leave one out")

@@ -28,7 +28,7 @@ def synth(out: Path, num_train: int, num_val: int, seed: int) -> None:
     Rendered articulated people in the true COCO layout; --train and --val are numbers of images.
     The same seed gives the same bytes.
     """
-    from sdpose.data.progress import ConsoleProgress
+    from sdpose.progress_bar import ConsoleProgress
     from sdpose.tools.synthetic.dataset import write_synthetic_coco
 
     with ConsoleProgress("rendering", "images") as progress:

@@ -17,7 +17,6 @@ from typing import Literal
 
 from sdpose.config import Experiment
 from sdpose.data.person_rules import describe_left_out
-from sdpose.data.progress import ConsoleProgress
 from sdpose.errors import UserError
 from sdpose.files import sha256_of_file
 from sdpose.prepare.pack_builder import Source, prepare_pack
@@ -30,6 +29,7 @@ from sdpose.prepare.splits import (
     val_boxes,
 )
 from sdpose.prepare.verify import MISSING, CheckedFiles, FileCheck
+from sdpose.progress_bar import ConsoleProgress
 
 
 @dataclass(frozen=True)

@@ -37,11 +37,11 @@ from sdpose.data.pack.layout import (
     Manifest,
     shard_name,
 )
-from sdpose.data.progress import ConsoleProgress
 from sdpose.errors import UserError
 from sdpose.files import atomic_file, open_own
 from sdpose.locking import file_lock
 from sdpose.prepare.verify import CheckedFiles
+from sdpose.progress_bar import ConsoleProgress
 
 log = logging.getLogger(__name__)
 

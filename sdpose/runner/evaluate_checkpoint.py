@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from sdpose.config import Experiment
-from sdpose.data.progress import ConsoleProgress
 from sdpose.errors import UserError
 from sdpose.evaluation import EvaluationResult, evaluate
 from sdpose.models import load_model
 from sdpose.prepare.dataset import prepare_coco, unusable_images
+from sdpose.progress_bar import ConsoleProgress
 from sdpose.runner.process_group import leave_cores_to_workers, process_group
 from sdpose.training.distributed import PREPARE_TIMEOUT, on_main
 

@@ -22,7 +22,7 @@ def verify(store: Store, model: str | None, public_key: Path | None) -> Any:
 
     Exit code 1: something is.
     """
-    from sdpose.data.progress import ConsoleProgress
+    from sdpose.progress_bar import ConsoleProgress
     from sdpose.registry.signatures import verifier_of
     from sdpose.registry.verify import verify as check
 

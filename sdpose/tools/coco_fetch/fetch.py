@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdpose.data.coco import load_annotations
-from sdpose.data.progress import ConsoleProgress
 from sdpose.errors import UserError
 from sdpose.files import matching
 from sdpose.locking import only_one
+from sdpose.progress_bar import ConsoleProgress
 from sdpose.storage.ranged_download import in_parallel
 from sdpose.storage.store import retry_transient
 from sdpose.tools.coco_fetch.download import Checksum, Checksums, download
