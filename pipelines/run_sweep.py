@@ -15,7 +15,7 @@ from pipelines.sweep_pipeline import make_sweep_pipeline
 from sdpose.cli.text import format_rows
 from sdpose.code_version import code_version
 from sdpose.config import dump_experiment
-from sdpose.config.reference import as_yaml
+from sdpose.config.keys import as_yaml
 from sdpose.errors import UserError
 from sdpose.files import matching
 from sdpose.sweeps import Sweep, Trial

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from sdpose.cli.key_reference import table
 from sdpose.cli.options import allow_unsupported_option, experiment_options
 from sdpose.cli.text import echo
 from sdpose.config import (
@@ -18,7 +19,6 @@ from sdpose.config import (
     load_experiment,
     load_with_origins,
 )
-from sdpose.config.reference import table
 from sdpose.errors import UserError
 
 MAX_VALUE_WIDTH = 80  # beyond it, --origin does not align

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from sdpose.config.key_names import hint_for
+from sdpose.config.keys import example_of
 from sdpose.config.mappings import same_branch
-from sdpose.config.reference import example_of
 from sdpose.config.schema import Experiment
 from sdpose.documents import DocumentError, describe, parse_yaml_value
 from sdpose.errors import UserError, did_you_mean

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from sdpose.config.keys import keys
 from sdpose.config.mappings import flatten, is_off, merge, nested, same_branch
-from sdpose.config.reference import keys
 from sdpose.config.schema import Experiment
 from sdpose.config.short_keys import OTHER_NAMES, SHORT_KEYS
 from sdpose.errors import UserError, either

@@ -21,22 +21,35 @@ class DataCfg(Section):
     """What a sample is, and which boxes are evaluated. Sizes are (width, height) in pixels."""
 
     image_size: Size = Field(
-        (192, 256), description="size of the crop that the model sees, (width, height) pixels"
+        (192, 256),
+        description="size of the crop that the model sees, (width, height) pixels",
+        examples=[[288, 384]],
     )
     heatmap_size: Size = Field(
-        (48, 64), description="size of the targets and the model's output, (width, height) pixels"
+        (48, 64),
+        description="size of the targets and the model's output, (width, height) pixels",
+        examples=[[72, 96]],
     )
-    sigma: PositiveFloat = Field(2.0, description="of the target Gaussian, heatmap pixels")
+    sigma: PositiveFloat = Field(
+        2.0, description="of the target Gaussian, heatmap pixels", examples=[3.0]
+    )
     use_gt_bbox: bool = Field(
         False, description="evaluate on ground-truth boxes instead of detections"
     )
     bbox_file: str = Field(
         "person_detection_results/COCO_val2017_detections_AP_H_56_person.json",
         description="detections in COCO's result format; relative to data_root",
+        examples=["detections.json"],
     )
-    det_bbox_thr: Probability = Field(0.0, description="detections below this score are dropped")
-    oks_thr: Probability = Field(0.9, description="poses more similar than this are duplicates")
-    vis_thr: Probability = Field(0.2, description="joints below it do not count in a pose's score")
+    det_bbox_thr: Probability = Field(
+        0.0, description="detections below this score are dropped", examples=[0.05]
+    )
+    oks_thr: Probability = Field(
+        0.9, description="poses more similar than this are duplicates", examples=[0.95]
+    )
+    vis_thr: Probability = Field(
+        0.2, description="joints below it do not count in a pose's score", examples=[0.3]
+    )
     soft_nms: bool = Field(False, description="lower the score of duplicates instead of dropping")
 
 
@@ -44,23 +57,36 @@ class TrainPipeline(Section):
     """The random part of a training sample; distributions as in the official configuration."""
 
     padding: PositiveFloat = Field(
-        1.25, description="crop size / box size; the one key that evaluation reads too"
+        1.25,
+        description="crop size / box size; the one key that evaluation reads too",
+        examples=[1.5],
     )
-    shift_factor: NonNegativeFloat = Field(0.16, description="centre shift / box size, at most")
-    shift_prob: Probability = Field(0.3, description="share of samples whose centre is shifted")
-    flip_prob: Probability = Field(0.5, description="share of samples that are mirrored")
+    shift_factor: NonNegativeFloat = Field(
+        0.16, description="centre shift / box size, at most", examples=[0.1]
+    )
+    shift_prob: Probability = Field(
+        0.3, description="share of samples whose centre is shifted", examples=[0.0]
+    )
+    flip_prob: Probability = Field(
+        0.5, description="share of samples that are mirrored", examples=[0.0]
+    )
     num_joints_half_body: PositiveInt = Field(
-        8, description="half-body crops need more visible joints than this"
+        8, description="half-body crops need more visible joints than this", examples=[10]
     )
     prob_half_body: Probability = Field(
         0.3,
         description="share of samples cut to half the body, where enough joints are visible",
+        examples=[0.0],
     )
     scale_factor: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.35, description="scale is 1 + N(0, this), clipped to 1 -+ this"
+        0.35, description="scale is 1 + N(0, this), clipped to 1 -+ this", examples=[0.25]
     )
-    rot_factor: NonNegativeFloat = Field(45.0, description="degrees; N(0, this), clipped at twice")
-    rot_prob: Probability = Field(0.6, description="share of samples that are rotated")
+    rot_factor: NonNegativeFloat = Field(
+        45.0, description="degrees; N(0, this), clipped at twice", examples=[30.0]
+    )
+    rot_prob: Probability = Field(
+        0.6, description="share of samples that are rotated", examples=[0.0]
+    )
 
 
 _ANN_FILE = "COCO keypoints JSON; relative to data_root"
@@ -68,27 +94,37 @@ _IMG_PREFIX = "folder of its images; relative to data_root"
 
 
 class TrainSplit(Section):
-    ann_file: str = Field("annotations/person_keypoints_train2017.json", description=_ANN_FILE)
-    img_prefix: str = Field("train2017", description=_IMG_PREFIX)
+    ann_file: str = Field(
+        "annotations/person_keypoints_train2017.json",
+        description=_ANN_FILE,
+        examples=["labels/train.json"],
+    )
+    img_prefix: str = Field("train2017", description=_IMG_PREFIX, examples=["images"])
 
 
 class ValSplit(Section):
-    ann_file: str = Field("annotations/person_keypoints_val2017.json", description=_ANN_FILE)
-    img_prefix: str = Field("val2017", description=_IMG_PREFIX)
+    ann_file: str = Field(
+        "annotations/person_keypoints_val2017.json",
+        description=_ANN_FILE,
+        examples=["labels/val.json"],
+    )
+    img_prefix: str = Field("val2017", description=_IMG_PREFIX, examples=["images"])
 
 
 class ValDataloader(Section):
     samples_per_gpu: PositiveInt = Field(
-        32, description="samples that one process evaluates at once"
+        32, description="samples that one process evaluates at once", examples=[128]
     )
 
 
 class Data(Section):
     samples_per_gpu: PositiveInt = Field(
-        64, description="samples that one process trains on at once"
+        64, description="samples that one process trains on at once", examples=[32]
     )
     workers_per_gpu: Annotated[Int, Field(ge=0)] = Field(
-        2, description="loader processes of one process; 0: load in the process itself"
+        2,
+        description="loader processes of one process; 0: load in the process itself",
+        examples=[4],
     )
     val_dataloader: ValDataloader = ValDataloader()
     on_corrupt: Literal["fail", "skip"] = Field(
@@ -105,6 +141,7 @@ class Data(Section):
         None,
         description="of the packs (fast): a folder, which is read in place, or a file:// or s3:// "
         "URI, from which each machine copies shards to its $SDPOSE_CACHE; default: data_root/packs",
+        examples=["s3://bucket/packs"],
     )
     train: TrainSplit = TrainSplit()
     val: ValSplit = ValSplit()

@@ -30,23 +30,35 @@ BACKBONE_STRIDE = 4
 class Experiment(Section):
     """One experiment, resolved: what `sdpose config show` prints."""
 
-    exp_name: Name = Field(description="names the work dir and the MLflow run")
+    exp_name: Name = Field(
+        description="names the work dir and the MLflow run", examples=["maskedkd_v2"]
+    )
     work_dir: str | None = Field(
         None,
         description="folder of the results; default: work_dirs/<exp_name>. s3://bucket/prefix: a "
         "folder below $SDPOSE_SCRATCH/work_dirs/s3 is worked in, and mirrored there",
+        examples=["s3://bucket/runs/maskedkd_v2"],
     )
     data_root: str = Field(
-        "data/coco", description="folder of COCO; other paths of data are relative to it"
+        "data/coco",
+        description="folder of COCO; other paths of data are relative to it",
+        examples=["/data/coco"],
     )
     seed: Annotated[Int, Field(ge=0, lt=2**31)] = Field(
-        0, description="of the weights, the order of the samples, augmentation and masks"
+        0,
+        description="of the weights, the order of the samples, augmentation and masks",
+        examples=[1],
     )
-    load_from: WeightsFile | None = Field(None, description="start from the weights of this file")
+    load_from: WeightsFile | None = Field(
+        None,
+        description="start from the weights of this file",
+        examples=["work_dirs/teacher/best_AP_epoch_290.pth"],
+    )
     resume_from: WeightsFile | None = Field(
         None,
         description="continue this checkpoint; auto: the newest intact one of the work dir or its "
         "mirror, if any",
+        examples=["auto"],
     )
     model: Model = Model()
     data_cfg: DataCfg = DataCfg()
@@ -55,7 +67,7 @@ class Experiment(Section):
     optimizer: Optimizer = Optimizer()
     optimizer_config: OptimizerConfig = OptimizerConfig()
     lr_config: LrConfig = LrConfig()
-    total_epochs: PositiveInt = Field(300, description="epochs to train")
+    total_epochs: PositiveInt = Field(300, description="epochs to train", examples=[100])
     amp: Amp = Field(
         "auto",
         description="autocast type; auto: bf16 on GPUs that compute in it, off elsewhere; fp16 "
@@ -65,7 +77,9 @@ class Experiment(Section):
     channels_last: Switch = Field(
         "auto", description="memory format of images and convolutions; auto: on GPUs"
     )
-    ema: Ema | None = Field(None, description="average the weights; null: off")
+    ema: Ema | None = Field(
+        None, description="average the weights; null: off", examples=[{"decay": 0.999}]
+    )
     on_divergence: Literal["stop", "skip_step", "rollback"] = Field(
         "stop",
         description="after NaN or Inf; skip_step leaves such steps and loss spikes out; rollback "
@@ -73,10 +87,14 @@ class Experiment(Section):
         "on with the samples after those that diverged",
     )
     loss_spike: Annotated[float, Field(gt=1, allow_inf_nan=False)] = Field(
-        5.0, description="a step whose loss is above this many times the usual one is a spike"
+        5.0,
+        description="a step whose loss is above this many times the usual one is a spike",
+        examples=[2.0],
     )
     ap_drop: Probability = Field(
-        0.1, description="an AP that far below the best so far, 0..1, is reported as a drop"
+        0.1,
+        description="an AP that far below the best so far, 0..1, is reported as a drop",
+        examples=[0.05],
     )
     sync_bn: bool = Field(
         True,
@@ -88,7 +106,9 @@ class Experiment(Section):
     registry: Registry = Registry()
     promotion: Promotion = Promotion()
     early_stopping: EarlyStopping | None = Field(
-        None, description="stop with the weaker trials of a sweep; null: go on to total_epochs"
+        None,
+        description="stop with the weaker trials of a sweep; null: go on to total_epochs",
+        examples=[{"folder": "work_dirs/rungs"}],
     )
 
     @model_validator(mode="before")

@@ -28,9 +28,11 @@ class Backbone(Section):
         "StemNet", description="StemNet: SDPose-T and -S; HRNet_3stage: SDPose-B"
     )
     width: Channels | None = Field(
-        None, description="channels of the first branch; default 64 for StemNet, 32 for HRNet"
+        None,
+        description="channels of the first branch; default 64 for StemNet, 32 for HRNet",
+        examples=[32],
     )
-    num_blocks: Layers = Field(4, description="bottlenecks of the stem")
+    num_blocks: Layers = Field(4, description="bottlenecks of the stem", examples=[2])
 
     @model_validator(mode="before")
     @classmethod
@@ -45,7 +47,9 @@ class KeypointLoss(Section):
         "JointsMSELoss", description="mean squared error of the heatmaps"
     )
     use_target_weight: bool = Field(True, description="ignore joints that are not annotated")
-    loss_weight: NonNegativeFloat = Field(1.0, description="factor of the loss of the heatmaps")
+    loss_weight: NonNegativeFloat = Field(
+        1.0, description="factor of the loss of the heatmaps", examples=[10.0]
+    )
 
 
 class TokenDistilLoss(Section):
@@ -56,10 +60,12 @@ class TokenDistilLoss(Section):
         "TokenDistilLoss", description="MaskedTokenDistilLoss leaves out a share of the tokens"
     )
     loss_weight: NonNegativeFloat = Field(
-        5e-6, description="factor of the loss between the cycles' tokens"
+        5e-6, description="factor of the loss between the cycles' tokens", examples=[1e-05]
     )
     mask_ratio: Probability | None = Field(
-        None, description="share of every sample's tokens that is left out (masked loss; 0.3)"
+        None,
+        description="share of every sample's tokens that is left out (masked loss; 0.3)",
+        examples=[0.5],
     )
     mask_strategy: Literal["random", "importance"] | None = Field(
         None, description="which tokens are left out: random ones, or the least important"
@@ -91,25 +97,33 @@ class TokenPose(Section):
     width), as in the official configurations."""
 
     feature_size: Size = Field(
-        (64, 48), description="backbone's output, (height, width); default: image_size / 4, swapped"
+        (64, 48),
+        description="backbone's output, (height, width); default: image_size / 4, swapped",
+        examples=[[64, 48]],
     )
     heatmap_size: Size = Field(
-        (64, 48), description="(height, width); default: that of data_cfg, swapped"
+        (64, 48),
+        description="(height, width); default: that of data_cfg, swapped",
+        examples=[[64, 48]],
     )
     patch_size: Size = Field(
-        (4, 3), description="feature pixels, (height, width), that make one vision token"
+        (4, 3),
+        description="feature pixels, (height, width), that make one vision token",
+        examples=[[2, 2]],
     )
-    dim: Channels = Field(192, description="width of a token")
-    depth: Layers = Field(12, description="transformer layers in one cycle")
-    heads: Channels = Field(8, description="attention heads")
+    dim: Channels = Field(192, description="width of a token", examples=[96])
+    depth: Layers = Field(12, description="transformer layers in one cycle", examples=[6])
+    heads: Channels = Field(8, description="attention heads", examples=[4])
     mlp_ratio: PositiveFloat = Field(
-        3, le=100, description="hidden width of the feed-forward layer / dim"
+        3, le=100, description="hidden width of the feed-forward layer / dim", examples=[4.0]
     )
     pos_embedding_type: Literal["sine-full", "sine", "learnable"] = Field(
         "sine-full",
         description="sine-full adds the position before every layer but the first as well",
     )
-    cycle_num: Layers = Field(2, description="passes through the transformer in training")
+    cycle_num: Layers = Field(
+        2, description="passes through the transformer in training", examples=[3]
+    )
 
     @model_validator(mode="after")
     def _divisible(self) -> TokenPose:
@@ -132,10 +146,14 @@ class TokenPose(Section):
 class KeypointHead(Section):
     loss_keypoint: KeypointLoss = KeypointLoss()
     loss_vis_token_dist: TokenDistilLoss | None = Field(
-        TokenDistilLoss(), description="distillation of the vision tokens; null: off"
+        TokenDistilLoss(),
+        description="distillation of the vision tokens; null: off",
+        examples=[{"type": "MaskedTokenDistilLoss"}],
     )
     loss_kpt_token_dist: TokenDistilLoss | None = Field(
-        TokenDistilLoss(), description="distillation of the keypoint tokens; null: off"
+        TokenDistilLoss(),
+        description="distillation of the keypoint tokens; null: off",
+        examples=[{"type": "MaskedTokenDistilLoss"}],
     )
     tokenpose_cfg: TokenPose = TokenPose()
 
@@ -151,7 +169,7 @@ class TestCfg(Section):
         True, description="shift the mirrored heatmap by one pixel (flip_test)"
     )
     modulate_kernel: Pixels = Field(
-        11, description="width of the smoothing, heatmap pixels; odd (unbiased)"
+        11, description="width of the smoothing, heatmap pixels; odd (unbiased)", examples=[17]
     )
 
     @model_validator(mode="after")
@@ -163,7 +181,9 @@ class TestCfg(Section):
 
 class Model(Section):
     pretrained: WeightsFile | None = Field(
-        None, description="file with weights for the backbone (ImageNet HRNet, say)"
+        None,
+        description="file with weights for the backbone (ImageNet HRNet, say)",
+        examples=["hrnet_w32-36af842e.pth"],
     )
     backbone: Backbone = Backbone()
     keypoint_head: KeypointHead = KeypointHead()

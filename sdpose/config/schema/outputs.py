@@ -10,28 +10,32 @@ from sdpose.config.schema.section import Int, PositiveFloat, PositiveInt, Sectio
 
 
 class CheckpointConfig(Section):
-    interval: PositiveInt = Field(10, description="epochs between epoch_N.pth")
+    interval: PositiveInt = Field(10, description="epochs between epoch_N.pth", examples=[5])
     max_keep_ckpts: Annotated[Int, Field(ge=-1)] = Field(
-        -1, description="newest epoch_N.pth that are kept; -1: all"
+        -1, description="newest epoch_N.pth that are kept; -1: all", examples=[3]
     )
     save_last: bool = Field(True, description="save the last epoch even between intervals")
     out_dir: str | None = Field(
-        None, description="checkpoints go to out_dir/<name of the work dir>; default: the work dir"
+        None,
+        description="checkpoints go to out_dir/<name of the work dir>; default: the work dir",
+        examples=["/mnt/checkpoints"],
     )
     interval_minutes: PositiveFloat | None = Field(
         10.0,
         description="minutes after which latest.pth is saved inside an epoch, too (at the next log "
         "line); null: only at the end of every epoch",
+        examples=[5.0],
     )
     mirror: str | None = Field(
         None,
         description="s3://bucket/prefix or a folder; checkpoints and logs are also uploaded to "
         "mirror/<name of the work dir>, and a fresh machine continues from there",
+        examples=["s3://bucket/checkpoints"],
     )
 
 
 class Evaluation(Section):
-    interval: PositiveInt = Field(10, description="epochs between evaluations")
+    interval: PositiveInt = Field(10, description="epochs between evaluations", examples=[5])
     metric: Literal["mAP"] = Field("mAP", description="COCO's keypoint AP")
     save_best: Literal["AP"] | None = Field("AP", description="keep best_AP_epoch_N.pth")
     backend: Literal["pycocotools", "faster-coco-eval"] = Field(
@@ -44,7 +48,7 @@ class LogHook(Section):
 
 
 class LogConfig(Section):
-    interval: PositiveInt = Field(50, description="iterations between lines")
+    interval: PositiveInt = Field(50, description="iterations between lines", examples=[10])
     hooks: tuple[LogHook, ...] = Field(
         (
             LogHook(type="TextLoggerHook"),
@@ -52,6 +56,7 @@ class LogConfig(Section):
             LogHook(type="MlflowLoggerHook"),
         ),
         description="where figures go: text and JSON lines in the work dir, TensorBoard, MLflow",
+        examples=[["TextLoggerHook"]],
     )
 
     @model_validator(mode="before")

@@ -20,17 +20,23 @@ class Limits(Section):
 
 
 class Halving(Section):
-    min_epochs: PositiveInt = Field(10, description="epochs before a trial can be stopped")
+    min_epochs: PositiveInt = Field(
+        10, description="epochs before a trial can be stopped", examples=[5]
+    )
     reduction_factor: Annotated[Int, Field(ge=2)] = Field(
         3,
         description="one of so many trials goes on, after min_epochs and each time that many more",
+        examples=[2],
     )
 
 
 class EarlyStopping(Halving):
     """A trial's part in it."""
 
-    folder: str = Field(description="where the trials meet: a folder or s3://bucket/prefix")
+    folder: str = Field(
+        description="where the trials meet: a folder or s3://bucket/prefix",
+        examples=["s3://bucket/rungs"],
+    )
 
 
 class Sweep(Section):

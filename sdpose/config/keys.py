@@ -1,0 +1,93 @@
+"""Every key of an experiment, read from the schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+
+from sdpose.config.schema import Experiment
+
+
+@dataclass(frozen=True)
+class Key:
+    """A value that an experiment can have, or a section that can be null."""
+
+    path: str  # dotted
+    meaning: str
+    default: Any  # ... if there is none
+    choices: tuple[Any, ...]  # all of them, where they can be listed
+    examples: tuple[Any, ...]  # of the schema's field
+
+    @property
+    def example(self) -> Any:
+        """A value that can be written there; another one than the default, where there is one."""
+        others = (choice for choice in self.choices if choice != self.default)
+        return self.examples[0] if self.examples else next(others, self.default)
+
+
+def keys(
+    section: type[BaseModel] = Experiment, prefix: str = "", values: BaseModel | None = None
+) -> Iterator[Key]:
+    """Every key, those of sections behind their section's. values: the section as it is by default,
+    where that is not what its own fields say."""
+    for name, field in section.model_fields.items():
+        path, default = prefix + name, ... if field.is_required() else field.default
+        if values is not None:
+            default = getattr(values, name)
+        below = _section(field.annotation)
+        choices = _choices(field.annotation)
+        if below is None or None in choices:
+            yield Key(
+                path,
+                field.description or "",
+                default,
+                choices if below is None else (),
+                tuple(field.examples or ()),
+            )
+        if below is not None:
+            whole = default if isinstance(default, BaseModel) else None
+            yield from keys(below, f"{path}.", whole)
+
+
+def example_of(path: str) -> str | None:
+    """A value that can be written for a key of an experiment, as YAML; None: no such key."""
+    return next((as_yaml(key.example) for key in keys() if key.path == path), None)
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """The section that a key takes, or may take; of a list of sections none."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) is tuple:
+        return None
+    return next(filter(None, map(_section, get_args(annotation))), None)
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    if annotation is bool:
+        return (True, False)
+    if annotation is type(None):
+        return (None,)
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    if get_origin(annotation) is tuple:
+        return ()
+    return tuple(choice for each in get_args(annotation) for choice in _choices(each))
+
+
+def as_yaml(value: Any) -> str:
+    """On one line, as it can be written."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json", exclude_none=True)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, tuple | list):
+        items = [getattr(item, "type", item) for item in value]
+        return f"[{', '.join(map(str, items))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {as_yaml(item)}' for key, item in value.items())}}}"
+    return json.dumps(value) if isinstance(value, bool | float | None) else str(value)
