@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sdpose.config.reference import Key, as_yaml, keys
+from sdpose.config.keys import Key, as_yaml, keys
 from sdpose.config.short_keys import SHORT_KEYS
 
 
