@@ -25,6 +25,8 @@ from sdpose.storage import Store, open_store
 from sdpose.training.loop import train
 from tests.shipped import CRDS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StatusServer]:

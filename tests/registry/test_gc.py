@@ -24,6 +24,8 @@ from sdpose.registry.references import DisagreementError
 from sdpose.registry.verify import verify
 from sdpose.storage import DamagedObjectError, FileStore, Store, sha256_of_file
 
+pytestmark = pytest.mark.slow
+
 NOW = timedelta(0)
 
 

@@ -15,6 +15,8 @@ import torch
 from sdpose.errors import PEER_ERROR, UserError
 from sdpose.training.distributed import PEER_LOST_EXIT_CODE, process_group
 
+pytestmark = pytest.mark.slow
+
 RANK = Path(__file__).with_name("one_rank.py")
 Start = Callable[..., list[subprocess.Popen[str]]]
 
