@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 CODE := sdpose components pipelines benchmarks tests
 
-.PHONY: help demo ui test test-random test-alone chaos check format lint types imports lock clean \
+.PHONY: help demo ui test test-fast test-random test-alone chaos check format lint types imports lock clean \
 	images images-check registry-fight registry-fuzz faults launcher-faults manifests-check same-ap \
 	k8s/pytorchjob.yaml docs/training.md
 
@@ -28,6 +28,9 @@ PYTEST = $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reord
 	--durations 40 --durations-min 5
 test: $(VENV)/.dev  ## the tests
 	$(PYTEST)
+
+test-fast: $(VENV)/.dev  ## the tests without servers, root, browser and long trainings (2 min)
+	$(BIN)/pytest -n 2 --dist worksteal --fast --durations 10
 
 # Each time another order; that of a failure again: make test-random ORDER_SEED=...
 ORDER_SEED ?= $(shell date +%s)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,7 +62,21 @@ LONG_FILES = (
 )
 
 
+# What `--fast` does without: servers and clusters, root, a browser, photos, and trainings in
+# processes of their own. A test needs one if a fixture or a parameter of it has that name.
+NOT_FAST = {
+    *("kfp_server", "kube", "mlflow_server", "own_mlflow_server", "postgres", "postgresql"),
+    *("image_server", "moto", "object_server", "s3", "server", "swift"),
+    *("chromium", "may_mount", "may_unshare"),
+    *("cases", "coco_4", "coco_mini", "official_pixels"),
+    *("launch", "problems", "run_folder", "submit"),
+}
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fast", action="store_true", help="leave out what needs a server, root, photos or minutes"
+    )
     parser.addoption(
         "--order-seed", type=int, help="run the files, and the tests of each, in this random order"
     )
@@ -72,7 +87,26 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     return None if seed is None else f"random order: --order-seed {seed}"
 
 
+def needs(item: pytest.Item) -> set[str]:
+    """The names in NOT_FAST that a test uses, and "slow" if it is marked so."""
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    names = {
+        *getattr(item, "fixturenames", ()),
+        *(v.lower() for v in parameters if isinstance(v, str)),
+    }
+    return names & NOT_FAST | {mark.name for mark in item.iter_markers("slow")}
+
+
+def pytest_fixture_setup(fixturedef: Any, request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("fast") and fixturedef.argname in NOT_FAST:
+        pytest.skip(f"{fixturedef.argname} is left out by --fast")  # asked for by getfixturevalue
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("fast"):
+        left_out = [item for item in items if needs(item)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not needs(item)]
     seed = config.getoption("order_seed")
     if seed is None:
         place = {name: n for n, name in enumerate(LONG_FILES)}

@@ -26,6 +26,8 @@ from sdpose.credentials import (
 )
 from sdpose.errors import UserError, user_errors
 
+pytestmark = pytest.mark.slow
+
 SECRET = "very-secret/+'value 0815"
 RUN = "0b0e4c2e-0000-4000-8000-000000000000"
 

@@ -66,6 +66,7 @@ def keys(section: type[BaseModel]) -> set[tuple[str, str]]:
     return found
 
 
+@pytest.mark.slow
 def test_every_key_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data_root = tmp_path / "coco"
     write_synthetic_coco(data_root, num_train=4, num_val=2, seed=0)

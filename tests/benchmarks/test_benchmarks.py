@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 QUICKSTART_MACS = 11_206_656 + 338_688  # convolutions and linear layers; attention
 
 

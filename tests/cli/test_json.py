@@ -18,6 +18,7 @@ def value(*arguments: str) -> object:
     return json.loads(result.stdout)
 
 
+@pytest.mark.slow
 def test_values_instead_of_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SDPOSE_CACHE", str(tmp_path / "cache"))

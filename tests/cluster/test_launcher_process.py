@@ -24,7 +24,7 @@ from sdpose.registry.verify import verify
 from sdpose.storage import open_store
 from sdpose.tools.synthetic.dataset import write_synthetic_coco
 from tests.cluster.conftest import IMAGE, run_in_a_workflow, running, until
-from tests.cluster.kinds import EACH_KIND, JobFacts
+from tests.cluster.kinds import PYTORCHJOB, TRAINJOB, JobFacts
 from tests.cluster.kube import KubeCluster
 from tests.cluster.kube.store import Object
 
@@ -117,11 +117,39 @@ def test_killed_then_drained_then_cancelled(
 
 
 @pytest.mark.timeout(600)
-@EACH_KIND
 def test_training_survives_its_worker_and_the_model_is_registered(
-    start: Start, kube: KubeCluster, repository: Path, tmp_path: Path, job_kind: JobFacts
+    start: Start, kube: KubeCluster, repository: Path, tmp_path: Path
 ) -> None:
-    """Two nodes train through gloo; the second is killed once there is a checkpoint."""
+    work_dir = train(PYTORCHJOB, "pipeline", start, kube, repository, tmp_path)
+    summary = json.loads((work_dir / "summary.json").read_text())
+    store = open_store(work_dir.parent / "registry")
+    assert verify(store) == []
+    version = read_version(store, "quickstart", summary["model_version"])
+    assert current(store, "quickstart", "candidate") == summary["promotion"]
+    assert summary["promotion"]["approver"] == "kim"
+    assert version.manifest["pipeline_run_id"] == "run-1"
+    best = Path(summary["best_checkpoint"])
+    assert version.manifest["checkpoint"]["sha256"] == sha256_of_file(best)
+
+
+@pytest.mark.timeout(600)
+def test_a_trainjob_survives_its_worker(
+    start: Start, kube: KubeCluster, repository: Path, tmp_path: Path
+) -> None:
+    """Without the pipeline around it: the other steps do not know the kind of the job."""
+    train(TRAINJOB, "job", start, kube, repository, tmp_path)
+
+
+def train(
+    job_kind: JobFacts,
+    what: str,
+    start: Start,
+    kube: KubeCluster,
+    repository: Path,
+    tmp_path: Path,
+) -> Path:
+    """Two nodes train through gloo; the second is killed once there is a checkpoint. The work
+    dir."""
     volume = kube.claims["results"]  # mounted in the pods at its own path: the steps run here
     write_synthetic_coco(volume / "data", num_train=48, num_val=8, seed=0)
     kube.images[IMAGE] = {"python": f'#!/bin/sh\nexec {sys.executable} "$@"\n'.encode()}
@@ -155,14 +183,14 @@ def test_training_survives_its_worker_and_the_model_is_registered(
         **cluster.places("quickstart"),
     )
     work_dir = Path(experiment.work_dir)
-    pipeline = start("pipeline", experiment, cluster, **services)
+    launcher = start(what, experiment, cluster, **services)
 
-    until(lambda: list(work_dir.glob("epoch_*.pth")) or pipeline.poll() is not None, timeout=200)
+    until(lambda: list(work_dir.glob("epoch_*.pth")) or launcher.poll() is not None, timeout=200)
     worker = running(kube, job_kind.pods[1])
     assert worker is not None, (tmp_path / "stdout").read_text()
     kube.kubelet.kill(worker["metadata"]["name"])
 
-    code = pipeline.wait(300)
+    code = launcher.wait(300)
     said = (tmp_path / "stdout").read_text()
     assert code == 0, said
     first, second = job_kind.replicas
@@ -173,12 +201,4 @@ def test_training_survives_its_worker_and_the_model_is_registered(
     assert re.fullmatch(r"100 %, epoch 6 of 6, loss .*, AP .*, finished; \d restarts?", last)
     assert job_kind.job(kube)["metadata"]["annotations"]["sdpose/progress"] == last
     assert job_kind.ever(kube) == 1
-    summary = json.loads((work_dir / "summary.json").read_text())
-    store = open_store(volume / "registry")
-    assert verify(store) == []
-    version = read_version(store, "quickstart", summary["model_version"])
-    assert current(store, "quickstart", "candidate") == summary["promotion"]
-    assert summary["promotion"]["approver"] == "kim"
-    assert version.manifest["pipeline_run_id"] == "run-1"
-    best = Path(summary["best_checkpoint"])
-    assert version.manifest["checkpoint"]["sha256"] == sha256_of_file(best)
+    return work_dir

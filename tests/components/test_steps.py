@@ -35,6 +35,7 @@ def test_a_users_error_leaves_its_text_for_the_parent(
     assert capsys.readouterr().err == f"error: {message}\n"
 
 
+@pytest.mark.slow
 def test_training_takes_one_process_for_each_gpu(coco: Path, tmp_path: Path) -> None:
     """Here two processes on the CPU; the result comes back, and a user's error is no traceback."""
     experiment = load_experiment(

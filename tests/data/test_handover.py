@@ -94,6 +94,7 @@ def test_whatever_cannot_be_sent_is_an_error_here() -> None:
         next(loaded)
 
 
+@pytest.mark.slow
 def test_file_descriptors_that_run_out() -> None:
     program = """
 import resource, torch

@@ -177,6 +177,7 @@ def in_processes(tmp_path, world_size, experiments, model):
     return [torch.load(out, weights_only=True) for out in outs]
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds_to_the_last_bit(model, coco_mini, copy_4, tmp_path):
     """68 boxes, in batches of 16, do not divide by two; and an error in one process reaches all."""
     chosen = experiment(coco_mini)

@@ -22,6 +22,8 @@ from sdpose.evaluation import evaluate, infer, validation_boxes
 from sdpose.models import build_model
 from sdpose.models.names import convert_official, to_official
 
+pytestmark = pytest.mark.slow
+
 ALL_BOXES = os.environ.get("SDPOSE_ALL_BOXES") == "1"
 EVERY = {"shared_coco4_gt": 3, "shared_coco4_det": 12, "shared_cocomini_gt": 8}
 

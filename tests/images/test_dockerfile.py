@@ -96,6 +96,7 @@ def test_the_lock_says_the_version_of_all_that_is_installed(
     assert needed <= locked, needed - locked
 
 
+@pytest.mark.slow
 def test_steps_run_on_what_the_pipeline_image_has(
     repository: Path, stages: dict[str, tuple[str, list[list[str]]]]
 ) -> None:

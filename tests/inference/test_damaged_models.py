@@ -98,6 +98,7 @@ def test_a_checkpoint_that_asks_for_more_than_there_is(
     assert str(path) in str(refused.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "words"),
     [

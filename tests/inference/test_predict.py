@@ -98,6 +98,7 @@ def test_video(coco: Path, checkpoint: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "boxed/walk.mp4").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("format_", ["onnx", "torchscript", "exported"])
 def test_export_is_checked_and_runs(

@@ -25,6 +25,8 @@ from sdpose.inference import load_network
 from sdpose.inference.exported import METADATA, open_exported
 from sdpose.inference.exported import export as write
 
+pytestmark = pytest.mark.slow
+
 
 class _RunsOnUnpickling:
     def __init__(self, path: Path) -> None:

@@ -29,6 +29,7 @@ def test_counts_equal_the_official_codes(reference_dir: Path, rows) -> None:
         assert row.one_cycle.linear / 1e9 == pytest.approx(row.paper[1], abs=0.075)
 
 
+@pytest.mark.slow
 def test_the_table_names_every_model(rows) -> None:
     lines = format_models_table(rows).splitlines()
     assert next(line for line in lines if line.startswith("sdpose_b")).split() == [

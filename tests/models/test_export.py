@@ -13,6 +13,8 @@ from sdpose.errors import UserError
 from sdpose.inference.export import export_onnx, export_program
 from sdpose.models import MODELS, SDPose
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def images() -> Tensor:

@@ -156,6 +156,7 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @both_models
 @both_variants
 @pytest.mark.parametrize("mode", ["train", "evalbn"])

@@ -25,6 +25,8 @@ from sdpose.runner.train import train
 from sdpose.storage import Store, open_store
 from tests.shipped import CRDS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StatusServer]:

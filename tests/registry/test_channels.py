@@ -21,6 +21,8 @@ from sdpose.registry.promote import promote, rollback
 from sdpose.registry.verify import verify
 from sdpose.storage import Store
 
+pytestmark = pytest.mark.slow
+
 
 def test_promote_refuse_and_roll_back(
     store: Store, register: Register, experiment: Experiment, tmp_path: Path

@@ -53,6 +53,8 @@ from sdpose.registry.withdraw import withdraw
 from sdpose.registry.withdrawals import read_withdrawals
 from sdpose.storage import FileStore
 
+pytestmark = pytest.mark.slow
+
 CASES = int(os.environ.get("FUZZ_CASES", "200"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 OLD = Path(__file__).with_name("written_by_f51444b")

@@ -26,6 +26,8 @@ from sdpose.registry.verify import verify
 from sdpose.registry.withdraw import withdraw
 from sdpose.storage import FileStore, Store, open_store
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("metrics", "said"),

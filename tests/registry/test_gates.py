@@ -61,6 +61,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return Trained(experiment, result.best_checkpoint, digest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("differing", ["dataset", "settings"])
 def test_the_present_version_is_evaluated_again(
     store: Store, trained: Trained, tmp_path: Path, differing: str

@@ -25,6 +25,8 @@ from sdpose.registry.references import DisagreementError
 from sdpose.registry.verify import verify
 from sdpose.storage import DamagedObjectError, FileStore, Store
 
+pytestmark = pytest.mark.slow
+
 NOW = timedelta(0)
 
 

@@ -23,6 +23,8 @@ from sdpose.registry.promote import promote, rollback
 from sdpose.registry.withdraw import withdraw
 from sdpose.storage import Store
 
+pytestmark = pytest.mark.slow
+
 NOBODY = "http://127.0.0.1:9"
 
 

@@ -27,7 +27,7 @@ from sdpose.storage import DamagedObjectError, Store
 CHANNEL = "production"
 POINTER = pointer_key("tiny", CHANNEL)
 
-pytestmark = pytest.mark.usefixtures("cache")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cache")]
 only_files = pytest.mark.parametrize("root", ["file"], indirect=True)
 
 

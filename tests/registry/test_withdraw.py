@@ -26,6 +26,8 @@ from sdpose.registry.withdraw import withdraw
 from sdpose.registry.withdrawals import read_withdrawals
 from sdpose.storage import DamagedObjectError, FileStore, Store
 
+pytestmark = pytest.mark.slow
+
 NOW = timedelta(0)
 
 

@@ -124,6 +124,7 @@ def test_attention_that_shows_nothing_is_left_out(
     assert left_out in page
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_said(run_folder: Path, tmp_path: Path) -> None:
     """A work dir of which only the log files are left, without its dataset."""
     bare = tmp_path / "bare"

@@ -144,6 +144,7 @@ with interrupt.StopSignals(speak=True) as stop:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("signals", "rounds", "grace", "expected"),
     [

@@ -95,6 +95,7 @@ tracking.start_run("mine", params={}, tags={}).end("FINISHED")
 """
 
 
+@pytest.mark.slow
 def test_first_use_is_quiet_and_imports_nothing_heavy_before(tmp_path: Path) -> None:
     """Without a server configured: a new database below the current folder."""
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}

@@ -16,6 +16,8 @@ from sdpose import tracking
 from sdpose.errors import UserError
 from sdpose.tracking import runs_named
 
+pytestmark = pytest.mark.slow
+
 
 def start() -> tracking.TrackedRun:
     return tracking.start_run("mine", params={}, tags={})

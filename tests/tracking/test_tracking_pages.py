@@ -27,6 +27,8 @@ from sdpose.errors import UserError
 from sdpose.outputs.mlflow_sink import MlflowSink
 from sdpose.training.events import EpochRecord, EvaluationRecord
 
+pytestmark = pytest.mark.slow
+
 LOSSES = {"heatmap_loss": 0.5, "vis_dist_loss": 3e-6, "kpt_dist_loss": 0.0}
 
 

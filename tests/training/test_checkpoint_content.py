@@ -16,6 +16,8 @@ from sdpose.runner.train import train
 from sdpose.training.checkpoint import CorruptCheckpointError, load_checkpoint, save_checkpoint
 from sdpose.training.paths import POSITION
 
+pytestmark = pytest.mark.slow
+
 Checkpoint = dict[str, Any]
 Spoil = Callable[[Checkpoint], object]
 

@@ -44,6 +44,7 @@ def is_finite(path) -> bool:
     return all(t.isfinite().all() for t in state.values() if t.is_floating_point())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("optimizer.fused=on",), ("amp=fp16",)])
 def test_skip_step_leaves_out_nan_and_spikes(options, make, spoil, capsys) -> None:
     samples = spoil({14: math.nan, 17: 1000.0})
@@ -91,6 +92,7 @@ def test_skip_step_gives_up_when_nothing_else_comes(make, spoil) -> None:
     assert f"iteration {BAD_STEPS_IN_A_ROW} " in str(stopped.value)
 
 
+@pytest.mark.slow
 def test_rollback_goes_on_behind_what_diverged(make, spoil, records, capsys) -> None:
     samples = spoil({14: math.nan})
     result = train(

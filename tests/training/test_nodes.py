@@ -15,6 +15,8 @@ import torch
 from sdpose.errors import PEER_ERROR, PEER_LOST_EXIT_CODE, UserError
 from sdpose.runner.process_group import process_group
 
+pytestmark = pytest.mark.slow
+
 RANK = Path(__file__).with_name("one_rank.py")
 Start = Callable[..., list[subprocess.Popen[str]]]
 

@@ -17,6 +17,8 @@ from sdpose.training import loop
 from sdpose.training.ema import AveragedModel
 from sdpose.training.step import train_step
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = {
     "bf16, fused, channels_last": ("amp=bf16", "optimizer.fused=on", "channels_last=on"),
     "fp16": ("amp=fp16", "optimizer={type: AdamW, weight_decay: 0.01}"),

@@ -19,6 +19,8 @@ import pytest
 from operations import OPERATIONS, Client, make_registry, new_folder, run_in_child
 from servers.proxy import Call
 
+pytestmark = pytest.mark.slow
+
 ALL = os.environ.get("SDPOSE_FAULTS") == "all"
 SECONDS = 240  # for one operation, with the imports of its process
 

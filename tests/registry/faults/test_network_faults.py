@@ -27,6 +27,8 @@ from servers.proxy import (
 
 from sdpose.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 ALL = os.environ.get("SDPOSE_FAULTS") == "all"
 SERVERS = ("moto", "swift")
 TIMEOUT_SECONDS, DELAY_SECONDS = 1.0, 1.5

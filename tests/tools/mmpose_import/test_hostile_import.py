@@ -23,6 +23,8 @@ from sdpose.tools.mmpose_import.fence import translate_in_child
 from sdpose.tools.mmpose_import.python_file import MAX_FILES, read_python_config
 from sdpose.tools.mmpose_import.translate import translate
 
+pytestmark = pytest.mark.slow
+
 CHILD = Path(__file__).parent / "mmpose" / "coco" / "child.py"
 
 # Every one of these took all time or memory, or ended in a traceback.

@@ -334,6 +334,7 @@ def test_paths_are_relative_to_the_working_directory_as_in_mmpose(
 # -------------------------------------------------------------------------------------- the command
 
 
+@pytest.mark.slow
 def test_a_lost_loss_is_refused_unless_it_is_allowed(tmp_path: Path) -> None:
     out = tmp_path / "mine.yaml"
     command = ["config", "import", str(MASKED), "-o", str(out)]

@@ -43,6 +43,7 @@ def test_a_configuration_is_trained_and_tested(
     assert "mAP on ground truth boxes" in tested.stdout
 
 
+@pytest.mark.slow
 def test_a_lost_loss_ends_every_entry_with_exit_code_3(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sdpose", "train", str(MASKED)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
