@@ -20,8 +20,8 @@ from sdpose.comparison.ranking import (
     status_text,
 )
 from sdpose.comparison.runs import Comparison
+from sdpose.report.charts import Axis, Plot, axis_for
 from sdpose.report.history import Series, read_history
-from sdpose.report.svg import Axis, Plot, axis_for
 from sdpose.report.training_figures import Figure
 from sdpose.sweeps.trial import TrialOutcome
 from sdpose.training.paths import LATEST

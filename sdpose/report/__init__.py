@@ -7,8 +7,8 @@ from typing import Any
 
 from sdpose.config import Experiment
 from sdpose.files import write_atomically
-from sdpose.report.gather import RunFiles, gather
 from sdpose.report.page import render
+from sdpose.report.run_files import RunFiles, gather
 
 __all__ = ["RunFiles", "gather", "write_report"]
 

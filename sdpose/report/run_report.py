@@ -1,4 +1,4 @@
-"""The report of a run in the pipeline: made, kept in the work dir, handed to MLflow."""
+"""The report of a pipeline run: written, and copied to work dir, mirror and MLflow."""
 
 from __future__ import annotations
 
@@ -30,8 +30,10 @@ def report_run(
 ) -> None:
     """Writes the report to `out`, and copies to the work dir, its mirror and the MLflow run.
 
-    facts: what the run's summary will say of it (dataset_digest, git_commit, mlflow_run_id).
-    A run of days must not fail for its report: what goes wrong is told, and written to `out`.
+    A run of days must not fail because of its report: errors are logged, and written to `out`.
+
+    Args:
+        facts: of the run's summary: dataset_digest, git_commit, mlflow_run_id.
     """
     work_dir = work_dir_of(experiment)
     try:

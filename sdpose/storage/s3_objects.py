@@ -59,6 +59,13 @@ class S3Objects:
         except ObjectNotFoundError:
             return None
 
+    def existing(self, key: str) -> Answer:
+        """HEAD of an object. Raises ObjectNotFoundError."""
+        head = self.head(key)
+        if head is None:
+            raise ObjectNotFoundError(f"{self.uri(key)} does not exist")
+        return head
+
     def ours(self, key: str, nonce: str) -> Answer | None:
         """HEAD of the object that was written with this nonce, if it is still there."""
         head = self.head(key)

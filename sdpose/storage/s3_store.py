@@ -185,17 +185,9 @@ class S3Store:
     def move(self, key: str, target: str) -> None:
         """The server copies, so the bytes go nowhere."""
         objects = self._objects
-        head = objects.head(key)
-        if head is None:
-            raise ObjectNotFoundError(f"{self.uri(key)} does not exist")
-        source = objects.at(key)
-        objects.ask(
-            "copy_object",
-            self.uri(key),
-            **objects.at(target),
-            CopySource=source,
-            **encryption(),
-        )
+        head = objects.existing(key)
+        place = objects.at(target) | {"CopySource": objects.at(key)}
+        objects.ask("copy_object", self.uri(key), **place, **encryption())
         copy = objects.head(target)
         if copy is None or copy["ContentLength"] != head["ContentLength"]:
             raise DamagedObjectError(f"{self.uri(key)} was not copied whole to {self.uri(target)}")
@@ -204,9 +196,7 @@ class S3Store:
     def get_file(self, key: str, target: Path, sha256: str | None = None) -> None:
         problem = ""
         for _ in range(TRIES):
-            head = self._objects.head(key)
-            if head is None:
-                raise ObjectNotFoundError(f"{self.uri(key)} does not exist")
+            head = self._objects.existing(key)
             expected = sha256 or metadata_of(head).get(DIGEST)
             digest = hashlib.sha256()
             with partial_file(target) as part:
@@ -235,9 +225,7 @@ class S3Store:
     def digest(self, key: str) -> str:
         found = ""
         for _ in range(TRIES):
-            head = self._objects.head(key)
-            if head is None:
-                raise ObjectNotFoundError(f"{self.uri(key)} does not exist")
+            head = self._objects.existing(key)
             digest = hashlib.sha256()
             try:
                 for data in read_whole(
