@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from sdpose.cli import cli
 from sdpose.errors import UserError
 from sdpose.registry import model_names, resolve, summarize, versions
-from sdpose.registry.channels import current, history, move, refusals, rollback
+from sdpose.registry.channels import current, history, refusals, rollback, set_channel
 from sdpose.registry.documents import (
     SEAL,
     Document,
@@ -74,7 +74,7 @@ class ReadOnly:
         self.store = store
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("put", "put_if_absent", "swap", "put_file", "move", "delete"):
+        if name in ("put", "put_if_absent", "swap", "put_file", "set_channel", "delete"):
             raise UserError("read-only")
         return getattr(self.store, name)
 
@@ -93,9 +93,9 @@ def write_registry(root: Path) -> FileStore:
         changed = content | {"weights": content["weights"] | {"sha256": sha256, "size": 9}}
         made.append(create_version(store, "tiny", changed | digests_of(changed)))
     for number in (1, 2, 3, 2, 1):
-        move(store, made[number - 1], "production", action="promote", approver="kim")
+        set_channel(store, made[number - 1], "production", action="promote", approver="kim")
     rollback(store, "tiny", "production", approver="lee", comment="worse at night")
-    move(
+    set_channel(
         *(store, made[2], "production"),
         action="promote",
         approver="kim",

@@ -16,7 +16,7 @@ from sdpose.cli import cli
 from sdpose.config import Experiment
 from sdpose.errors import UserError
 from sdpose.registry import model_names, read_version, summarize
-from sdpose.registry.channels import move
+from sdpose.registry.channels import set_channel
 from sdpose.registry.documents import document, sealed
 from sdpose.registry.layout import index_key, manifest_key
 from sdpose.registry.promote import promote
@@ -226,7 +226,9 @@ def test_a_channel_that_was_poisoned_is_cured(store: Store, register: Register) 
     for seed in (1, 2):
         register(seed)
     poison(store, 1, {"AP": float("nan")})
-    move(store, read_version(store, "tiny", 1), "production", action="promote", approver="kim")
+    set_channel(
+        store, read_version(store, "tiny", 1), "production", action="promote", approver="kim"
+    )
     (problem,) = verify(store)
     assert problem.uri == store.uri(manifest_key("tiny", 1))
     assert "NaN" in problem.what

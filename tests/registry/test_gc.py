@@ -17,7 +17,7 @@ from sdpose.cli import cli
 from sdpose.errors import UserError
 from sdpose.files import sha256_of_file
 from sdpose.registry import gc_marks, pull, read_version
-from sdpose.registry.channels import move
+from sdpose.registry.channels import set_channel
 from sdpose.registry.gc import gc, restore
 from sdpose.registry.layout import SEEN, blob_key, index_key, manifest_key, pointer_key
 from sdpose.registry.promote import promote
@@ -53,7 +53,9 @@ def test_a_listing_that_hides_something_removes_nothing(
     for seed in (1, 2):
         register(seed)
     register(3, model="other")
-    move(store, read_version(store, "tiny", 2), "production", action="promote", approver="kim")
+    set_channel(
+        store, read_version(store, "tiny", 2), "production", action="promote", approver="kim"
+    )
     assert gc(store, dry_run=False).marked == ()
     blobs = list(store.list("blobs"))
     blind: Any = Hiding(store, hidden)

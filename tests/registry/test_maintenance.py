@@ -14,7 +14,7 @@ from made import Register
 
 from sdpose.files import sha256_of_file
 from sdpose.registry import gc_marks, pull, read_version, resolve
-from sdpose.registry.channels import history, move
+from sdpose.registry.channels import history, set_channel
 from sdpose.registry.gc import gc
 from sdpose.registry.layout import SEEN, blob_key, pointer_key
 from sdpose.registry.promote import promote
@@ -37,8 +37,10 @@ def test_every_damaged_object_is_named(store: Store, register: Register, tmp_pat
     orphan.write_bytes(b"of a registration that was killed")
     store.put_file(orphan, blob_key(sha256_of_file(orphan)), sha256_of_file(orphan))
     for version in (1, 2, 1):
-        move(store, read_version(store, "tiny", version), "staging", action="promote", approver="k")
-    refused = move(
+        set_channel(
+            store, read_version(store, "tiny", version), "staging", action="promote", approver="k"
+        )
+    refused = set_channel(
         *(store, second, "staging"),
         **{"action": "promote", "approver": "k"},
         gates=lambda _: [{"gate": "never", "passed": False, "reason": "no"}],
@@ -137,7 +139,7 @@ def test_promotions_meanwhile_are_no_damage(store: Store, register: Register) ->
 
     def meanwhile() -> None:
         for version in versions:
-            move(store, version, "staging", action="promote", approver="kim")
+            set_channel(store, version, "staging", action="promote", approver="kim")
 
     meanwhile()
     for n in range(1, 13):
@@ -152,10 +154,10 @@ def test_promotions_meanwhile_are_no_damage(store: Store, register: Register) ->
 def test_an_old_pointer_is_damage(store: Store, register: Register) -> None:
     key = pointer_key("tiny", "staging")
     for seed in (1, 2):
-        move(store, register(seed), "staging", action="promote", approver="kim")
+        set_channel(store, register(seed), "staging", action="promote", approver="kim")
         if seed == 1:
             old = store.read(key)
-    move(store, read_version(store, "tiny", 1), "staging", action="promote", approver="kim")
+    set_channel(store, read_version(store, "tiny", 1), "staging", action="promote", approver="kim")
     assert verify(store) == []
     store.put(key, old)  # from a backup
     (problem,) = verify(store)

@@ -15,7 +15,7 @@ from servers.mlflow import MlflowServer
 from sdpose import tracking
 from sdpose.cli import cli
 from sdpose.errors import UserError
-from sdpose.registry.channels import move
+from sdpose.registry.channels import set_channel
 from sdpose.registry.gc import gc
 from sdpose.registry.layout import blob_key, index_key, manifest_key
 from sdpose.registry.mlflow_mirror import RUN_TAG, mirror_alias, named_weights, reconcile
@@ -184,7 +184,7 @@ def test_an_alias_that_was_overtaken_is_set_again(
     """A promoter stops between the pointer and the alias; the next one sets the right alias."""
     versions = [register(seed, model=model) for seed in (1, 2)]
     for version in versions:  # no alias follows
-        move(store, version, "staging", action="promote", approver="kim")
+        set_channel(store, version, "staging", action="promote", approver="kim")
     mirror_alias(store, model, "staging")
     assert aliases(client, model) == {"staging": "2"}
 

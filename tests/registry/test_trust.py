@@ -15,7 +15,7 @@ from made import Register
 from sdpose.errors import UserError
 from sdpose.registry import pull, read_version
 from sdpose.registry.channels import current
-from sdpose.registry.channels import move as make_move
+from sdpose.registry.channels import set_channel as make_move
 from sdpose.registry.documents import SEAL, document, sealed
 from sdpose.registry.layout import history_key, pointer_key
 from sdpose.registry.promote import promote, rollback

@@ -16,7 +16,7 @@ from made import Register
 from sdpose.cli import cli
 from sdpose.errors import UserError
 from sdpose.registry import pull, read_version, resolve, summarize
-from sdpose.registry.channels import current, history, move
+from sdpose.registry.channels import current, history, set_channel
 from sdpose.registry.gc import gc
 from sdpose.registry.layout import blob_key, index_key, manifest_key, withdrawals_key
 from sdpose.registry.promote import promote, rollback
@@ -160,7 +160,7 @@ def test_withdrawn_and_promoted_at_once(store: Store, register: Register) -> Non
     """At every operation of the one, the other as a whole: never both."""
     for seed in (1, 2):
         register(seed)
-    move(store, read_version(store, "tiny", 1), "staging", action="promote", approver="kim")
+    set_channel(store, read_version(store, "tiny", 1), "staging", action="promote", approver="kim")
     for which in ("promotion", "withdrawal"):
         step = 1 if isinstance(store, FileStore) else 5  # on S3 an operation is a request
         n = 1 - step
@@ -170,7 +170,7 @@ def test_withdrawn_and_promoted_at_once(store: Store, register: Register) -> Non
             version = read_version(store, "tiny", number)
 
             def promoted(on: Any, version: Any = version) -> None:
-                record = move(on, version, "staging", action="promote", approver="kim")
+                record = set_channel(on, version, "staging", action="promote", approver="kim")
                 if not record["allowed"]:
                     raise UserError("refused")
 
