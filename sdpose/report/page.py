@@ -1,4 +1,4 @@
-"""The page: sections from what the run has left, and why a section is not there."""
+"""Renders the page: its sections, or the reason why one is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of what an evaluation found: precision, errors, calibration."""
+"""Figures of an evaluation: precision, keypoint errors, calibration."""
 
 from __future__ import annotations
 

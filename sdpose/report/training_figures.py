@@ -1,4 +1,4 @@
-"""Figures of the course of a training."""
+"""Figures of a training: its curves, AP by epoch, and speed."""
 
 from __future__ import annotations
 
