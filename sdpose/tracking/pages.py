@@ -1,4 +1,4 @@
-"""Links to MLflow's pages. MLflow 3 opens its pages for language models without these parameters."""
+"""Links to MLflow's pages. Without these parameters MLflow 3 opens those for language models."""
 
 from __future__ import annotations
 
