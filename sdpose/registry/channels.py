@@ -177,7 +177,7 @@ def set_channel(
 def sign(
     store: Store, version: ModelVersion, channel: str, *, signer: Signer, approver: str
 ) -> Record:
-    """Signs the version that the channel points at, whoever put it there.
+    """Signs the version that the channel points at, whatever put it there.
 
     Adds a generation of the same version, after every one in the history.
     """
@@ -241,7 +241,7 @@ def rollback(
         )
     generation = records[-1]["generation"]
 
-    def nobody_was_faster(present: Record | None) -> list[dict[str, Any]]:
+    def check_not_moved(present: Record | None) -> list[dict[str, Any]]:
         if present is None or present["generation"] != generation:
             raise UserError(f"{model_name}: {channel} has moved meanwhile; look at its history")
         return []
@@ -256,7 +256,7 @@ def rollback(
         action="rollback",
         approver=approver,
         comment=comment,
-        gates=nobody_was_faster,
+        gates=check_not_moved,
         signer=signer,
         verifier=verifier,
     )

@@ -47,9 +47,9 @@ def report_run(
             summary=facts,
         )
     except Exception as error:
-        told = str(error) if isinstance(error, UserError) else traceback.format_exc()
-        say(f"the report could not be made: {told}")
-        page = f"<!doctype html><meta charset='utf-8'><pre>{escape(told)}</pre>"
+        text = str(error) if isinstance(error, UserError) else traceback.format_exc()
+        say(f"the report could not be made: {text}")
+        page = f"<!doctype html><meta charset='utf-8'><pre>{escape(text)}</pre>"
         out.write_text(page, encoding="utf-8")
         return
     for where, keep in (

@@ -116,7 +116,7 @@ class S3Store:
         try:
             answer = self._objects.ask("put_object", self.uri(key), **arguments, **condition)
         except ConditionFailedError:
-            # Either somebody else was faster, or our own write, whose answer was lost.
+            # Another writer was faster, or it is our own write, whose answer was lost.
             ours = self._objects.ours(key, nonce)
             if ours is None:
                 return False
@@ -128,7 +128,7 @@ class S3Store:
 
     def _make_sure(self, key: str, written: dict[str, Any], etag: str) -> None:
         """Reads the object back unless the server has verified it, and rewrites a damaged one."""
-        if self._is_vouched_for(Sent(digest_in(etag), md5(written["Body"]).hex())):
+        if self._is_verified(Sent(digest_in(etag), md5(written["Body"]).hex())):
             return
         known, nonce = self.capabilities(), written["Metadata"][NONCE]
         for _ in range(TRIES):
@@ -144,7 +144,7 @@ class S3Store:
                 return
         raise DamagedObjectError(f"{self.uri(key)} arrived damaged, {TRIES} times")
 
-    def _is_vouched_for(self, sent: Sent) -> bool:
+    def _is_verified(self, sent: Sent) -> bool:
         """Whether the server has verified the bytes that arrived, or its ETag proves them."""
         known = self.capabilities()
         return known.checksums or (known.etags and sent.arrived)
@@ -161,7 +161,7 @@ class S3Store:
         for _ in range(TRIES):
             with contextlib.suppress(ObjectNotFoundError):  # the upload is gone: start again
                 sent = upload(self._objects, source, key, sha256, PART_BYTES)
-                if self._is_vouched_for(sent) or self.digest(key) == sha256:
+                if self._is_verified(sent) or self.digest(key) == sha256:
                     return
         # The damaged object stays: another writer may have replaced it already.
         raise DamagedObjectError(f"{source} arrived damaged at {self.uri(key)}, {TRIES} times")
