@@ -21,8 +21,8 @@ from sdpose.comparison.ranking import (
 )
 from sdpose.comparison.runs import Comparison
 from sdpose.comparison.trial_outcome import TrialOutcome
+from sdpose.report.charts import Axis, Plot, axis_for
 from sdpose.report.history import Series, read_history
-from sdpose.report.svg import Axis, Plot, axis_for
 from sdpose.report.training_figures import Figure
 from sdpose.training.paths import LATEST
 

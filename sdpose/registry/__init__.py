@@ -1,8 +1,7 @@
-"""The model registry: immutable, numbered versions of models; channels that point at them through
-gates; and a file for whoever wants to run one.
+"""The model registry: immutable, numbered versions, and channels that point at them behind gates.
 
-The store decides (`sdpose.storage`), MLflow shows. Importing this needs neither torch nor MLflow;
-`register`, `gates` and `catalogue` import theirs when they are called.
+The store (`sdpose.storage`) holds the truth; MLflow shows a copy of it. Importing this package
+needs neither torch nor MLflow; `register`, `gates` and `mlflow_mirror` import them when called.
 """
 
 from sdpose.registry.layout import CHANNELS, DEFAULT_ROOT, ROOT_VARIABLE, registry_root

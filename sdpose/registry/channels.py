@@ -1,10 +1,10 @@
-"""Channels: which version is the candidate, on stage, in production; and how that came about.
+"""Channels: which version is the candidate, in staging, in production, and the history of that.
 
 The pointer of a channel is one object that changes only by compare-and-swap. It holds the whole
-record of the move that made it, with a generation number that grows by one. Before a pointer is
-replaced, its record is in the history; so the history and the pointer together are every move that
-there was, in one order, whoever was killed when. Two promoters never both win: the swap of the
-second one fails, and its gates are asked again, against what is there now.
+record of the move that made it, with a generation number that grows by one. The record of a pointer
+is in the history before the pointer is replaced, so the history and the pointer together are all
+moves in order, whichever process was killed when. Two promoters never both win: the swap of the
+second one fails, and its gates run again, against the new pointer.
 """
 
 from __future__ import annotations
@@ -37,17 +37,19 @@ from sdpose.storage import DamagedObjectError, Store, Tag
 
 Record = dict[str, Any]
 Gates = Callable[[Record | None], list[dict[str, Any]]]
-# Somebody else moves the pointer at every try: then something else is wrong.
-TRIES = 100
+TRIES = 100  # lost swaps in a row; more than that is not contention
 
 
 def current(
     store: Store, model_name: str, channel: str, verifier: Verifier | None = None
 ) -> Record | None:
-    """The record of the version that the channel has now: generation, version, previous_version,
-    action, approver, comment, gates, at, manifest_sha256, sha256. None for an empty channel.
+    """The record of the channel's present version; None if the channel is empty.
 
-    Raises SignatureError or OlderPointerError for what the verifier does not accept.
+    Returns:
+        generation, version, previous_version, action, approver, comment, gates, at,
+        manifest_sha256, sha256 and more, see `documents.Move`.
+    Raises:
+        SignatureError, OlderPointerError: the verifier does not accept it.
     """
     found = _read_pointer(store, model_name, channel, verifier)
     return found[0] if found else None
@@ -56,13 +58,15 @@ def current(
 def history(
     store: Store, model_name: str, channel: str, verifier: Verifier | None = None
 ) -> list[Record]:
-    """Every move of the channel, the first one first.
+    """Every move of the channel, oldest first.
 
-    verifier: the pointer is signed by its key, and vouches for all moves before. Raises
-    SignatureError or OlderPointerError as `current`, DamagedObjectError for a move that is not the
-    one that was made.
+    Args:
+        verifier: the pointer must be signed by its key; that covers all moves before it.
+    Raises:
+        SignatureError, OlderPointerError: as `current`.
+        DamagedObjectError: a move is not the one that was written.
     """
-    # First: the moves before it are written down.
+    # The pointer first: all moves before it are in the history then.
     pointer = current(store, model_name, channel, verifier)
     folder = f"{channel_folder(model_name, channel)}/history"
     records = [
@@ -70,15 +74,17 @@ def history(
         for key in store.list(folder)
     ]
     if pointer is not None and pointer not in records:
-        records.append(pointer)  # whoever moved it was stopped before writing it down
+        records.append(pointer)  # its writer was killed before it added the record
     if verifier is not None and (broken := chain_breaks(records)):
         raise DamagedObjectError(f"{store.uri(folder)}: {broken[0]}")
     return records
 
 
 def chain_breaks(records: list[Record]) -> list[str]:
-    """Where a move does not follow the one before it. Each names the seal of the one before, so
-    that a signature of the last one covers them all."""
+    """The places where a move does not follow the one before it.
+
+    Each move names the seal of the one before, so that a signature of the last one covers them all.
+    """
     generations = [record["generation"] for record in records]
     if generations != list(range(1, len(generations) + 1)):
         return [f"the history is not a whole sequence: generations {generations}"]
@@ -91,7 +97,7 @@ def chain_breaks(records: list[Record]) -> list[str]:
 
 
 def refusals(store: Store, model_name: str, channel: str) -> list[Record]:
-    """Every promotion that a gate refused, the first one first."""
+    """Every promotion that a gate refused, oldest first."""
     folder = f"{channel_folder(check_model_name(model_name), check_channel(channel))}/refused"
     return [decode(Refusal, store.read(key), store.uri(key)) for key in store.list(folder)]
 
@@ -121,14 +127,17 @@ def set_channel(
     signer: Signer | None = None,
     verifier: Verifier | None = None,
 ) -> Record:
-    """Points the channel at a version if its gates allow it; the record of what was decided.
+    """Points the channel at a version if its gates allow it.
 
-    gates: asked with the present record, gives {name, passed, reason} each; asked again if somebody
-    else moves the pointer meanwhile. A record whose `allowed` is False was refused and changed
-    nothing. Pointing at what is there already changes nothing either.
-
-    signer: signs the record. verifier: the present pointer has to be signed by its key, and so has
-    the record that is written: whoever reads with this key would refuse another one.
+    Args:
+        gates: called with the present record, returns {gate, passed, reason} each; called again if
+            another process moves the pointer meanwhile.
+        signer: signs the record.
+        verifier: the present pointer must be signed by its key, and so must the new record:
+            readers with this key would refuse another one.
+    Returns:
+        The record of the decision. One with `allowed` False was refused and changed nothing. If
+        the channel points at this version already, nothing changes either.
     """
     name = version.model_name
     if verifier is not None and signer is None:
@@ -152,31 +161,10 @@ def set_channel(
             return present
         else:
             verdicts = gates(present)
-        record: Record = {
-            "id": uuid.uuid4().hex,
-            "model_name": name,
-            "channel": channel,
-            "generation": present["generation"] + 1 if present else 1,
-            "version": version.version,
-            "manifest_sha256": version.manifest_sha256,
-            "sha256": version.sha256,
-            "previous_version": present["version"] if present else None,
-            "previous_seal": present[SEAL] if present else None,
-            "action": action,
-            "allowed": all(verdict["passed"] for verdict in verdicts),
-            "gates": verdicts,
-            "approver": approver,
-            "comment": comment,
-            "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        }
+        record = _decision(version, channel, present, action, approver, comment, verdicts)
         if not record["allowed"]:
-            del record["generation"], record["previous_seal"]
-            record = _finished(Refusal, record, signer, verifier)
-            when = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-            key = f"{channel_folder(name, channel)}/refused/{when}-{record['id'][:8]}.json"
-            store.put_if_absent(key, document(record))
-            return record
-        record = _finished(Move, record, signer, verifier)
+            return _add_refusal(store, _finished(Refusal, record, signer, verifier))
+        record = _finished(Move, record | _place_after(present), signer, verifier)
         if _commit(store, name, channel, record, found):
             _add_to_history(store, name, channel, record)
             _check_withdrawn(store, record, signer)
@@ -189,8 +177,10 @@ def set_channel(
 def sign(
     store: Store, version: ModelVersion, channel: str, *, signer: Signer, approver: str
 ) -> Record:
-    """Vouches for the version that the channel points at, whoever put it there: a new generation of
-    the same version, after every one that the history has, signed."""
+    """Signs the version that the channel points at, whatever put it there.
+
+    Adds a generation of the same version, after every one in the history.
+    """
     model_name = version.model_name
     found = _read_pointer(store, model_name, channel)
     if found is None or found[0]["version"] != version.version:
@@ -198,19 +188,7 @@ def sign(
     present, _ = found
     check_promoted(version, present)
     last = max(history(store, model_name, channel), key=lambda record: record["generation"])
-    copied = ("model_name", "channel", "version", "manifest_sha256", "sha256")
-    record = {key: present[key] for key in copied} | {
-        "id": uuid.uuid4().hex,
-        "generation": last["generation"] + 1,
-        "previous_version": present["version"],
-        "previous_seal": last[SEAL],
-        "action": "sign",
-        "allowed": True,
-        "gates": [],
-        "approver": approver,
-        "comment": "",
-        "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-    }
+    record = _decision(version, channel, present, "sign", approver, "", []) | _place_after(last)
     record = _finished(Move, record, signer, None)
     if not _commit(store, model_name, channel, record, found):
         raise UserError(f"{model_name}: {channel} has moved meanwhile; look at its history")
@@ -228,20 +206,24 @@ def rollback(
     signer: Signer | None = None,
     verifier: Verifier | None = None,
 ) -> Record:
-    """Points the channel back at the version that it had before the present one, as a new
-    generation. Going back again goes further back; versions that were withdrawn are left out.
-    UserError if there is nothing before."""
+    """Points the channel at the version that it had before the present one, as a new generation.
+
+    A second rollback goes further back. Withdrawn versions are skipped.
+
+    Raises:
+        UserError: there is no version before.
+    """
     records = history(store, model_name, channel, verifier)
     if not records:
         raise UserError(f"{model_name}: the channel {channel} is empty; nothing to roll back")
-    # What stands below the present version, with promotions pushed and rollbacks popped.
+    # The versions below the present one: promotions push, rollbacks pop.
     stack: list[int] = []
     for record in records:
         if record["action"] == "promote":
             stack.append(record["version"])
         if record["action"] != "rollback":
             continue
-        # Down to the version that it went back to: withdrawn ones in between are left out.
+        # Down to the version that it went back to: withdrawn ones in between were skipped.
         stack = stack[:-1]
         while stack and stack[-1] != record["version"]:
             stack.pop()
@@ -259,7 +241,7 @@ def rollback(
         )
     generation = records[-1]["generation"]
 
-    def nobody_was_faster(present: Record | None) -> list[dict[str, Any]]:
+    def check_not_moved(present: Record | None) -> list[dict[str, Any]]:
         if present is None or present["generation"] != generation:
             raise UserError(f"{model_name}: {channel} has moved meanwhile; look at its history")
         return []
@@ -274,17 +256,17 @@ def rollback(
         action="rollback",
         approver=approver,
         comment=comment,
-        gates=nobody_was_faster,
+        gates=check_not_moved,
         signer=signer,
         verifier=verifier,
     )
 
 
 def _check_withdrawn(store: Store, record: Record, signer: Signer | None) -> None:
-    """Takes back a move to a version that was withdrawn while its gates were asked.
+    """Rolls back a move to a version that was withdrawn while its gates ran.
 
-    Whoever withdraws looks at the pointers after writing it down, and whoever promotes looks at the
-    withdrawals after moving the pointer: one of them sees the other.
+    A withdrawal reads the pointers after it is written, and a promotion reads the withdrawals after
+    the pointer has moved: one of them sees the other.
     """
     name, channel = record["model_name"], record["channel"]
     withdrawn = read_withdrawals(store, name).get(record["version"])
@@ -301,12 +283,45 @@ def _check_withdrawn(store: Store, record: Record, signer: Signer | None) -> Non
     raise UserError(f"{what}; {channel} is back at the version before")
 
 
+def _decision(
+    version: ModelVersion,
+    channel: str,
+    present: Record | None,
+    action: str,
+    approver: str,
+    comment: str,
+    verdicts: list[dict[str, Any]],
+) -> Record:
+    return {
+        "id": uuid.uuid4().hex,
+        "model_name": version.model_name,
+        "channel": channel,
+        "version": version.version,
+        "manifest_sha256": version.manifest_sha256,
+        "sha256": version.sha256,
+        "previous_version": present["version"] if present else None,
+        "action": action,
+        "allowed": all(verdict["passed"] for verdict in verdicts),
+        "gates": verdicts,
+        "approver": approver,
+        "comment": comment,
+        "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+    }
+
+
+def _place_after(last: Record | None) -> Record:
+    """What a move says of its place in the history; a refusal has none."""
+    if last is None:
+        return {"generation": 1, "previous_seal": None}
+    return {"generation": last["generation"] + 1, "previous_seal": last[SEAL]}
+
+
 def _finished(
     kind: type[Move | Refusal], record: Record, signer: Signer | None, verifier: Verifier | None
 ) -> Record:
     record = record if signer is None else signer.signed(record)
     if verifier is not None:
-        verifier.check_record(record)  # the two keys are a pair
+        verifier.check_record(record)  # fails unless the two keys are a pair
     return new_document(kind, record)
 
 
@@ -319,9 +334,16 @@ def _commit(
     _add_to_history(store, name, channel, present)
     if store.swap(pointer_key(name, channel), document(record), tag):
         return True
-    # An answer may have been lost, and others may have moved on since: then it is in the history.
+    # If only the answer was lost, and others have moved on since, it is in the history.
     written = store.read_tagged(history_key(name, channel, record["generation"]))
     return written is not None and written[0] == document(record)
+
+
+def _add_refusal(store: Store, record: Record) -> Record:
+    when = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    folder = channel_folder(record["model_name"], record["channel"])
+    store.put_if_absent(f"{folder}/refused/{when}-{record['id'][:8]}.json", document(record))
+    return record
 
 
 def _add_to_history(store: Store, name: str, channel: str, record: Record) -> None:
@@ -341,7 +363,7 @@ def _read_pointer(
 
 
 def parse_move(data: bytes, uri: str, name: str, channel: str) -> Record:
-    """Raises DamagedObjectError, also for the record of another channel."""
+    """The record of a move. Raises DamagedObjectError, also if it belongs to another channel."""
     record = decode(Move, data, uri)
     if (record["model_name"], record["channel"]) != (name, channel):
         raise DamagedObjectError(

@@ -1,11 +1,11 @@
-"""The documents of a registry: their shape, how they are written and how they are read.
+"""The documents of a registry: their schemas, and how they are written and read.
 
 Each kind has a pydantic model. A document is validated before it is written and when it is read.
-Documents are JSON with sorted keys and without NaN; those that must be true are sealed: they hold
-the SHA-256 of the rest of themselves, so that no byte of them can rot unseen.
+Documents are JSON with sorted keys and without NaN. Important ones are sealed: they contain the
+SHA-256 of their other fields, so that damage is noticed.
 
-Code passes documents on as plain mappings, because their digests cover every key, also one that a
-newer sdpose has added; the models say what a reader may rely on.
+Code passes documents as plain mappings, because digests cover every key, also one that a newer
+sdpose has added; the models state what a reader may rely on.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SHOWN_FLAWS = 3
 
 
 class MalformedDocumentError(DamagedObjectError):
-    """A document is what was written there, and not what its kind has to be."""
+    """A document is undamaged, but does not match the schema of its kind."""
 
 
 # ----------------------------------------------------------------------------------- the models
@@ -88,7 +88,7 @@ class Tensor(Document):
 
 
 class Description(Document):
-    """What `sdpose.registry.model_description` writes; the gates read the shapes."""
+    """Written by `sdpose.registry.model_description`; the gates read the shapes."""
 
     input: Tensor
     output: Tensor
@@ -112,8 +112,8 @@ class Parent(Document):
 
 
 class Manifest(Sealed):
-    """Of a version, as readers take it: `metrics` may hold what earlier writers let through (NaN,
-    7.5, true). `figure` reads one of them."""
+    """A version, as readers accept it: `metrics` may have what earlier writers let through (NaN,
+    7.5, true); `figure` reads one metric."""
 
     format: Literal["sdpose-model-version/2"]
     model_name: ModelName
@@ -138,7 +138,7 @@ class Manifest(Sealed):
 
 
 class NewManifest(Manifest):
-    """Of a version, as it is written."""
+    """A version, as it is written."""
 
     dataset_digest: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:\-]{0,128}$")]
     metrics: dict[str, Metric]
@@ -162,7 +162,7 @@ class Bundle(Document):
 
 
 class Attempt(Sealed):
-    """To move a channel: what `Move` and `Refusal` have in common."""
+    """An attempt to move a channel: the common fields of `Move` and `Refusal`."""
 
     id: str
     model_name: ModelName
@@ -210,7 +210,7 @@ class Summary(Document):
 
 
 class Index(Document):
-    """Derived from the manifests; it may be deleted."""
+    """Derived from the manifests; it can be deleted."""
 
     versions: list[Summary]
 
@@ -223,20 +223,20 @@ class Withdrawal(Document):
 
 
 class Withdrawals(Sealed):
-    """Of a model. Versions are only added: a number is never used again."""
+    """The withdrawn versions of a model. Versions are only added."""
 
     model_name: ModelName
     withdrawals: list[Withdrawal]
 
 
 class Seen(Document):
-    """Number of versions of each model that a gc has found."""
+    """The number of versions of each model at the last gc."""
 
     versions: dict[str, int]
 
 
 class Mark(Document):
-    """Of a gc, at a blob that nothing named."""
+    """Set by a gc for weights that nothing names."""
 
     marked_at: Time
     deleting: bool = False
@@ -262,7 +262,11 @@ def document(content: dict[str, Any]) -> bytes:
 
 
 def new_document(kind: type[Document], content: dict[str, Any]) -> dict[str, Any]:
-    """What is about to be written: validated, and sealed if its kind is. Raises UserError."""
+    """Validates a document before it is written, and seals it if its kind is sealed.
+
+    Raises:
+        UserError: it does not match the schema.
+    """
     content = sealed(content) if kind.sealed else content
     problems = flaws(kind, content)
     if problems:
@@ -272,11 +276,11 @@ def new_document(kind: type[Document], content: dict[str, Any]) -> dict[str, Any
 
 
 def decode(kind: type[Document], data: bytes, uri: str) -> dict[str, Any]:
-    """The content of a document.
+    """Reads a document.
 
     Raises:
-        DamagedObjectError: it is not what was written there.
-        MalformedDocumentError: it is, and lacks what its kind has to have.
+        DamagedObjectError: it is not what was written.
+        MalformedDocumentError: it does not match the schema of its kind.
     """
     content = read_sealed(data, uri) if kind.sealed else _parse(data, uri)
     check_shape(kind, content, uri)
@@ -292,8 +296,7 @@ def check_shape(kind: type[Document], content: dict[str, Any], uri: str) -> None
 
 
 def read_sealed(data: bytes, uri: str) -> dict[str, Any]:
-    """The content of a sealed document of any kind. DamagedObjectError if it is not what was
-    written."""
+    """Reads a sealed document of any kind. Raises DamagedObjectError if its seal is broken."""
     content = _parse(data, uri)
     if content.get(SEAL) != sealed(content)[SEAL]:
         raise _damaged(uri)
@@ -301,7 +304,7 @@ def read_sealed(data: bytes, uri: str) -> dict[str, Any]:
 
 
 def flaws(kind: type[Document], content: dict[str, Any]) -> str:
-    """What keeps the content from being written as a document of this kind; "" if nothing does."""
+    """Why the content cannot be written as a document of this kind; "" if it can."""
     try:
         kind.model_validate(json.loads(json.dumps(content, allow_nan=False)))
     except _ValidationError as error:
@@ -312,7 +315,7 @@ def flaws(kind: type[Document], content: dict[str, Any]) -> str:
 
 
 def figure(metrics: dict[str, Any], name: str = "AP") -> float | None:
-    """A metric, if it was measured and is one: finite, 0..1.
+    """A metric, if it was measured and is finite and in 0..1; else None.
 
     >>> figure({"AP": 0.5}), figure({"AP": float("nan")}), figure({"AP": -1.0}), figure({})
     (0.5, None, None, None)
@@ -324,7 +327,7 @@ def figure(metrics: dict[str, Any], name: str = "AP") -> float | None:
 
 
 def check_metrics(metrics: dict[str, Any], source: str) -> dict[str, float]:
-    """The metrics; UserError naming each that is no figure of an evaluation."""
+    """Returns the metrics. Raises UserError that names each one out of range."""
     try:
         return dict(Metrics.validate_python(metrics))
     except _ValidationError as error:

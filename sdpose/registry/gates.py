@@ -1,5 +1,7 @@
-"""What is asked of a version before a channel takes it. The thresholds are the experiment's
-(`promotion`), as it was registered or as it is now."""
+"""The gates that a version must pass before a channel points at it.
+
+Their thresholds are the section `promotion` of the experiment, as registered or as it is now.
+"""
 
 from __future__ import annotations
 
@@ -39,11 +41,15 @@ def gates_for(
     data_root: str | None = None,
     data_source: str = "",
 ) -> Callable[[Record | None], list[Verdict]]:
-    """The gates of `channels.set_channel`. What depends on the version alone is measured once.
+    """The gates for `channels.set_channel`. What depends on the version alone is measured once.
 
-    rules: default: those of the experiment that it was registered with. data_root: where the
-    validation set is, if the present version has to be evaluated on it again; default: the
-    experiment's. data_source: where it is brought from first (`sdpose.tools.coco_fetch.fetch`).
+    Args:
+        rules: default: those of the experiment that the version was registered with.
+        data_root: the dataset, if the present version must be evaluated on it again; default: the
+            experiment's.
+        data_source: fetches the dataset from there first (`sdpose.tools.coco_fetch.fetch`).
+    Returns:
+        A function of the channel's present record that returns {gate, passed, reason} each.
     """
     rules = rules or experiment_of(version).promotion
     ap = figure(version.manifest["metrics"])
@@ -72,7 +78,7 @@ def gates_for(
         try:
             champion = read_version(store, version.model_name, present["version"])
         except DamagedObjectError as error:
-            # It can be neither run nor pulled: a better one has to be able to take its place.
+            # A damaged version can be neither run nor pulled: it must be possible to replace it.
             return [
                 *verdicts,
                 _verdict("better", True, f"there is nothing to compare with: {error}"),
@@ -87,7 +93,7 @@ def _verdict(gate: str, passed: bool, reason: str, **measured: Any) -> Verdict:
 
 
 def _checks(version: ModelVersion, weights: Path) -> tuple[list[Verdict], SDPose | None]:
-    """Do the weights load, are they finite, does the model see what it is shown?"""
+    """Checks that the weights load and are finite, and that the output depends on the image."""
     import torch
 
     from sdpose.models import load_model
@@ -154,9 +160,9 @@ def _better(
     margin: float,
     evaluate_again: Callable[[ModelVersion], float | None],
 ) -> Verdict:
-    """Is its AP better than the present version's, both on the same data in the same way?
+    """Checks that its AP is better than the present version's, on the same data and settings.
 
-    A present version without an AP stands in nobody's way.
+    It always is if the present version has no AP.
     """
     same = all(
         champion.manifest[key] == version.manifest[key]
@@ -194,8 +200,11 @@ def _evaluate_again(
     data_source: str,
     champion: ModelVersion,
 ) -> float | None:
-    """The present version's AP on the data and by the settings that the new one was evaluated on;
-    None if it gives none. UserError if that data is not here."""
+    """The present version's AP with the data and settings of the new one; None if it has none.
+
+    Raises:
+        UserError: that dataset is not here, or the models need different crops or settings.
+    """
     import torch
 
     from sdpose.evaluation import evaluate

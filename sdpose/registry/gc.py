@@ -1,7 +1,7 @@
-"""Removing weights that nothing needs, in two steps that can be taken back.
+"""Garbage collection of weights in two reversible steps.
 
 Weights that no document names are marked; when the mark is older than the grace period, a later gc
-moves them to the trash; when they have been there for the grace period, a later one deletes them.
+moves them to the trash; after the grace period there, a later one deletes them.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from sdpose.registry.references import read_references, remember_seen
 from sdpose.storage import ObjectNotFoundError, Store
 
 GRACE = timedelta(days=1)
-# What an upload under way has written so far looks like what a dead one left.
-UPLOADS_TAKE = timedelta(hours=1)
+UPLOADS_TAKE = timedelta(hours=1)  # younger leftovers may be uploads in progress
 
 
 @dataclass(frozen=True)
@@ -49,26 +48,26 @@ def gc(
     dry_run: bool = True,
     named_elsewhere: Collection[str] = (),
 ) -> Collected:
-    """Removes weights that no version names, and what interrupted writers left.
+    """Removes weights that no version names, and leftovers of interrupted writers.
 
-    Every version in use keeps its weights, so runs cannot lose theirs; what a pointer or its
-    history names stays even if the version is gone. Nothing is removed if a document cannot be
-    read, or if manifests, index and channels do not agree (`references.py`).
+    Every version in use keeps its weights, and so does what a pointer or its history names, even if
+    the version is gone. Nothing is removed if a document cannot be read, or if manifests, index and
+    channels disagree (`references.py`).
 
-    A registration that needs marked weights takes the mark back, and one that runs at the same
-    moment waits or puts the bytes there again (`marks.py`). After a move to the trash the documents
-    are read once more, and what is needed comes back: so nothing is lost at any grace period,
-    however long a process is stopped between two steps.
+    A registration that needs marked weights removes the mark, and one that runs at the same moment
+    waits or uploads the bytes again (`gc_marks.py`). After a move to the trash the documents are
+    read once more, and needed weights are restored. So nothing is lost at any grace period, however
+    long a process is stopped between two steps.
 
     Args:
         grace: how long weights stay marked, and again how long they stay in the trash.
-        dry_run: only says what would be done.
-        named_elsewhere: SHA-256 of more weights that stay.
+        dry_run: changes nothing, and returns what would be done.
+        named_elsewhere: SHA-256 of more weights to keep.
     Raises:
         DisagreementError, DamagedObjectError: nothing was removed.
     """
     now = datetime.now(UTC)
-    # The trash first: what is moved there from now on is not deleted by this call.
+    # The trash first: this call does not delete what another one moves there from now on.
     trash = list_trash(store)
     blobs = _list_blobs(store)
     found = read_references(store)
@@ -105,15 +104,18 @@ def gc(
         trashed=tuple(trashed),
         deleted=tuple(dict.fromkeys(each.sha256 for each in old)),
         restored=tuple(lost),
-        # Whatever the grace period: others may be writing.
+        # At least UPLOADS_TAKE, whatever the grace period: others may be writing.
         leftovers=store.sweep(max(grace, UPLOADS_TAKE), dry_run=dry_run),
     )
 
 
 def restore(store: Store, chosen: Collection[str] = ()) -> list[str]:
-    """Puts weights back from the trash: those chosen by SHA-256, or all. Returns what came back.
+    """Restores weights from the trash: those chosen by SHA-256, or all.
 
-    What no version names is marked again by the next gc, and has the whole grace period.
+    The next gc marks again what no version names; the grace period starts then.
+
+    Returns:
+        SHA-256 of the weights that were restored.
     """
     trash = list_trash(store)
     there = {each.sha256 for each in trash}
@@ -127,7 +129,7 @@ def restore(store: Store, chosen: Collection[str] = ()) -> list[str]:
 
 
 def list_trash(store: Store) -> list[Trashed]:
-    """What is in the trash, oldest first; files that are none of ours are left out."""
+    """The weights in the trash, oldest first; foreign files are ignored."""
     found = []
     for key in store.list(TRASH):
         path = PurePosixPath(key)
@@ -144,10 +146,10 @@ def _list_blobs(store: Store) -> set[str]:
 
 
 def _move_to_trash(store: Store, claimed: list[str], named_elsewhere: Collection[str]) -> list[str]:
-    """Of weights whose mark says `deleting`, those that went to the trash."""
+    """Moves weights whose mark says `deleting`; returns those that are in the trash now."""
     if not claimed:
         return []
-    # Whoever came before the marks said so is seen here.
+    # Versions that were registered before the marks said so are seen here.
     needed = read_references(store).weights | set(named_elsewhere)
     unneeded = [sha256 for sha256 in claimed if sha256 not in needed]
     moved = []
@@ -159,8 +161,8 @@ def _move_to_trash(store: Store, claimed: list[str], named_elsewhere: Collection
             continue
         moved.append(sha256)
     if moved:
-        # A registration waits for `deleting` marks only so long, and this process may have been
-        # stopped in between.
+        # A registration waits for `deleting` marks for a limited time, and this process may have
+        # been stopped for longer.
         needed = read_references(store).weights
         _put_back(store, [sha256 for sha256 in moved if sha256 in needed], list_trash(store))
     for sha256 in claimed:
@@ -179,7 +181,7 @@ def _put_back(store: Store, wanted: list[str], trash: list[Trashed]) -> None:
 
 
 def _remove_stale_marks(store: Store) -> None:
-    """Marks of weights that are gone: whoever removed them was killed before the mark."""
+    """Removes marks of weights that are gone: their gc was killed before it removed the mark."""
     there = _list_blobs(store)
     for key in store.list("gc/marks"):
         if PurePosixPath(key).name.removesuffix(".json") not in there:

@@ -1,7 +1,7 @@
-"""Marks: what a gc sets at weights that nothing names, and a registration takes back.
+"""Marks of garbage collection: set by a gc on unreferenced weights, removed by a registration.
 
-A gc may delete weights only after it has swapped their mark to `deleting`; a registration that
-finds such a mark waits until it is gone, and puts the weights there again if they went with it.
+A gc may delete weights only after it has swapped their mark to `deleting`. A registration that
+finds such a mark waits until it is gone, and uploads the weights again if they are gone too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sdpose.registry.documents import Mark, decode, document, new_document
 from sdpose.registry.layout import mark_key
 from sdpose.storage import DamagedObjectError, Store, Tag
 
-# gc takes seconds from here to the end of a deletion; if it died in between, we go on.
+# A gc takes seconds from `deleting` to the end of the deletion; after this time it is dead.
 PATIENCE_WITH_GC = 60.0
 PAUSE_SECONDS = 0.2
 
@@ -25,8 +25,14 @@ def new_mark(when: datetime, *, deleting: bool = False) -> bytes:
 
 
 def read_mark(store: Store, sha256: str) -> tuple[datetime, bool, Tag] | None:
-    """When the weights were marked, whether a gc is deleting them, and the state of the mark; None
-    if there is none. Raises DamagedObjectError."""
+    """Reads the mark of some weights.
+
+    Returns:
+        When they were marked, whether a gc is deleting them, and the tag of the mark for a swap;
+        None if there is no mark.
+    Raises:
+        DamagedObjectError: the mark cannot be read.
+    """
     key = mark_key(sha256)
     found = store.read_tagged(key)
     if found is None:
@@ -38,15 +44,18 @@ def read_mark(store: Store, sha256: str) -> tuple[datetime, bool, Tag] | None:
 
 
 def unmark(store: Store, sha256: str) -> bool:
-    """Removes the mark of weights that are needed, and waits for a gc that is deleting them. True
-    if there was a mark: they may be gone then."""
+    """Removes the mark of weights that are needed; waits for a gc that is deleting them.
+
+    Returns:
+        Whether there was a mark: the weights may be gone then.
+    """
     found = False
     deadline = time.monotonic() + PATIENCE_WITH_GC
     while True:
         try:
             marked = read_mark(store, sha256)
         except DamagedObjectError:
-            store.delete(mark_key(sha256))  # it says nothing, and gc sets another one
+            store.delete(mark_key(sha256))  # the next gc sets a new one
             return True
         if marked is None:
             return found

@@ -1,19 +1,19 @@
-"""Where things lie in a registry. What the documents look like: `documents.py`.
+"""The keys of a registry's objects. The schemas of its documents: `documents.py`.
 
     blobs/sha256/<hex>                                  weights (safetensors), by content
     models/<name>/versions/<n>.json                     manifest of version n = 1, 2, ...; immutable
-    models/<name>/signatures/<n>.json                   of version n's manifest, if it was signed
+    models/<name>/signatures/<n>.json                   signature of version n's manifest, if any
     models/<name>/index.json                            a cache of what `list` shows; may be deleted
-    models/<name>/withdrawn.json                        versions that are out of use, and why
+    models/<name>/withdrawn.json                        withdrawn versions, and why
     models/<name>/channels/<channel>/pointer.json       the version that the channel has now
     models/<name>/channels/<channel>/history/<g>.json   every move of the pointer, g = 1, 2, ...
     models/<name>/channels/<channel>/refused/<when>.json  every promotion that a gate refused
     gc/marks/<hex>.json                                 blobs that no manifest named at a gc
-    gc/trash/<hex>/<when>-<id>                          weights that a gc took out of use
-    gc/seen.json                                        how many versions the last gc found
+    gc/trash/<hex>/<when>-<id>                          weights that a gc moved away
+    gc/seen.json                                        number of versions at the last gc
 
-The truth of a version is its manifest, the truth of a channel its pointer; everything else can be
-derived or only remembered.
+A version is defined by its manifest, a channel by its pointer. The rest is derived from them, or is
+a record.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def check_model_name(name: str) -> str:
 
 
 def number_of(text: str) -> int | None:
-    """The version that a name or an argument means; None if it is no version's number.
+    """The version number that a text stands for; None if it is none.
 
     >>> number_of("12"), number_of("012"), number_of("²"), number_of("9" * 5000)
     (12, None, None, None)
@@ -103,8 +103,8 @@ def mark_key(sha256: str) -> str:
 
 
 def trash_key(sha256: str, when: datetime, id_: str) -> str:
-    """Of weights that a gc took out of use. Each move has a name of its own, so that whoever
-    deletes an old one cannot take a new one with it."""
+    """The key of weights in the trash. Each move has a key of its own, so that the deletion of an
+    old one cannot remove a new one."""
     return f"{TRASH}/{sha256}/{when.strftime(TRASH_TIME)}-{id_}"
 
 

@@ -1,5 +1,7 @@
-"""What MLflow shows of the registry: its model versions and aliases. MLflow is the catalogue that
-people click in; the store decides. What drifts is mended by `reconcile`."""
+"""Mirrors the registry into MLflow's model versions and aliases, for its UI.
+
+The store holds the truth; `reconcile` repairs drift.
+"""
 
 from __future__ import annotations
 
@@ -24,23 +26,27 @@ WEIGHTS_TAG = "sdpose.sha256"
 RUN_TAG = "sdpose.registered_version"
 
 Say = Callable[[str], None]
-Repairer = Callable[[str], bool]  # notes what is wrong; True: it is to be mended
+Repairer = Callable[[str], bool]  # notes what is wrong; returns whether to repair it
 
 
 @contextlib.contextmanager
 def tolerate_outage(say: Say) -> Iterator[None]:
-    """The registry goes on if MLflow does not answer."""
+    """Reports an MLflow that does not answer, and goes on."""
     try:
         yield
     except UserError as error:
-        say(f"MLflow was not told; `sdpose registry reconcile` will do it: {error}")
+        say(f"MLflow was not updated; `sdpose registry reconcile` does it later: {error}")
 
 
 def mirror_version(version: ModelVersion) -> str:
-    """MLflow's number of the version, made if it is not there. Links both ways: tags at the version
-    name the manifest, a tag at the training's run names the version."""
+    """Creates the version in MLflow unless it is there, with tags that link it to its manifest, and
+    a tag of the training's run that links to it.
+
+    Returns:
+        MLflow's number of the version.
+    """
     name = version.model_name
-    # By content: the number may be another's, of a registry before.
+    # By content: another version of an earlier registry may have the number.
     identity = (IDENTITY_TAG, version.manifest["identity"])
     listed = models.list_versions(name, identity)
     if not listed:
@@ -49,13 +55,13 @@ def mirror_version(version: ModelVersion) -> str:
         if run_id and tracking.run_tags(run_id) is not None:
             tracking.tag_run(run_id, {RUN_TAG: _reference(version)})
         listed = models.list_versions(name, identity)
-        if listed[0].number != number:  # somebody else did it at the same time, and was first
+        if listed[0].number != number:  # another process did it at the same time, and was first
             models.delete_version(name, number)
     return listed[0].number
 
 
 def hide_version(store: Store, model_name: str, version: int) -> None:
-    """Removes what MLflow shows of a version that was withdrawn."""
+    """Deletes a withdrawn version in MLflow."""
     manifest = store.uri(manifest_key(model_name, version))
     # The registry may have had another address when the version was shown.
     content = (str(version), _identity(store, model_name, version))
@@ -67,7 +73,7 @@ def hide_version(store: Store, model_name: str, version: int) -> None:
 
 
 def _identity(store: Store, model_name: str, version: int) -> str:
-    """Of a version that was withdrawn; "" if its manifest is lost or damaged."""
+    """The identity of a withdrawn version; "" if its manifest is lost or damaged."""
     try:
         return str(read_version(store, model_name, version).manifest["identity"])
     except StoreUnavailableError:
@@ -77,7 +83,7 @@ def _identity(store: Store, model_name: str, version: int) -> str:
 
 
 def mirror_alias(store: Store, model_name: str, channel: str) -> None:
-    """Sets MLflow's alias to what the channel points at now, and again if it moved meanwhile."""
+    """Sets MLflow's alias to the channel's version, again if the channel moves meanwhile."""
     record = current(store, model_name, channel)
     while record is not None:
         number = mirror_version(read_version(store, model_name, record["version"]))
@@ -94,9 +100,14 @@ class Repair:
 
 
 def reconcile(store: Store, model_name: str, *, dry_run: bool = False) -> list[Repair]:
-    """Makes MLflow show what the store holds: missing versions, changed tags and links, moved or
-    lost aliases, versions that say they are of this registry and are not. What others have put
-    there stays. Returns what was (or, dry_run, would be) mended."""
+    """Makes MLflow show what the store holds; versions of others stay.
+
+    Repairs missing versions, changed tags and links, moved or lost aliases, and versions that claim
+    to be of this registry and are not.
+
+    Returns:
+        What was repaired; with `dry_run`, what would be.
+    """
     repairs: list[Repair] = []
 
     def repair(what: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a manifest says of a model, so that its weights can be run without this repository."""
+"""The description of a model in a manifest: enough to run its weights without this repository."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def describe(experiment: Experiment) -> dict[str, Any]:
-    """Architecture, input, output and decoding of an experiment's model; plain JSON values."""
+    """Architecture, input, output and decoding of an experiment's model, as JSON values."""
     model, data = experiment.model, experiment.data_cfg
     width, height = data.image_size
     return {

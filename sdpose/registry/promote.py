@@ -1,4 +1,4 @@
-"""A promotion from the request to MLflow's alias: for the command line and for the pipeline."""
+"""Promotions and rollbacks, with gates and MLflow's alias, for command line and pipeline."""
 
 from __future__ import annotations
 
@@ -37,15 +37,19 @@ def promote(
     verifier: Verifier | None = None,
     say: Callable[[str], None] = print,
 ) -> Record:
-    """Points a channel at a version if the gates allow it, and MLflow's alias after it.
+    """Points a channel at a version if the gates allow it, and moves MLflow's alias with it.
 
-    rules: the thresholds; default: those of the experiment that the version was registered with.
-    data_root, data_source: see `gates_for`.
-    signer: signs the move. verifier: the version, the channel's present pointer and the version
-    that it names must be signed by its key, and the move is.
+    If MLflow does not answer, `say` gets a message, and `reconcile` repairs the alias later.
 
-    The record says what was decided and why (`allowed`, `gates`); a refusal is recorded too. If
-    MLflow does not answer, that is said, and `reconcile` repairs it later.
+    Args:
+        rules: the thresholds; default: those of the experiment that the version was registered
+            with.
+        data_root, data_source: see `gates_for`.
+        signer: signs the move.
+        verifier: the version, the channel's present pointer and its version must be signed by its
+            key, and so must the move.
+    Returns:
+        The record of the decision (`allowed`) and its reasons (`gates`); refusals are stored too.
     """
     chosen = read_version(store, model_name, version)
     gates: Gates = channels.no_gates
@@ -71,7 +75,7 @@ def promote(
 
 
 def _against_what_was_signed(store: Store, verifier: Verifier, gates: Gates) -> Gates:
-    """The gates read the figures of the present version: an altered manifest would lower them."""
+    """Gates that verify the present version first: an altered manifest could lower its metrics."""
 
     def checked(present: Record | None) -> list[dict[str, Any]]:
         if present is not None:
@@ -94,7 +98,7 @@ def rollback(
     verifier: Verifier | None = None,
     say: Callable[[str], None] = print,
 ) -> Record:
-    """Points a channel back at the version before, as a new generation; MLflow's alias after it."""
+    """Points a channel at the version before, see `channels.rollback`, and MLflow's alias, too."""
     record = channels.rollback(
         store,
         model_name,
@@ -117,8 +121,10 @@ def _mirror_alias(store: Store, model_name: str, channel: str, say: Callable[[st
 def promote_run(
     experiment: Experiment, version: int, channel: str, *, approver: str, data_source: str
 ) -> Record:
-    """The promotion at the end of a pipeline run, by this run's rules (the version may have been
-    registered by an earlier one). The summary in the work dir says its outcome."""
+    """Promotes the version of a pipeline run, and adds the outcome to the work dir's summary.
+
+    The rules are those of this run: the version may have been registered by an earlier one.
+    """
     record = promote(
         open_store(registry_root()),
         model_of(experiment),
@@ -138,7 +144,7 @@ def promote_run(
 
 
 def explain(record: Record) -> str:
-    """The verdict of every gate, a line each, and what became of the channel."""
+    """The verdict of every gate, a line each, and the outcome for the channel."""
     lines = [
         f"  {'ok' if v['passed'] else 'NO':<3} {v['gate']}: {v['reason']}" for v in record["gates"]
     ]

@@ -1,4 +1,4 @@
-"""From a registry to a file, with nothing but the store: for edge devices and for everyone else."""
+"""Downloads a version to a file; needs the store only, as on an edge device."""
 
 from __future__ import annotations
 
@@ -33,10 +33,16 @@ def resolve(
 ) -> ModelVersion:
     """The version that `MODEL@CHANNEL` or `MODEL@VERSION` names.
 
-    Through a channel the manifest is compared with the digest that was promoted. Raises UserError
-    for an empty channel, an unknown version or one that was withdrawn (unless also_withdrawn),
-    DamagedObjectError for another manifest. verifier: version and pointer must be signed by its key
-    (SignatureError), and the pointer no older than one that was seen (OlderPointerError).
+    For a channel, the manifest is compared with the digest that was promoted.
+
+    Args:
+        also_withdrawn: accept a withdrawn version.
+        verifier: version and pointer must be signed by its key.
+    Raises:
+        UserError: the channel is empty, or the version is unknown or withdrawn.
+        DamagedObjectError: the manifest is not the one that was promoted.
+        SignatureError: a signature is missing or by another key.
+        OlderPointerError: this machine has seen a later pointer.
     """
     name, at, which = reference.partition("@")
     if not at or not which:
@@ -71,13 +77,15 @@ def _checked(store: Store, version: ModelVersion, verifier: Verifier | None) -> 
 
 
 def pull(store: Store, reference: str, out: str | Path, verifier: Verifier | None = None) -> Pulled:
-    """Brings the weights of `MODEL@CHANNEL` or `MODEL@VERSION` to the file `out`, their manifest to
-    `out`.json, and its signature, if any, to `out`.sig. `out` is MODEL.safetensors in a folder if
-    it is one, or ends with a slash.
+    """Downloads the weights of `MODEL@CHANNEL` or `MODEL@VERSION`.
 
-    A broken transfer is resumed by the next call; `out` is replaced when every byte has been
-    checked, and left alone if it has these bytes already. verifier: nothing is brought unless it
-    accepts the version, see `resolve`.
+    An interrupted transfer is resumed by the next call. `out` is replaced when every byte has been
+    verified, and left alone if it has these bytes already.
+
+    Args:
+        out: the file; MODEL.safetensors in it if it is a folder or ends with a slash. The manifest
+            goes to `out`.json and its signature, if any, to `out`.sig.
+        verifier: nothing is downloaded unless it accepts the version, see `resolve`.
     """
     return pull_version(store, resolve(store, reference, verifier=verifier), out)
 
@@ -94,7 +102,7 @@ def pull_version(store: Store, version: ModelVersion, out: str | Path) -> Pulled
     key = manifest_key(version.model_name, version.version)
     store.get_file(key, manifest, version.manifest_sha256)
     signature = weights.with_name(weights.name + ".sig")
-    signature.unlink(missing_ok=True)  # of what was there before
+    signature.unlink(missing_ok=True)  # of the previous version
     if bundle is None:
         return Pulled(version, weights, manifest, None)
     signature.write_text(json.dumps(bundle), encoding="utf-8")

@@ -1,9 +1,9 @@
-"""Which weights a registry needs, by three sources that have to agree.
+"""Which weights a registry needs, from three sources that must agree.
 
-A listing that hides something (a folder that cannot be read, a share that answers with nothing, a
-bucket that lists late) looks like a registry in which less is needed. So the manifests are compared
-with the index and with the channels' records, and with how many versions the last gc found; whoever
-deletes acts only if they agree.
+An incomplete listing (a folder that cannot be read, a share that returns nothing, a bucket with
+late listings) looks like a registry that needs fewer weights. So the manifests are compared with
+the index, with the channels' records, and with the number of versions at the last gc. Weights are
+deleted only if all agree.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ SHOWN = 10
 
 
 class DisagreementError(UserError):
-    """The sources of a registry do not agree on what there is."""
+    """The sources of a registry disagree on its versions."""
 
 
 @dataclass
 class References:
     weights: set[str] = field(default_factory=set)  # SHA-256
-    versions: dict[str, int] = field(default_factory=dict)  # by model: how many there are
+    versions: dict[str, int] = field(default_factory=dict)  # number of versions by model
 
 
 def read_references(store: Store) -> References:
     """The weights that a version, a channel or its history names; a withdrawn version needs none.
 
-    Raises DisagreementError, and DamagedObjectError for a document that cannot be read: it could
-    name anything.
+    Raises:
+        DisagreementError: see the module.
+        DamagedObjectError: a document cannot be read; it could name any weights.
     """
     found, problems = References(), list[str]()
     seen = _read_seen(store)
@@ -80,8 +81,8 @@ def _read_seen(store: Store) -> dict[str, int]:
 
 
 def _read_model(store: Store, name: str, found: References) -> list[str]:
-    """Adds what the documents of a model name; what they do not agree on."""
-    # In this order: what a record or the index names was there before, so the listing has it.
+    """Adds the weights that the documents of a model name; returns their disagreements."""
+    # The listing last: what a record or the index names was there before it.
     withdrawn = read_withdrawals(store, name)
     records, problems = _read_channels(store, name)
     index = _read_index(store, name)

@@ -1,4 +1,4 @@
-"""From a checkpoint to a version: weights as safetensors, and a manifest."""
+"""Registers a checkpoint as a version: weights as safetensors, and a manifest."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from sdpose.storage import Store, open_store
 
 IMAGE_VARIABLE = "SDPOSE_IMAGE"  # of the container that this runs in, best by digest
 RUN_ID_VARIABLE = "SDPOSE_RUN_ID"  # of the pipeline's run
-# What a signature of a manifest vouches for, beside its weights and the data.
+# The fields of a manifest that a signature covers, apart from weights and data.
 SIGNED_FOR = ("metrics", "experiment", "model")
 
 
@@ -55,23 +55,27 @@ def register_checkpoint(
     signer: Signer | None = None,
     say: Callable[[str], None] = warn,
 ) -> ModelVersion:
-    """Uploads a checkpoint's weights and announces them as a version of `model_name`.
+    """Uploads a checkpoint's weights and creates a version of `model_name`.
 
-    The same content gives the same version, however often and by however many processes at once:
-    the content is the weights, the dataset that they were evaluated on and the settings of the
-    evaluation (the metrics follow from these three). What arrived is known to be the weights, and
-    they fit the experiment's model, before the version appears. A checkpoint that was trained on
-    another dataset is refused.
+    The same content is the same version, however often and by however many processes it is
+    registered: the content is the weights, the dataset of the evaluation and its settings (the
+    metrics follow from these). The version appears after the uploaded weights were verified. If
+    MLflow is configured it gets the version; if it does not answer, `say` gets a message, and
+    `reconcile` repairs it later.
 
-    checkpoint: any layout that `sdpose.models.load_weights` takes. metrics: AP and the like, 0..1
-    (-1: nothing to count).
-    evaluation_settings: all that changes them. git_commit: of the code that trained it, "-dirty"
-    behind it if files were changed; default: of this code. root: default `registry_root()`.
-    signer: signs the version, also one that was there if it says the same (else SignatureError).
-    MLflow gets the version if there is one; if it does not answer, `say` gets a message, and
-    `reconcile` catches up.
-    Raises UserError if the root cannot be written, or the checkpoint says that it was trained on
-    other data; DamagedObjectError if the copy is not the file.
+    Args:
+        checkpoint: any layout that `sdpose.models.load_weights` reads.
+        metrics: AP and others, 0..1 (-1: nothing to count).
+        evaluation_settings: everything that changes the metrics.
+        git_commit: of the code that trained it, with "-dirty" if files were changed; default: of
+            this code.
+        root: the registry; default `registry_root()`.
+        signer: signs the version, also an existing one with the same metrics and experiment.
+    Raises:
+        UserError: the root cannot be written, the weights do not fit the experiment's model, or the
+            checkpoint was trained on another dataset.
+        SignatureError: the existing version has other metrics or another experiment.
+        DamagedObjectError: the upload differs from the file.
     """
     given = registry_root() if root is None else root
     store = open_store(given) if isinstance(given, str | Path) else given
@@ -112,8 +116,8 @@ def register_checkpoint(
         if unmark(store, sha256):
             store.put_file(weights, blob_key(sha256), sha256)  # it may have been deleted meanwhile
         version = create_version(store, model_name, manifest)
-        # Again: a gc that had read the documents before the version was there may be removing
-        # the weights now, or have removed them.
+        # Again: a gc that read the documents before the version existed may be removing the
+        # weights now, or may have removed them.
         unmark(store, sha256)
         if not store.exists(blob_key(sha256)):
             store.put_file(weights, blob_key(sha256), sha256)
@@ -127,8 +131,8 @@ def register_checkpoint(
 
 
 def _refuse_others_words(version: ModelVersion, manifest: dict[str, Any]) -> None:
-    """The same content is the version that is there, whoever has registered it: with other figures
-    or other rules of promotion, which a signature would vouch for."""
+    """Raises SignatureError if the existing version with this content has other metrics or another
+    experiment, which a signature would cover."""
     different = [
         key for key in SIGNED_FOR if digest_of(version.manifest[key]) != digest_of(manifest[key])
     ]
@@ -142,8 +146,11 @@ def _refuse_others_words(version: ModelVersion, manifest: dict[str, Any]) -> Non
 
 
 def _write_weights(checkpoint: Path, experiment: Experiment, target: Path) -> dict[str, Any]:
-    """Writes the tensors under our names, the same bytes for the same tensors. Returns the
-    checkpoint's own metadata."""
+    """Writes the tensors under our names; the same tensors give the same bytes.
+
+    Returns:
+        The checkpoint's metadata.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -164,7 +171,7 @@ def _write_weights(checkpoint: Path, experiment: Experiment, target: Path) -> di
 
 
 def _check_data(checkpoint: Path, meta: dict[str, Any], dataset_digest: str) -> None:
-    """A version never names data that its weights have not seen."""
+    """Raises UserError if the checkpoint was trained on another dataset."""
     trained_on = meta.get("dataset_digest") or dataset_digest
     if dataset_digest and trained_on != dataset_digest:
         raise UserError(

@@ -1,4 +1,4 @@
-"""From a finished training and its evaluation to a model version and the work dir's summary."""
+"""Registers a trained and evaluated run, and reads and writes its summary.json."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def model_of(experiment: Experiment) -> str:
-    """The model that the experiment's runs are versions of."""
+    """The model whose versions the experiment's runs are."""
     assert experiment.registry.model is not None  # the schema fills it in
     return experiment.registry.model
 
@@ -44,8 +44,12 @@ def register_run(
 ) -> ModelVersion:
     """Registers an evaluated checkpoint and writes `<work_dir>/summary.json`.
 
-    checkpoint: the file that was evaluated. trained_as: its name in the work dir. results: where
-    `sdpose.evaluation.write_results` wrote; the metrics lie beside it.
+    Args:
+        checkpoint: the file that was evaluated.
+        trained_as: its path in the work dir.
+        results: what `sdpose.evaluation.write_results` wrote; the metrics are beside it.
+        runner: of the pipeline, "local" or "kfp"; for the summary.
+        git_commit: of the code that trained.
     """
     metrics = json.loads(results.with_suffix(".metrics.json").read_text(encoding="utf-8"))
     settings = metrics.pop("settings")
@@ -86,7 +90,7 @@ def register_run(
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """The checkpoint of a work dir that was evaluated, with its figures and its origin."""
+    """The evaluated checkpoint of a work dir, with its metrics and origin."""
 
     checkpoint: Path
     metrics: Mapping[str, float]
@@ -97,8 +101,11 @@ class EvaluatedRun:
 
 
 def evaluated_run(work_dir: Path) -> EvaluatedRun:
-    """From the summary that the pipeline has left. Raises UserError if there is none, or it cannot
-    be used."""
+    """Reads the summary that the pipeline wrote.
+
+    Raises:
+        UserError: there is none, or it cannot be used.
+    """
     path = work_dir / SUMMARY
     if not path.is_file():
         raise UserError(
@@ -119,7 +126,7 @@ def evaluated_run(work_dir: Path) -> EvaluatedRun:
         raise DocumentError(
             f"{path}: not what the pipeline writes there: register a checkpoint with --metrics"
         ) from None
-    # Of a work dir that was moved, or brought from a cluster, the path is another one.
+    # The path is another one if the work dir was moved, or copied from a cluster.
     places = (Path(named), work_dir / Path(named).name)
     checkpoint = next((place for place in places[::-1] if place.is_file()), None)
     if checkpoint is None:

@@ -1,12 +1,12 @@
-"""The highest generation of each channel that this machine has seen, with a valid signature.
+"""Protection against rollback attacks: the newest signed generation of each channel seen so far.
 
-A signature says that a move was made, not that it is the last one: whoever can write to the store
-can put an older pointer back. So a reader remembers how far a channel was, in the cache folder, and
-does not go back. A machine that reads a channel for the first time, or whose cache is emptied,
-cannot tell.
+A signature proves that a move was made, not that it is the last one: anyone who can write to the
+store can put an older pointer back. So a reader stores in its cache folder how far a channel was,
+and refuses older pointers. A machine that reads a channel for the first time, or whose cache was
+emptied, cannot notice.
 
-One empty file per generation, named by number and seal: of two readers at the same time none can
-take back what the other one has seen.
+There is one empty file per generation, named by number and seal, so that two readers cannot
+overwrite each other's record.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ log = logging.getLogger(__name__)
 
 
 class OlderPointerError(UserError):
-    """A channel points at what it pointed at before this machine saw a later move."""
+    """The pointer of a channel is older than one that this machine has seen."""
 
 
 Seen = list[tuple[int, str]]  # generation, seal
 
 
 def seen_generations(store: Store, model_name: str, channel: str) -> Seen:
-    """To be read before the pointer: a later move that another process sees meanwhile is none that
-    was put back."""
+    """The generations seen so far. Read it before the pointer: a later move that another process
+    sees in between is no rollback."""
     return _seen(_folder(store, model_name, channel))
 
 
@@ -53,11 +53,10 @@ def check_generation(
     *,
     allow_older: bool,
 ) -> None:
-    """Compares a channel's verified record (None: empty) with what was seen, and remembers it.
+    """Compares a channel's verified record (None: empty) with those seen before, and stores it.
 
     Args:
-        allow_older: the registry went back on purpose (a restored backup); from now on this record
-            is the newest.
+        allow_older: the registry was restored from a backup; this record becomes the newest.
     Raises:
         OlderPointerError: a later generation was seen, or another record of this one.
     """

@@ -1,9 +1,8 @@
-"""Signatures: whoever holds a key vouches for a version's manifest, whose digests cover the rest,
-and for the moves of a channel.
+"""Signatures of versions (of the manifest, whose digests cover the rest) and of channel moves.
 
-Made and checked by model-signing (the extra `signing`), in a form that others' tools check, too:
+Made and verified by model-signing (the extra `signing`); other tools can verify them, too:
 `model_signing verify key OUT.json --signature OUT.sig --public_key PUBLIC.pem`. Keys are EC keys in
-PEM; keyless signing by Sigstore needs its servers and is not offered.
+PEM. Keyless signing by Sigstore needs its servers and is not supported.
 """
 
 from __future__ import annotations
@@ -36,7 +35,10 @@ class SignatureError(UserError):
 
 
 class Signer:
-    """Raises UserError if model-signing is not installed, or the file is no private key."""
+    """Signs with a private key.
+
+    Raises UserError if model-signing is not installed, or the file is not a private key.
+    """
 
     def __init__(self, private_key: Path) -> None:
         with _model_signing():
@@ -49,7 +51,7 @@ class Signer:
             self._public = _public_part(private_key.read_bytes(), password)
 
     def sign(self, store: Store, version: ModelVersion) -> None:
-        """Puts the signature beside the manifest, in place of an earlier one."""
+        """Stores the signature of a version; replaces an earlier one."""
         content = new_document(Signature, {"bundle": self._bundle(manifest_bytes(store, version))})
         store.put(signature_key(version.model_name, version.version), document(content))
 
@@ -64,7 +66,7 @@ class Signer:
         return True
 
     def signed(self, record: dict[str, Any]) -> dict[str, Any]:
-        """A move's record with its signature; the seal comes after it."""
+        """A move's record with its signature; seal it afterwards."""
         return record | {"signature": self._bundle(_signed_part(record))}
 
     def _bundle(self, content: bytes) -> dict[str, Any]:
@@ -76,10 +78,13 @@ class Signer:
 
 
 class Verifier:
-    """What a reader demands: versions and pointers that this key has signed, and no older pointer
-    than this machine has seen (allow_older: once, and it is the newest from then on).
+    """Accepts versions and pointers that are signed by a key, and no pointer that is older than one
+    that this machine has seen.
 
-    Raises UserError if model-signing is not installed, or the file is no public key.
+    Args:
+        allow_older: accept an older pointer once; it is the newest from then on.
+    Raises:
+        UserError: model-signing is not installed, or the file is not a public key.
     """
 
     def __init__(self, public_key: Path, *, allow_older: bool = False) -> None:
@@ -104,7 +109,7 @@ class Verifier:
     def check_pointer(
         self, store: Store, model_name: str, channel: str, record: dict[str, Any] | None, seen: Seen
     ) -> None:
-        """Checks what the channel's pointer says (None: there is no pointer).
+        """Checks the record of a channel's pointer (None: the channel is empty).
 
         Args:
             seen: `seen_generations`, read before the pointer.
@@ -141,7 +146,7 @@ class Verifier:
 
 
 def signer_of(private_key: str | Path | None = None) -> Signer | None:
-    """Of the key, default $SDPOSE_SIGNING_KEY; None if there is none."""
+    """The signer with a key, default $SDPOSE_SIGNING_KEY; None if there is none."""
     chosen = private_key or os.environ.get(SIGNING_KEY_VARIABLE)
     return Signer(Path(chosen)) if chosen else None
 
@@ -149,9 +154,10 @@ def signer_of(private_key: str | Path | None = None) -> Signer | None:
 def verifier_of(
     public_key: str | Path | None = None, *, allow_older: bool = False
 ) -> Verifier | None:
-    """Of the key, default $SDPOSE_PUBLIC_KEY; None if there is none.
+    """The verifier with a key, default $SDPOSE_PUBLIC_KEY; None if there is none.
 
-    Raises UserError for allow_older without a key: nothing is compared then.
+    Raises:
+        UserError: `allow_older` without a key, where nothing is compared.
     """
     chosen = public_key or os.environ.get(PUBLIC_KEY_VARIABLE)
     if chosen:
@@ -176,10 +182,12 @@ def _signed_part(record: dict[str, Any]) -> bytes:
 
 
 def read_signature(store: Store, version: ModelVersion) -> dict[str, Any] | None:
-    """The Sigstore bundle; None if the version is not signed.
+    """The Sigstore bundle of a version; None if it is not signed.
 
-    Raises DamagedObjectError if it is not what was written, or of another manifest. Whose it is
-    only `Verifier.check` can tell.
+    `Verifier.check` tells whose signature it is.
+
+    Raises:
+        DamagedObjectError: it is damaged, or of another manifest.
     """
     key = signature_key(version.model_name, version.version)
     try:

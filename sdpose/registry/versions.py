@@ -1,7 +1,7 @@
 """Versions of a model: weights under their SHA-256, and one immutable manifest each.
 
-The number is the registry's own. MLflow counts by itself (another server, a deleted version, two
-registrations at once), so its number is a link and never a name, see `mlflow_mirror.py`.
+The registry numbers its versions itself. MLflow's own numbers differ after a change of server, a
+deleted version or two registrations at once, so they are links only, see `mlflow_mirror.py`.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ from sdpose.registry.layout import (
 from sdpose.registry.withdrawals import read_withdrawals
 from sdpose.storage import DamagedObjectError, ObjectNotFoundError, Store
 
-# Of the manifest, what makes it another version; everything else describes it.
+# The fields of a manifest that make another version; the others describe it.
 IDENTITY = ("weights", "dataset_digest", "evaluation_settings_digest")
-# So many manifests may be missing in the index before `list` writes it again.
+# `list` rewrites an index that lacks this many manifests.
 STALE_INDEX = 16
 READERS = 16
 NEW_INDEX = "delete it, and the next registration writes a new one"
@@ -57,7 +57,12 @@ NO_SUMMARY: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """`version` counts from 1 in each model; `created` is False if the same content was there."""
+    """A version as it is stored.
+
+    Attributes:
+        version: counts from 1 in each model.
+        created: False if the same content was registered before.
+    """
 
     model_name: str
     version: int
@@ -84,12 +89,14 @@ def digests_of(manifest: dict[str, Any]) -> dict[str, str]:
 
 
 def create_version(store: Store, model_name: str, manifest: dict[str, Any]) -> ModelVersion:
-    """The version with this manifest's content: a new one under the next number, or the one that
-    is there. Its weights must be in the store already. Content that was withdrawn gets a new
-    number.
+    """Creates the next version from a manifest, unless one in use has the same content.
 
-    Every writer tries the next free number and looks at whoever was faster: nobody can pass by a
-    version with the same content, and no lock has to be trusted.
+    The weights must be in the store already. Content of a withdrawn version gets a new number.
+    Every writer tries the next free number, and reads the version of a writer that was faster: so
+    no content gets two versions, and no lock is needed.
+
+    Returns:
+        The new version, or the one with the same content (`created` is False).
     """
     check_model_name(model_name)
     identity = manifest["identity"]
@@ -116,8 +123,12 @@ def create_version(store: Store, model_name: str, manifest: dict[str, Any]) -> M
 def read_version(
     store: Store, model_name: str, version: int, *, created: bool = False
 ) -> ModelVersion:
-    """One version. Raises UserError naming those that exist if it does not, DamagedObjectError if
-    its manifest is not the one that was written."""
+    """Reads one version.
+
+    Raises:
+        UserError: there is no such version; the message names those that exist.
+        DamagedObjectError: its manifest is not the one that was written.
+    """
     key = manifest_key(check_model_name(model_name), version)
     try:
         data = store.read(key)
@@ -140,7 +151,7 @@ def read_version(
 
 
 def manifest_bytes(store: Store, version: ModelVersion) -> bytes:
-    """DamagedObjectError if they have changed since the version was read."""
+    """The bytes of a version's manifest. Raises DamagedObjectError if they have changed since."""
     data = store.read(manifest_key(version.model_name, version.version))
     if hashlib.sha256(data).hexdigest() != version.manifest_sha256:
         raise DamagedObjectError(f"{version.manifest_uri} has changed: manifests never do")
@@ -150,7 +161,7 @@ def manifest_bytes(store: Store, version: ModelVersion) -> bytes:
 def model_names(store: Store) -> list[str]:
     """All models that have a version."""
     names = {PurePosixPath(key).parts[1] for key in store.list("models") if "/versions/" in key}
-    return sorted(filter(NAME.fullmatch, names))  # what else lies there, `verify` names
+    return sorted(filter(NAME.fullmatch, names))  # `verify` reports other names
 
 
 def summarize(
@@ -161,21 +172,20 @@ def summarize(
     withdrawn: Collection[int] = (),
     tolerant: bool = False,
 ) -> list[dict[str, Any]]:
-    """What `list` shows of every version, oldest first: version, identity, AP, exp_name,
-    dataset_digest, registered_at, sha256, size.
+    """A summary of every version, as `list` shows it, oldest first.
 
-    One listing and one object, however many versions: manifests are read only if the index does not
-    have them yet (a writer's update was lost to a faster one; that costs a read, nothing else).
+    Takes one listing and one read, however many versions there are: a manifest is read only if the
+    index lacks it (two writers replaced the index at once).
 
     Args:
-        by_index: without the listing, which on S3 is a request for each 1,000 versions, one after
-            the other. Then a version whose manifest was removed by hand is still shown; `verify`
-            names it.
-        withdrawn: versions whose manifest need not be readable.
-        tolerant: nor need that of any other.
+        by_index: skips the listing, which on S3 takes a request for each 1,000 versions. A version
+            whose manifest was removed by hand is still shown then; `verify` reports it.
+        withdrawn: versions whose manifest may be unreadable.
+        tolerant: any manifest may be unreadable.
     Returns:
-        A row for each version. That of a manifest that cannot be read has `version` and `problem`,
-        and None or "" for the rest.
+        A row for each version: version, identity, AP, exp_name, dataset_digest, registered_at,
+        sha256, size. That of an unreadable manifest has `version` and `problem`, and None or ""
+        for the rest.
     """
     index = read_index(store, model_name)
     numbers = (by_index and _numbers_of(store, model_name, index)) or version_numbers(
@@ -200,13 +210,13 @@ def summarize(
         index |= dict(zip(missing, pool.map(read, missing), strict=True))
     summaries = [index[number] for number in numbers]
     if len(missing) >= STALE_INDEX:
-        with contextlib.suppress(UserError):  # whoever lists may have no right to write
+        with contextlib.suppress(UserError):  # a reader may lack the right to write
             _write_index(store, model_name, [row for row in summaries if "problem" not in row])
     return summaries
 
 
 def versions(store: Store, model_name: str) -> Iterator[ModelVersion]:
-    """Every version in use with its manifest, oldest first: a read for each."""
+    """Every version in use with its manifest, oldest first; takes a read for each."""
     withdrawn = read_withdrawals(store, model_name)
     numbers = version_numbers(store, model_name)
     yield from read_versions(store, model_name, [n for n in numbers if n not in withdrawn])
@@ -218,7 +228,7 @@ def read_versions(store: Store, model_name: str, numbers: list[int]) -> Iterator
 
 
 def version_numbers(store: Store, model_name: str) -> list[int]:
-    """Of all versions that are listed, in order."""
+    """The numbers of all listed versions, in order."""
     names = (PurePosixPath(key).name for key in store.list(versions_folder(model_name)))
     numbers = (number_of(name.removesuffix(".json")) for name in names if name.endswith(".json"))
     return sorted(number for number in numbers if number is not None)
@@ -254,15 +264,13 @@ def summary_of(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _exp_name(experiment: str) -> str:
-    """Of an experiment as `dump_experiment` writes it; without reading the whole, which takes 10 ms
-    a version."""
+    """The name in an experiment as `dump_experiment` writes it; parsing it takes 10 ms."""
     found = re.search(r"^exp_name: ['\"]?([\w.-]+)['\"]?$", experiment, re.MULTILINE)
     return found[1] if found else "-"
 
 
 def read_index(store: Store, model_name: str) -> dict[int, dict[str, Any]]:
-    """The rows by version; {} for an index that is missing or damaged, because it is derived from
-    the manifests."""
+    """The rows by version; {} if the index is missing or damaged: it can be derived again."""
     try:
         return parse_index(store.read(index_key(model_name)), store.uri(index_key(model_name)))
     except (ObjectNotFoundError, DamagedObjectError):

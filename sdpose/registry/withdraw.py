@@ -1,4 +1,4 @@
-"""Taking a version out of use, for good."""
+"""Withdraws a version: takes it out of use, permanently."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def withdraw(
     approver: str,
     say: Callable[[str], None] = print,
 ) -> Withdrawal:
-    """Takes a version out of use: nobody pulls or promotes it, and `gc` need not keep its weights.
+    """Takes a version out of use: it cannot be pulled or promoted, and `gc` may remove its weights.
 
-    Its manifest stays, its number is never used again, and the same content registered again is a
-    new version. The manifest may be missing or damaged.
+    Its manifest stays, its number is not used again, and the same content registered again is a new
+    version. The manifest may be missing or damaged.
 
     Returns:
-        The withdrawal, the earlier one if there is one.
+        The withdrawal; the earlier one if it was withdrawn before.
     Raises:
         UserError: there is no such version, or a channel points at it.
     """
@@ -60,8 +60,10 @@ def withdraw(
 
 
 def _check_exists(store: Store, model_name: str, version: int) -> None:
-    """A version whose manifest was lost has left later versions, its row in the index, or its
-    records in a channel."""
+    """Raises UserError unless the version exists or existed.
+
+    A lost manifest leaves later versions, a row in the index, or records of a channel.
+    """
     if store.exists(manifest_key(model_name, version)):
         return
     traces = {*range(1, max(version_numbers(store, model_name), default=0))}

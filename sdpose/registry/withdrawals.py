@@ -1,7 +1,6 @@
-"""Which versions of a model are out of use, and why: one document per model.
+"""The document of a model's withdrawn versions.
 
-A manifest never changes, so a withdrawal cannot be written into it; and the number of a withdrawn
-version stays taken.
+It is separate from the manifests, which never change. A withdrawn version keeps its number.
 """
 
 from __future__ import annotations
@@ -19,8 +18,11 @@ TRIES = 100
 
 
 def read_withdrawals(store: Store, model_name: str) -> dict[int, Withdrawal]:
-    """The withdrawals by version. Raises DamagedObjectError: what is out of use is not known then,
-    and nobody should go on as if nothing were."""
+    """The withdrawals by version.
+
+    Raises:
+        DamagedObjectError: the document is damaged, so it is unknown which versions may be used.
+    """
     return _read(store, model_name)[0]
 
 
@@ -34,7 +36,7 @@ def explain_withdrawal(model_name: str, withdrawal: Withdrawal) -> str:
 def add_withdrawal(
     store: Store, model_name: str, version: int, *, reason: str, approver: str
 ) -> Withdrawal:
-    """The withdrawal of a version, the earlier one if there is one."""
+    """Adds a withdrawal; returns the earlier one if there is one."""
     new = {
         "version": version,
         "reason": reason,
@@ -46,7 +48,7 @@ def add_withdrawal(
 
 
 def remove_withdrawal(store: Store, model_name: str, withdrawal: Withdrawal) -> None:
-    """Takes back a withdrawal that was not allowed."""
+    """Removes a withdrawal that was refused after it was written."""
     _change(
         store,
         model_name,

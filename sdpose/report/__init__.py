@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file that needs nothing else, made from what the run has left."""
+"""The report of a run: one self-contained HTML file, made from the files of the run."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from sdpose.config import Experiment
 from sdpose.files import write_atomically
-from sdpose.report.gather import RunFiles, gather
 from sdpose.report.page import render
+from sdpose.report.run_files import RunFiles, gather
 
 __all__ = ["RunFiles", "gather", "write_report"]
 
@@ -22,8 +22,11 @@ def write_report(
     checkpoint: Path | None = None,
     summary: dict[str, Any] | None = None,
 ) -> RunFiles:
-    """Writes the report of a run to `out`; returns what it was made from (`missing` says what it
-    lacks). The other arguments are `gather`'s."""
+    """Writes the report of a run to `out`. The other arguments are those of `gather`.
+
+    Returns:
+        The files that it was made from; `missing` says what the report lacks.
+    """
     files = gather(
         work_dir, experiment=experiment, results=results, checkpoint=checkpoint, summary=summary
     )

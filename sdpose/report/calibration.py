@@ -1,4 +1,4 @@
-"""Do scores say how good a pose is? Reliability diagrams and the expected calibration error."""
+"""Calibration of scores: reliability diagrams and the expected calibration error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The course of a training, from the `<timestamp>.log.json` files of its work dir."""
+"""Reads the metrics of a training from the `<timestamp>.log.json` files of its work dir."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with the joints of a pose: jitter, inversion, swap or miss.
+"""Classifies the errors of predicted keypoints: jitter, inversion, swap or miss.
 
 The taxonomy of Ronchi & Perona, "Benchmarking and Error Diagnosis in Multi-Instance Pose
 Estimation" (ICCV 2017, arXiv 1707.05388), section 3.1, decided as the authors' coco-analyze does.

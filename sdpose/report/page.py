@@ -1,4 +1,4 @@
-"""The page: sections from what the run has left, and why a section is not there."""
+"""Renders the page: its sections, or the reason why one is missing."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from sdpose.data.images import ImageError
 from sdpose.errors import UserError
 from sdpose.files import sha256_of_file
 from sdpose.report import pose_figures, training_figures
+from sdpose.report.attention import Tokens, attention_panels, worst_middle_best
 from sdpose.report.calibration import reliability
 from sdpose.report.curves import precision_curves
-from sdpose.report.gather import RunFiles
+from sdpose.report.example_poses import Person, people, ranked
 from sdpose.report.history import History
 from sdpose.report.keypoint_errors import (
     ERROR_KINDS,
@@ -28,8 +29,7 @@ from sdpose.report.keypoint_errors import (
     corrected_ap,
     match,
 )
-from sdpose.report.people import Person, people, ranked
-from sdpose.report.tokens import Tokens, few, looks
+from sdpose.report.run_files import RunFiles
 from sdpose.report.training_figures import Figure
 
 
@@ -110,9 +110,12 @@ def _evaluated(files: RunFiles) -> Evaluated:
         evaluated.tokens_missing = files.missing["checkpoint"]
         return evaluated
     try:
-        chosen = [(int(matches.persons[m]), title) for m, title in few(ranked(files, matches))]
+        chosen = [
+            (int(matches.persons[m]), title)
+            for m, title in worst_middle_best(ranked(files, matches))
+        ]
         if chosen:
-            evaluated.tokens = looks(files, chosen)
+            evaluated.tokens = attention_panels(files, chosen)
         else:
             evaluated.tokens_missing = "No person has enough annotated joints."
     except (UserError, ImageError) as error:

@@ -1,13 +1,13 @@
-"""Figures of what an evaluation found: precision, errors, calibration."""
+"""Figures of an evaluation: precision, keypoint errors, calibration."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from sdpose.report.calibration import Reliability
+from sdpose.report.charts import Axis, Part, Plot, axis_for, rows
 from sdpose.report.curves import SIZE_EDGES, Curves, mean
 from sdpose.report.keypoint_errors import ERROR_KINDS, KINDS, UNLABELLED, Matches
-from sdpose.report.svg import Axis, Part, Plot, axis_for, rows
 from sdpose.report.training_figures import Figure
 from sdpose.skeleton import JOINT_NAMES
 

@@ -1,4 +1,4 @@
-"""The report of a run in the pipeline: made, kept in the work dir, handed to MLflow."""
+"""The report of a pipeline run: written, and copied to work dir, mirror and MLflow."""
 
 from __future__ import annotations
 
@@ -30,8 +30,10 @@ def report_run(
 ) -> None:
     """Writes the report to `out`, and copies to the work dir, its mirror and the MLflow run.
 
-    facts: what the run's summary will say of it (dataset_digest, git_commit, mlflow_run_id).
-    A run of days must not fail for its report: what goes wrong is told, and written to `out`.
+    A run of days must not fail because of its report: errors are logged, and written to `out`.
+
+    Args:
+        facts: of the run's summary: dataset_digest, git_commit, mlflow_run_id.
     """
     work_dir = run_paths(experiment).work_dir
     try:
@@ -45,9 +47,9 @@ def report_run(
             summary=facts,
         )
     except Exception as error:
-        told = str(error) if isinstance(error, UserError) else traceback.format_exc()
-        say(f"the report could not be made: {told}")
-        page = f"<!doctype html><meta charset='utf-8'><pre>{escape(told)}</pre>"
+        text = str(error) if isinstance(error, UserError) else traceback.format_exc()
+        say(f"the report could not be made: {text}")
+        page = f"<!doctype html><meta charset='utf-8'><pre>{escape(text)}</pre>"
         out.write_text(page, encoding="utf-8")
         return
     for where, keep in (

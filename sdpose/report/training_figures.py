@@ -1,4 +1,4 @@
-"""Figures of the course of a training."""
+"""Figures of a training: its curves, AP by epoch, and speed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
+from sdpose.report.charts import Axis, Plot, axis_for
 from sdpose.report.history import History, Series
-from sdpose.report.svg import Axis, Plot, axis_for
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""The few object operations that the system needs, on a folder and on S3.
+"""Object storage in a folder or on S3: the only package that imports boto3.
 
-Objects are written once, whole, and found under a key; what is read is checked. `Store` says what
-holds on every kind of store.
+Objects are written whole and read by key; what is read is verified. The protocol `Store` says what
+every kind of store guarantees.
 """
 
 from __future__ import annotations

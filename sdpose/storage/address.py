@@ -1,4 +1,4 @@
-"""What an address names: a folder of this machine, or a bucket and a prefix."""
+"""Parses the address of a store: a folder, or an S3 bucket with a prefix."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class S3Address:
 
 
 def parse_address(address: str | Path) -> S3Address | Path:
-    """The folder, or the place in S3, that an address names, with every character of it.
+    """The folder, or the bucket and prefix, that an address names.
 
-    `#` and `?` are part of a key or a folder's name: an address here has no query and no fragment.
+    An address has no query and no fragment: `#` and `?` are part of a key or a folder's name.
 
     >>> parse_address("s3://bucket/team#1/registry")
     S3Address(bucket='bucket', prefix='team#1/registry')
@@ -35,7 +35,7 @@ def parse_address(address: str | Path) -> S3Address | Path:
     PosixPath('/data/my registry')
 
     Raises:
-        UserError: it names neither, or holds credentials.
+        UserError: it names neither, or contains credentials.
     """
     if isinstance(address, Path):
         return address

@@ -33,8 +33,11 @@ _NO_HARD_LINKS = UNSUPPORTED | {errno.EPERM, errno.EMLINK}
 
 
 class FileStore:
-    """Objects as files below `root`. Names that start with a dot are the store's own: files that
-    are being written, and in each folder a lock that outlives no process (flock)."""
+    """Objects as files below `root`.
+
+    Names that start with a dot are the store's own: files being written, and a lock (flock) in each
+    folder, which ends with the process that holds it.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -80,7 +83,7 @@ class FileStore:
         path = self._path(key)
         with self._new_file(key) as temporary:
             _write(temporary, data)
-            # A link, unlike a rename, fails if the name is taken.
+            # Unlike a rename, a link fails if the name is taken.
             try:
                 os.link(temporary, path)
             except FileExistsError:
@@ -131,10 +134,10 @@ class FileStore:
             self._replace(temporary, key)
 
     def _holds(self, key: str, source: BinaryIO, sha256: str) -> bool:
-        """Is the source there already, whole and right?
+        """Whether the object has the bytes of the source, and these have the digest.
 
-        It is compared with the source, not digested: another state of the file differs at once, and
-        only one that is kept is read to its end.
+        It is compared with the source while it is read: other content differs at once, and only an
+        object that is kept is read to its end.
         """
         path = self._path(key)
         digest = hashlib.sha256()
@@ -219,8 +222,8 @@ class FileStore:
         return self.root / check_key(key)
 
     def _walk(self, folder: Path, *, hidden: bool) -> Iterator[str]:
-        """Files below a folder. Whoever removes what is not listed needs an error where something
-        cannot be listed."""
+        """Files below a folder. Raises StoreUnavailableError where a folder cannot be listed: a
+        caller may remove what is not listed."""
         try:
             yield from walk(folder, hidden=hidden)
         except OSError as error:
@@ -245,7 +248,7 @@ class FileStore:
 
     @contextlib.contextmanager
     def _new_file(self, key: str) -> Iterator[Path]:
-        """A file beside the key's, to fill and to give the key's name; gone afterwards."""
+        """A temporary file in the folder of the key; removed afterwards."""
         folder = self._path(key).parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -260,8 +263,7 @@ class FileStore:
 
     @contextlib.contextmanager
     def _locked(self, key: str) -> Iterator[bool]:
-        """Whoever replaces an object of the key's folder waits here for its turn; False where the
-        file system has no locks, and so nobody can call `swap`."""
+        """Holds the lock of the key's folder; False where the file system has no locks."""
         with file_lock((self.root / key).parent / ".lock") as locked:
             yield locked
 

@@ -15,7 +15,7 @@ from sdpose.locking import lock
 
 
 class PartialFile:
-    """`path` is what grows, `state` what is known of it; both outlive a killed process."""
+    """A download under way: `path` grows, `state` says what has arrived; both outlive a kill."""
 
     def __init__(self, target: Path, path: Path, descriptor: int) -> None:
         self.target = target
@@ -24,13 +24,13 @@ class PartialFile:
         self._descriptor = descriptor
 
     def rewrite(self) -> BinaryIO:
-        """For writing, from the beginning."""
+        """A stream that overwrites the file from its beginning."""
         os.ftruncate(self._descriptor, 0)
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         return os.fdopen(os.dup(self._descriptor), "wb")
 
     def finish(self) -> None:
-        """On the disk, then under the target's name."""
+        """Flushes it to the disk, and gives it the target's name."""
         os.fsync(self._descriptor)
         if not is_at(self._descriptor, self.path):
             raise UserError(f"cannot write {self.target}: {self.path} was replaced meanwhile")
@@ -43,6 +43,12 @@ class PartialFile:
         os.ftruncate(self._descriptor, 0)
         self.state.unlink(missing_ok=True)
 
+    def remove(self) -> None:
+        """Closes and removes it, if it has not become the target."""
+        os.close(self._descriptor)
+        self.path.unlink(missing_ok=True)
+        self.state.unlink(missing_ok=True)
+
 
 @contextlib.contextmanager
 def partial_file(target: Path) -> Iterator[PartialFile]:
@@ -51,51 +57,43 @@ def partial_file(target: Path) -> Iterator[PartialFile]:
     Where the file system has no locks nobody can wait: each process has a file of its own then,
     and an interrupted transfer starts again.
 
-    Raises UserError if the folder cannot be written, or something else has the file's name.
+    Raises:
+        UserError: the folder cannot be written, or something else has the file's name.
     """
     path = target.with_name(f".{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            descriptor = open_own(path)
+        descriptor = _open_locked(path)
+        if descriptor is not None:
             try:
-                locked = lock(descriptor)
-                # Whoever had it may have given it the target's name.
-                if locked and not is_at(descriptor, path):
-                    continue
-                if locked:
-                    with _until_done(PartialFile(target, path, descriptor)) as part:
-                        yield part
-                    return
-                _remove_if_empty(path)
+                yield PartialFile(target, path, descriptor)
             finally:
+                _remove_if_empty(path)
                 os.close(descriptor)
-            with _unlocked(target) as part:
-                yield part
             return
+        path = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
+        part = PartialFile(target, path, open_own(path))
+        try:
+            yield part
+        finally:
+            part.remove()
     except OSError as error:
         raise UserError(f"cannot write {target}: {error}") from None
 
 
-@contextlib.contextmanager
-def _until_done(part: PartialFile) -> Iterator[PartialFile]:
-    try:
-        yield part
-    finally:
-        _remove_if_empty(part.path)
-
-
-@contextlib.contextmanager
-def _unlocked(target: Path) -> Iterator[PartialFile]:
-    path = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
-    descriptor = open_own(path)
-    part = PartialFile(target, path, descriptor)
-    try:
-        yield part
-    finally:
-        os.close(descriptor)
-        path.unlink(missing_ok=True)
-        part.state.unlink(missing_ok=True)
+def _open_locked(path: Path) -> int | None:
+    """A descriptor of the file, with its lock; None where the file system has no locks."""
+    while True:
+        with contextlib.ExitStack() as undo:
+            descriptor = open_own(path)
+            undo.callback(os.close, descriptor)
+            if not lock(descriptor):
+                _remove_if_empty(path)
+                return None
+            # The process that held the lock may have given the file the target's name.
+            if is_at(descriptor, path):
+                undo.pop_all()
+                return descriptor
 
 
 def _remove_if_empty(path: Path) -> None:

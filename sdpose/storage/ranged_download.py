@@ -1,4 +1,8 @@
-"""A large object in parallel ranges, into a file, resumable."""
+"""Downloads of large objects in parallel ranges, resumed where an earlier process was stopped.
+
+s3transfer cannot do this: it accepts no Range, keeps nothing of a download that fails, and compares
+no digest (docs/log.md, 2026-11-30).
+"""
 
 from __future__ import annotations
 
@@ -48,10 +52,19 @@ def fetch_ranges(
     digest: Digest | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Fills `part` with the object's `size` bytes; `state` says which segments are there.
+    """Fills the file `part` with the object's `size` bytes.
 
-    What an earlier call has fetched is kept if `size` and `tag` are the same. segment_bytes: what a
-    kill can cost, per connection. digest: is fed all bytes in order, as they lie in `part`.
+    What an earlier call has fetched is kept if `size` and `tag` are the same.
+
+    Args:
+        tag: changes with the object's content.
+        state: a JSON file that records which segments of `part` have arrived.
+        segment_bytes: what a kill can cost, per connection.
+        attempts: of a segment without progress.
+        digest: gets all bytes in order, as they are in `part`.
+        progress: gets (bytes here, bytes in all).
+    Raises:
+        StoreUnavailableError: all attempts have failed; what has arrived is kept.
     """
     identity = {"size": size, "tag": tag, "segment": segment_bytes}
     done = _completed(state, identity) if part.is_file() and part.stat().st_size == size else set()
@@ -104,7 +117,7 @@ def fetch_ranges(
 def read_whole(
     open_range: OpenRange, size: int, *, segment_bytes: int, attempts: int | None = None
 ) -> Iterator[bytes]:
-    """The object's bytes, in order; up to `WINDOW` segments are held at once."""
+    """Yields the object's bytes in order; holds up to `WINDOW` segments in memory."""
 
     def read(start: int) -> bytes:
         stop = min(start + segment_bytes, size)
@@ -124,8 +137,10 @@ def read_whole(
 def in_parallel(
     action: Callable[[Item], Result], items: Sequence[Item], stopping: threading.Event
 ) -> Iterator[Result]:
-    """Yields the action's results in the items' order, as they are done. At most `WINDOW` items
-    are begun and not yielded. `stopping` is set when it ends early."""
+    """Yields the results of the action in the order of the items.
+
+    At most `WINDOW` items are started and not yielded. `stopping` is set on an early end.
+    """
     executor = ThreadPoolExecutor(CONNECTIONS)
     begun: deque[Future[Result]] = deque()
     try:

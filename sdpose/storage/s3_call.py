@@ -1,7 +1,7 @@
-"""One request to S3: what comes back is an answer of S3, or an exception that says what is wrong.
+"""One request to S3: returns an answer of S3, or raises an exception that says what is wrong.
 
-What answers at the address of an S3 endpoint need not be one: an ingress without its backend, a
-login page, a console. Nothing that such a server says is taken for a statement about an object.
+The server at the address of an S3 endpoint need not be S3: an ingress without its backend, a login
+page, a console. Its answers are never taken for a statement about an object.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sdpose.storage.s3_errors import (
     shown,
 )
 
-# What S3 has in every answer of success.
+# Fields of every successful answer.
 _ALWAYS_THERE = {
     "head_object": ("ETag", "ContentLength"),
     "get_object": ("ETag",),
@@ -34,20 +34,25 @@ _ALWAYS_THERE = {
     "list_objects_v2": ("IsTruncated",),
     "list_multipart_uploads": ("IsTruncated",),
 }
-# The answer to HEAD has no body, so it cannot say why a request is refused. Its twin can.
+# The answer to HEAD has no body, so it cannot give a reason. An equivalent request can.
 _TWINS: dict[str, tuple[str, Answer]] = {
     "head_object": ("get_object", {"Range": "bytes=0-0"}),
     "head_bucket": ("list_objects_v2", {"MaxKeys": 1}),
 }
-# What botocore raises, beside its own exceptions, about an answer that it cannot make sense of.
+# What botocore raises, beside its own exceptions, about an answer that it cannot parse.
 _UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 
 def call(client: Any, request: str, where: str, **arguments: Any) -> Answer:
-    """The answer to `client.<request>(**arguments)`, asked once; `where` is what messages name.
+    """Sends `client.<request>(**arguments)` once.
 
-    Raises ObjectNotFoundError, ConditionFailedError, NotImplementedByServerError,
-    AccessDeniedError, TransientError for what may go away by itself, UserError for the rest.
+    Args:
+        where: the object or bucket that messages name.
+    Raises:
+        ObjectNotFoundError, ConditionFailedError, NotImplementedByServerError, AccessDeniedError:
+            see there.
+        TransientError: a retry may help.
+        UserError: anything else.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 

@@ -1,7 +1,7 @@
-"""What an S3 endpoint really guarantees: asked by trying, a race included, and remembered.
+"""Probes what an S3 endpoint guarantees (conditional writes, checksums), and caches the result.
 
 Some endpoints do not know conditional writes (501), some accept the header and ignore it, some let
-several writers of a race win. The documentation does not tell; a trial does.
+several writers of a race win. Their documentation does not say so; a trial shows it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FOLDER = ".sdpose-probe"
 
 
 class Record(BaseModel):
-    """What is remembered of an endpoint."""
+    """The cached result for an endpoint."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -60,7 +60,7 @@ class Record(BaseModel):
 
 
 def remembered(client: Any, bucket: str, prefix: str) -> Capabilities:
-    """What the endpoint guarantees for the bucket; probed if that is not known, or a week old."""
+    """What the endpoint guarantees for the bucket: cached, or probed if that is a week old."""
     endpoint = str(client.meta.endpoint_url)
     name = hashlib.sha256(f"{endpoint} {bucket}".encode()).hexdigest()[:32]
     path = cache_dir() / "s3" / f"{name}.json"
@@ -78,8 +78,7 @@ def remembered(client: Any, bucket: str, prefix: str) -> Capabilities:
 
 
 def _read(path: Path, endpoint: str, bucket: str) -> Record | None:
-    """The record, if it is one, of this endpoint, of the last week, and nobody else's: whoever
-    writes here decides whether writes are safe."""
+    """The record, if it is valid, of this endpoint, and of the last week."""
     try:
         record = Record.model_validate(read_record(path))
     except ValidationError:
@@ -93,7 +92,8 @@ def _read(path: Path, endpoint: str, bucket: str) -> Record | None:
 def probe(client: Any, bucket: str, prefix: str) -> Record:
     """Writes a few small objects below `.sdpose-probe/`, and removes them.
 
-    Raises UserError if the bucket cannot be written at all.
+    Raises:
+        UserError: the bucket cannot be written at all.
     """
     trial = _Trial(client, bucket, f"{prefix}/{FOLDER}".lstrip("/"))
     try:
@@ -123,7 +123,7 @@ class _Trial:
         self.repeats_checksums = False  # the ETag is what we said, not what the server computed
 
     def put_if_absent(self) -> str | None:
-        """None if it is guaranteed, else what was seen."""
+        """None if it is guaranteed, else the observation."""
         key = self._new_key()
         self._put(key, b"first")
         if (seen := self._must_fail("If-None-Match", key, IfNoneMatch="*")) is not None:

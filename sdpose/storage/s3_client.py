@@ -1,10 +1,9 @@
-"""The configuration of S3, and the client that is made of it.
+"""The S3 client and its configuration.
 
 Endpoint, region, credentials (static, profile, IRSA or pod identity, machine role), CA bundle and
-proxies come from where AWS's own tools take them: AWS_ENDPOINT_URL_S3, AWS_REGION
-(else AWS_DEFAULT_REGION), AWS_ACCESS_KEY_ID, AWS_WEB_IDENTITY_TOKEN_FILE, AWS_CA_BUNDLE,
-AWS_MAX_ATTEMPTS, ~/.aws and so on.
-What AWS has no variable for:
+proxies are those of AWS's own tools: AWS_ENDPOINT_URL_S3, AWS_REGION (else AWS_DEFAULT_REGION),
+AWS_ACCESS_KEY_ID, AWS_WEB_IDENTITY_TOKEN_FILE, AWS_CA_BUNDLE, AWS_MAX_ATTEMPTS, ~/.aws and so on.
+Our own variables:
 
     SDPOSE_S3_ADDRESSING      path or virtual; default: virtual at AWS, path anywhere else
     SDPOSE_S3_TIMEOUT         seconds without a byte before a request is tried again; default 60
@@ -99,8 +98,8 @@ def single_writer() -> bool:
 
 
 def _report_redirect(response: Any, operation: Any, **_: Any) -> None:
-    """Ends a circle: redirected without the name of the region, botocore asks for it with HEAD of
-    the bucket, and does so too when that is redirected."""
+    """Ends an endless loop: on a redirect without a region, botocore asks for the region with HEAD
+    of the bucket, also when that request itself was redirected."""
     from botocore.exceptions import ClientError
 
     if response is None:
@@ -122,7 +121,7 @@ def _check_endpoint(url: str) -> None:
 
 
 def _check_ca_bundle() -> None:
-    """botocore would look at it when it connects, and call it a failed connection."""
+    """botocore reads it when it connects, and reports a bad one as a failed connection."""
     bundle = os.environ.get("AWS_CA_BUNDLE")
     try:
         if bundle:

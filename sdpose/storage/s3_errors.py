@@ -1,4 +1,4 @@
-"""What a refused or failed S3 request means, in words without secrets."""
+"""Turns refused and failed S3 requests into our exceptions, with messages without secrets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LONGEST_MESSAGE = 400  # characters of what a server says
 
 Answer = dict[str, Any]
 
-# 4xx that mean "again": damaged or cut on the way, or two conditional writes at once.
+# 4xx to retry: damaged or cut off in transit, or two conditional writes at once.
 _DAMAGED_CODES = {
     "BadDigest",
     "XAmzContentSHA256Mismatch",
@@ -74,20 +74,20 @@ class ConditionFailedError(UserError):
 
 
 class DamagedUploadError(TransientError):
-    """The server saw that the body is not what was sent."""
+    """The server found that the body was damaged in transit."""
 
 
 class NotImplementedByServerError(UserError):
-    """The server does not know this request or this option of it (501)."""
+    """The server does not implement this request or one of its options (501)."""
 
 
 def refused(response: Answer, where: str, request: str, arguments: Answer, url: str) -> Exception:
-    """The exception of an answer that is no success.
+    """The exception for an answer that is not a success.
 
     Args:
         response: as botocore has parsed it.
-        where: names the object in the message.
-        request: by its name in boto3, with its arguments.
+        where: the object, for the message.
+        request: its name in boto3.
         url: of the endpoint.
     """
     status = response["ResponseMetadata"]["HTTPStatusCode"]
@@ -115,7 +115,7 @@ def refused(response: Answer, where: str, request: str, arguments: Answer, url: 
 
 
 def broken(error: Exception, where: str, url: str = "") -> Exception:
-    """The exception of a request that got no answer, or one that cannot be read."""
+    """The exception for a request without an answer, or with one that cannot be parsed."""
     from botocore import exceptions
     from botocore.parsers import ResponseParserError
     from urllib3.exceptions import HTTPError
@@ -163,8 +163,7 @@ def has_s3s_headers(response: Answer) -> bool:
 
 
 def has_s3s_words(response: Answer) -> bool:
-    """Whether a refusal has a code in its body; botocore makes the status the code if there is
-    none."""
+    """Whether a refusal has a code in its body (without one, botocore uses the status)."""
     code = response.get("Error", response).get("Code")
     return isinstance(code, str) and bool(code) and not code.isdigit()
 
@@ -174,7 +173,7 @@ def speaks_s3(response: Answer) -> bool:
 
 
 def shown(text: object) -> str:
-    """What a server or a library says, on one line, bounded, without secrets."""
+    """The text of a server or a library on one line, shortened, without secrets."""
     if not isinstance(text, str | int | Exception):  # XML of another form
         return ""
     line = " ".join(without_secrets(str(text)).split())

@@ -1,4 +1,4 @@
-"""What a bucket holds, page by page, from servers that do not all follow S3's rules."""
+"""Listings of a bucket, page by page, from servers that do not all follow S3's rules."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from sdpose.errors import UserError
 from sdpose.storage.s3_errors import AccessDeniedError, Answer
 from sdpose.storage.s3_objects import S3Objects
 
-MAX_PAGES = 10_000  # of 1,000 entries: a server must not keep us here for ever
+MAX_PAGES = 10_000  # of 1,000 entries; some servers never end
 
 
 def keys(objects: S3Objects, folder: str) -> Iterator[str]:
-    """The keys of the bucket that begin with `folder`, in the server's order.
+    """Yields the keys of the bucket that begin with `folder`, in the server's order.
 
-    A server that gives no token for the next page is asked for what follows the last key, and one
-    that does not know that either is asked as version 1 of the request does.
-    Raises UserError if the listing does not end or does not get on.
+    From a server that gives no token for the next page, the keys after the last one are requested
+    (StartAfter), and from one that does not know that either, by version 1 of the request.
+
+    Raises:
+        UserError: the listing does not end or repeats itself.
     """
     where = f"s3://{objects.bucket}/{folder}"
     request, more, last = "list_objects_v2", dict[str, Any](), ""
@@ -50,7 +52,7 @@ def keys(objects: S3Objects, folder: str) -> Iterator[str]:
 
 
 def unfinished_uploads(objects: S3Objects, prefix: str) -> list[Answer]:
-    """Multipart uploads of keys that begin with `prefix`, begun and neither completed nor aborted.
+    """Multipart uploads of keys that begin with `prefix`, neither completed nor aborted.
 
     MinIO takes the prefix for a whole key and finds nothing, but lists the bucket.
     """

@@ -1,4 +1,4 @@
-"""Requests about objects below a prefix of a bucket, tried again while that may help.
+"""Requests for objects below a prefix of a bucket, with retries.
 
 Every object has the SHA-256 of its content as metadata, and a nonce: when the answer to a write is
 lost, the nonce tells whether the object that is there now is ours.
@@ -26,7 +26,7 @@ DIGEST, NONCE = "sha256", "nonce"
 
 
 class ChangedError(Exception):
-    """The object is another one than when the transfer began."""
+    """The object was replaced during the transfer."""
 
 
 class S3Objects:
@@ -41,16 +41,16 @@ class S3Objects:
         return f"s3://{self.bucket}/{self._full(key)}"
 
     def at(self, key: str) -> dict[str, str]:
-        """The arguments of a request that say which object."""
+        """The arguments of a request that name the object."""
         return {"Bucket": self.bucket, "Key": self._full(key)}
 
     def new(self, key: str, sha256: str) -> dict[str, Any]:
-        """The arguments of a write, less the content."""
+        """The arguments of a write, without the content."""
         metadata = {DIGEST: sha256, NONCE: uuid.uuid4().hex}
         return {**self.at(key), "Metadata": metadata, **encryption()}
 
     def ask(self, request: str, where: str, **arguments: Any) -> Answer:
-        """The answer to a request by its name in boto3; `where` is what messages name."""
+        """Sends a request by its name in boto3, with retries, see `call`."""
         return retry_transient(lambda: call(self.client, request, where, **arguments), attempts())
 
     def head(self, key: str) -> Answer | None:
@@ -59,8 +59,15 @@ class S3Objects:
         except ObjectNotFoundError:
             return None
 
+    def existing(self, key: str) -> Answer:
+        """HEAD of an object. Raises ObjectNotFoundError."""
+        head = self.head(key)
+        if head is None:
+            raise ObjectNotFoundError(f"{self.uri(key)} does not exist")
+        return head
+
     def ours(self, key: str, nonce: str) -> Answer | None:
-        """HEAD of the object that was written with this nonce, if it is still there."""
+        """HEAD of the object that was written with this nonce; None if it is not there now."""
         head = self.head(key)
         return head if head is not None and metadata_of(head).get(NONCE) == nonce else None
 
@@ -75,9 +82,11 @@ class S3Objects:
 
     @contextlib.contextmanager
     def open_range(self, key: str, etag: str, start: int, stop: int) -> Iterator[Stream]:
-        """Bytes start..stop-1, asked for once.
+        """Bytes start..stop-1, without retries.
 
-        Raises ChangedError if its state is another one, UserError if other bytes are given.
+        Raises:
+            ChangedError: the object does not have this ETag any more.
+            UserError: the server sends other bytes.
         """
         where = self.uri(key)
         place = self.at(key) | {"Range": f"bytes={start}-{stop - 1}"}
@@ -95,10 +104,13 @@ class S3Objects:
 
 
 def content(data: bytes, digest: bytes | None = None) -> dict[str, Any]:
-    """The arguments of a write that are its content; digest: its MD5, if it is known.
+    """The arguments of a write for its content.
 
-    A bucket with a default retention (Object Lock) takes no object and no part without Content-MD5,
-    and every store knows it.
+    A bucket with a default retention (Object Lock) requires Content-MD5 for every object and part,
+    and every endpoint knows it.
+
+    Args:
+        digest: MD5 of the data, if the caller has it.
     """
     return {"Body": data, "ContentMD5": base64.b64encode(digest or md5(data)).decode()}
 
@@ -108,12 +120,12 @@ def md5(data: bytes) -> bytes:
 
 
 def metadata_of(answer: Answer) -> dict[str, str]:
-    """The metadata of an object. Proxies write the names of headers as they like."""
+    """The metadata of an object, names in lower case: proxies change their case."""
     return {str(name).lower(): value for name, value in answer.get("Metadata", {}).items()}
 
 
 def digest_in(etag: str) -> str:
-    """An ETag without the quotes and the mark of weakness that proxies add and remove.
+    """An ETag without quotes and the weak mark, which proxies add and remove.
 
     >>> digest_in('W/"0cc1-2"')
     '0cc1-2'
@@ -131,7 +143,7 @@ def read_body(answer: Answer, where: str) -> bytes:
 
 
 def is_range(answer: Answer, start: int, stop: int) -> bool:
-    """Whether the body is what was asked for: servers and caches that ignore ranges give all."""
+    """Whether the body is the requested range: some servers and caches send the whole object."""
     given = answer.get("ContentRange")
     if given is not None:
         return str(given).replace("=", " ").startswith(f"bytes {start}-{stop - 1}/")
@@ -150,7 +162,7 @@ def ignores_ranges(where: str, url: str, answer: Answer) -> UserError:
 
 
 class Body(contextlib.AbstractContextManager[Stream]):
-    """botocore's stream, whose errors are of four libraries."""
+    """botocore's stream; errors of four libraries become ours."""
 
     def __init__(self, body: Any, where: str) -> None:
         self._body, self._where = body, where

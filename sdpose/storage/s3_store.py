@@ -116,7 +116,7 @@ class S3Store:
         try:
             answer = self._objects.ask("put_object", self.uri(key), **arguments, **condition)
         except ConditionFailedError:
-            # Either somebody else was faster, or our own write, whose answer was lost.
+            # Another writer was faster, or it is our own write, whose answer was lost.
             ours = self._objects.ours(key, nonce)
             if ours is None:
                 return False
@@ -127,9 +127,8 @@ class S3Store:
         return True
 
     def _make_sure(self, key: str, written: dict[str, Any], etag: str) -> None:
-        """Reads back what was written, unless the server vouches for it, and writes it again while
-        it is damaged and still ours."""
-        if self._is_vouched_for(Sent(digest_in(etag), md5(written["Body"]).hex())):
+        """Reads the object back unless the server has verified it, and rewrites a damaged one."""
+        if self._is_verified(Sent(digest_in(etag), md5(written["Body"]).hex())):
             return
         known, nonce = self.capabilities(), written["Metadata"][NONCE]
         for _ in range(TRIES):
@@ -145,9 +144,8 @@ class S3Store:
                 return
         raise DamagedObjectError(f"{self.uri(key)} arrived damaged, {TRIES} times")
 
-    def _is_vouched_for(self, sent: Sent) -> bool:
-        """Whether the server has compared the bytes that arrived with a checksum of those sent, or
-        lets us do so."""
+    def _is_verified(self, sent: Sent) -> bool:
+        """Whether the server has verified the bytes that arrived, or its ETag proves them."""
         known = self.capabilities()
         return known.checksums or (known.etags and sent.arrived)
 
@@ -161,16 +159,18 @@ class S3Store:
         if self._holds(source, key, sha256):
             return
         for _ in range(TRIES):
-            with contextlib.suppress(ObjectNotFoundError):  # the upload itself: begin another one
+            with contextlib.suppress(ObjectNotFoundError):  # the upload is gone: start again
                 sent = upload(self._objects, source, key, sha256, PART_BYTES)
-                if self._is_vouched_for(sent) or self.digest(key) == sha256:
+                if self._is_verified(sent) or self.digest(key) == sha256:
                     return
-        # What is there now fits nothing; it is not deleted, somebody else may have replaced it.
+        # The damaged object stays: another writer may have replaced it already.
         raise DamagedObjectError(f"{source} arrived damaged at {self.uri(key)}, {TRIES} times")
 
     def _holds(self, source: Path, key: str, sha256: str) -> bool:
-        """Whether the object has these bytes. It is read only if it should have them by its size
-        and its metadata, and has no ETag that proves it."""
+        """Whether the object has these bytes.
+
+        It is read only if size and metadata agree and no ETag proves it.
+        """
         head = self._objects.head(key)
         if head is None or head["ContentLength"] != source.stat().st_size:
             return False
@@ -183,19 +183,11 @@ class S3Store:
         return self.digest(key) == sha256
 
     def move(self, key: str, target: str) -> None:
-        """The server copies, so the bytes go nowhere."""
+        """A copy by the server: no byte is transferred."""
         objects = self._objects
-        head = objects.head(key)
-        if head is None:
-            raise ObjectNotFoundError(f"{self.uri(key)} does not exist")
-        source = objects.at(key)
-        objects.ask(
-            "copy_object",
-            self.uri(key),
-            **objects.at(target),
-            CopySource=source,
-            **encryption(),
-        )
+        head = objects.existing(key)
+        place = objects.at(target) | {"CopySource": objects.at(key)}
+        objects.ask("copy_object", self.uri(key), **place, **encryption())
         copy = objects.head(target)
         if copy is None or copy["ContentLength"] != head["ContentLength"]:
             raise DamagedObjectError(f"{self.uri(key)} was not copied whole to {self.uri(target)}")
@@ -204,9 +196,7 @@ class S3Store:
     def get_file(self, key: str, target: Path, sha256: str | None = None) -> None:
         problem = ""
         for _ in range(TRIES):
-            head = self._objects.head(key)
-            if head is None:
-                raise ObjectNotFoundError(f"{self.uri(key)} does not exist")
+            head = self._objects.existing(key)
             expected = sha256 or metadata_of(head).get(DIGEST)
             digest = hashlib.sha256()
             with partial_file(target) as part:
@@ -228,16 +218,14 @@ class S3Store:
                 if expected in (None, digest.hexdigest()):
                     part.finish()
                     return
-                part.discard()  # damaged on the way, or in the store: look again
+                part.discard()  # damaged in transit or in the store: try again
                 problem = f"has SHA-256 {digest.hexdigest()}, expected {expected}"
         raise DamagedObjectError(f"{self.uri(key)} {problem}")
 
     def digest(self, key: str) -> str:
         found = ""
         for _ in range(TRIES):
-            head = self._objects.head(key)
-            if head is None:
-                raise ObjectNotFoundError(f"{self.uri(key)} does not exist")
+            head = self._objects.existing(key)
             digest = hashlib.sha256()
             try:
                 for data in read_whole(
@@ -250,14 +238,14 @@ class S3Store:
             except ChangedError:
                 continue
             before, found = found, digest.hexdigest()
-            # Damaged on the way is not damaged in the store.
+            # A digest that comes twice was not damaged in transit.
             if found in (before, metadata_of(head).get(DIGEST, found)):
                 return found
         raise DamagedObjectError(f"{self.uri(key)} has other content each time it is read")
 
     def sweep(self, older_than: timedelta, *, dry_run: bool = True) -> tuple[str, ...]:
         oldest = datetime.now(UTC) - older_than
-        prefix = f"{self.prefix}/" if self.prefix else ""  # not what only begins alike
+        prefix = f"{self.prefix}/" if self.prefix else ""  # not a sibling that begins alike
         try:
             begun = s3_listing.unfinished_uploads(self._objects, prefix)
         except NotImplementedByServerError:
@@ -278,7 +266,7 @@ class S3Store:
     # ---------------------------------------------------------------------------------- guarantees
 
     def room(self) -> int | None:
-        """Bytes that the bucket's quota leaves; None if the server tells none (only Ceph does)."""
+        """Bytes left in the bucket's quota; None if unknown (only Ceph reports it)."""
         answer = self._objects.ask("head_bucket", f"s3://{self.bucket}", Bucket=self.bucket)
         headers = answer["ResponseMetadata"]["HTTPHeaders"]
         quota = int(headers.get("x-rgw-quota-bucket-size", 0))  # -1 or 0: none

@@ -1,4 +1,8 @@
-"""A file on its way into a bucket, read once: what is sent is what is hashed."""
+"""Uploads of files, in parallel parts if they are large; the bytes that are sent are hashed.
+
+Not s3transfer's: it sends no Content-MD5 (which Object Lock requires), returns no ETag, and gives
+up the whole upload when one part is damaged in transit (docs/log.md, 2026-11-30).
+"""
 
 from __future__ import annotations
 
@@ -18,8 +22,7 @@ from sdpose.storage.store import DamagedObjectError, ObjectNotFoundError
 
 @dataclass(frozen=True)
 class Sent:
-    """What the server calls the bytes that arrived, and what it has to call the ones sent if its
-    ETags are MD5s."""
+    """The ETag of what arrived, and the one to expect if the server's ETags are MD5s."""
 
     etag: str
     expected: str
@@ -61,7 +64,11 @@ def fingerprint(source: Path, part_bytes: int) -> tuple[str, str]:
 
 
 def upload(objects: S3Objects, source: Path, key: str, sha256: str, part_bytes: int) -> Sent:
-    """Raises DamagedObjectError, and stores nothing, if the file is not what `sha256` says."""
+    """Uploads a file; several requests at once if it has more than `part_bytes`.
+
+    Raises:
+        DamagedObjectError: the file has another SHA-256; nothing was stored.
+    """
     if source.stat().st_size > part_bytes:
         return _upload_parts(objects, source, key, sha256, part_bytes)
     data = source.read_bytes()
@@ -97,7 +104,7 @@ def _upload_parts(objects: S3Objects, source: Path, key: str, sha256: str, part_
         _check(source, found.sha256, sha256)
         etag = _complete(objects, key, target, parts, arguments["Metadata"][NONCE])
     except BaseException:
-        with contextlib.suppress(Exception):  # sweep() finds what stays
+        with contextlib.suppress(Exception):  # sweep() removes what stays
             call(objects.client, "abort_multipart_upload", where, **target)
         raise
     return Sent(digest_in(etag), found.etag(whole=False))

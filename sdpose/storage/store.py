@@ -1,4 +1,4 @@
-"""What a store of objects promises, whatever it is made of."""
+"""The interface of an object store, and its errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHUNK_BYTES = 1 << 20
 T = TypeVar("T")
 
 Tag = str
-"""Names one state of one object, for `Store.swap`. Opaque: it belongs to the store that gave it."""
+"""Identifies one state of one object, for `Store.swap`. Opaque: only its store can compare it."""
 
 
 class ObjectNotFoundError(UserError):
@@ -24,30 +24,30 @@ class ObjectNotFoundError(UserError):
 
 
 class DamagedObjectError(UserError):
-    """The bytes under a key are not the ones that were stored there."""
+    """The bytes under a key are not the ones that were stored."""
 
 
 class StoreUnavailableError(UserError):
-    """The store did not answer, or refused, after all retries."""
+    """The store did not answer after all retries."""
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a store was seen to guarantee; `reasons` says for each thing missing what was seen."""
+    """What a store guarantees, as observed; `reasons` has an observation for each missing one."""
 
     put_if_absent: bool  # of several writers of a new key exactly one wins
     swap: bool  # of several writers that replace the same state exactly one wins
-    checksums: bool  # the store itself refuses bytes that arrived damaged
+    checksums: bool  # the store refuses bytes that were damaged in transit
     reasons: tuple[str, ...] = ()
-    etags: bool = False  # what it calls an object tells whether all bytes arrived (an MD5)
-    probed_at: str = ""  # ISO 8601, UTC; "" if the store is right by construction
+    etags: bool = False  # an ETag is the MD5 of the bytes that arrived
+    probed_at: str = ""  # ISO 8601, UTC; "" if it needs no probe
 
 
 class Store(Protocol):
     """Objects under keys: relative paths with forward slashes.
 
-    A reader sees an object whole or not at all. Every method may raise `StoreUnavailableError` (it
-    has tried again then) and `UserError` (configuration, permissions, a key that is none).
+    A reader sees an object whole or not at all. Every method may raise `StoreUnavailableError`
+    (after its retries) and `UserError` (configuration, permissions, an invalid key).
     """
 
     def uri(self, key: str) -> str:
@@ -68,53 +68,67 @@ class Store(Protocol):
         """Writes or replaces an object."""
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Writes a new object; False, and nothing written, if the key is taken.
+        """Writes an object if the key is free; of several writers of one key one gets True.
 
-        Of several writers of one key exactly one gets True. Refused (UserError) by a store that
-        cannot promise it: see `capabilities`.
+        Returns:
+            False, and nothing was written, if the key is taken.
+        Raises:
+            UserError: the store does not guarantee this, see `capabilities`.
         """
 
     def swap(self, key: str, data: bytes, expected: Tag) -> bool:
-        """Replaces an object if it is still in the state `expected`; False if it is not.
+        """Compare-and-swap: of several writers that expect the same state one gets True.
 
-        Of several writers that expect the same state exactly one gets True. Refused (UserError) by
-        a store that cannot promise it: see `capabilities`.
+        Returns:
+            False, and nothing was written, if the object is not in the state `expected`.
+        Raises:
+            UserError: the store does not guarantee this, see `capabilities`.
         """
 
     def put_file(self, source: Path, key: str, sha256: str) -> None:
-        """Stores a file, whole or not at all, and makes sure that what arrived is right.
+        """Stores a file, whole or not at all, and verifies what arrived.
 
-        Bytes that are there already and right are kept, damaged ones are replaced.
-        Raises DamagedObjectError if the file is not what `sha256` says.
+        An object that has these bytes already is kept; a damaged one is replaced.
+
+        Args:
+            sha256: of the file, in hex.
+        Raises:
+            DamagedObjectError: the file has another digest.
         """
 
     def get_file(self, key: str, target: Path, sha256: str | None = None) -> None:
-        """Fetches an object to `target`, which is replaced when every byte has been verified.
+        """Downloads an object to `target`, which is replaced when every byte has been verified.
 
-        What an interrupted call left beside `target` is used by the next one. sha256: of the
-        content; None: as recorded in the store.
-        Raises ObjectNotFoundError, DamagedObjectError; `target` is as it was then.
+        An interrupted call leaves a partial file beside `target`, which the next call continues.
+
+        Args:
+            sha256: of the content; None: as recorded in the store.
+        Raises:
+            ObjectNotFoundError, DamagedObjectError: `target` was not changed.
         """
 
     def digest(self, key: str) -> str:
-        """SHA-256, in hex, of the bytes that are stored now: reads them all."""
+        """Reads the whole object; its SHA-256 in hex."""
 
     def delete(self, key: str) -> None:
         """Removes an object; no error if there is none."""
 
     def move(self, key: str, target: str) -> None:
-        """Gives an object another key, in place of what is there. Killed in between, it may leave
-        the object under both. Raises ObjectNotFoundError."""
+        """Gives an object another key, and replaces what was there.
+
+        A process that is killed in between may leave the object under both keys.
+        Raises ObjectNotFoundError.
+        """
 
     def sweep(self, older_than: timedelta, *, dry_run: bool = True) -> tuple[str, ...]:
-        """Removes what killed writers left (never an object); returns what it is."""
+        """Removes leftovers of killed writers (never an object), and returns their names."""
 
     def capabilities(self) -> Capabilities:
-        """What this store guarantees; probed when it was not for some time."""
+        """What this store guarantees; an S3 endpoint is probed once a week."""
 
 
 def check_key(key: str) -> str:
-    """The key; UserError if it could lie outside the store or collide with the store's own names.
+    """Returns the key. Raises UserError if it may lie outside the store or be one of its own names.
 
     >>> check_key("models/sdpose_s/versions/1.json")
     'models/sdpose_s/versions/1.json'

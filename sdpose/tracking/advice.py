@@ -1,4 +1,4 @@
-"""What helps against an error of MLflow: each kind has a remedy of its own."""
+"""What to do about an error of MLflow, by its kind."""
 
 from __future__ import annotations
 
@@ -26,11 +26,13 @@ def refuse_address(uri: str) -> None:
 
 
 def advice(error: Exception, uri: str) -> tuple[str, str]:
-    """What happened, where MLflow's own words do not say it ("" otherwise), and what to do.
+    """Explains an error of MLflow.
 
     Args:
-        error: as MLflow raised it; its causes count, too.
+        error: as MLflow raised it; its causes are searched, too.
         uri: of the tracking server or database.
+    Returns:
+        What happened ("" if MLflow's own message says it), and what to do.
     """
     shown = without_secrets(uri)
     chain = list(_causes(error))

@@ -1,5 +1,7 @@
-"""What a run tells MLflow waits in a file, and is delivered by a thread: a server that is down or
-slow costs the training nothing, and what it missed reaches it later, once."""
+"""A persistent queue between a training and MLflow, delivered by a thread.
+
+A server that is down or slow does not hold the training up, and gets each record later, once.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from sdpose.tracking.runs import RunStatus, TrackedRun
 from sdpose.tracking.server import connect, is_refusal
 
 RETRY_SECONDS = (1.0, 30.0)  # doubled in between
-# How long `close` waits for a server that answers with errors, or not at all.
+# `close` waits this long for a server that answers with errors, or not at all.
 FAILING_SECONDS, SILENT_SECONDS = 10.0, 120.0
 
 Say = Callable[[str], None]
@@ -27,20 +29,25 @@ Entry = dict[str, Any]
 
 
 class Delivery:
-    """Metrics and the status of runs, delivered in the order in which they came, and files, which
-    come after them: a full or forbidden artifact store must not hold the metrics up.
+    """Delivers metrics and the status of runs in order, and files after them: a full or forbidden
+    artifact store must not hold the metrics up.
 
-    The file holds what MLflow has not confirmed, a line each; another Delivery of the same file
-    goes on with it, after a crash, too. Metrics keep the time at which they were told. Nothing is
-    doubled when an answer is lost, nor when a resumed run computes an epoch again: of a metric,
-    only steps after the last one that the run has are sent. What MLflow itself refuses (the run was
-    deleted) is said and given up.
+    The file has what MLflow has not confirmed, one record per line; the next Delivery of the same
+    file continues, also after a crash. Metrics keep the time at which they were logged. Nothing is
+    duplicated when an answer is lost, nor when a resumed run computes an epoch again: only steps
+    after the last one that the run has are sent. What MLflow itself refuses (the run was deleted)
+    is logged and dropped.
+
+    Args:
+        path: of the file. Its folder must exist: a queue does not create the work dir again that
+            a user has removed.
+        say: gets the messages.
     """
 
     def __init__(self, path: Path, say: Say) -> None:
         self._path, self._say = path, say
         self.kept_in: Path | None = path
-        """Where what waits can be found by another process; None: nowhere."""
+        """The file in which another process finds the waiting records; None: nowhere."""
         self._temporary = path.with_name(path.name + ".tmp")
         with contextlib.suppress(OSError):
             self._temporary.unlink(missing_ok=True)
@@ -63,11 +70,14 @@ class Delivery:
         self._add(run_id, status=status)
 
     def close(self, seconds: float) -> int:
-        """Waits for what is under way, at most so long; returns how many entries are left.
+        """Waits until everything is delivered, but no longer than FAILING_SECONDS without progress
+        for a server that fails, and SILENT_SECONDS for one that does not answer.
 
-        They are in `kept_in` then: the file, or one in the folder for temporary files if the file
-        cannot be written. A server that fails is given FAILING_SECONDS, a silent one
-        SILENT_SECONDS.
+        Args:
+            seconds: the limit in any case.
+        Returns:
+            The number of records left. They are in the file `kept_in`: the queue's, or one in the
+            folder for temporary files if that cannot be written.
         """
         progress = time.monotonic()
         give_up = progress + seconds
@@ -96,8 +106,10 @@ class Delivery:
             self._changed.notify_all()
 
     def _keep(self) -> bool:
-        """Makes the file hold what waits, if it can be written; few lines, unless MLflow has been
-        away for long."""
+        """Replaces the file by the waiting records; False if it cannot be written.
+
+        There are few, unless MLflow has been away for long.
+        """
         try:
             if not self._waiting:
                 self._path.unlink(missing_ok=True)
@@ -113,7 +125,7 @@ class Delivery:
             return False
 
     def _keep_elsewhere(self) -> None:
-        """At the end, when memory is no place to wait any more."""
+        """Saves the waiting records in the folder for temporary files, at the end."""
         self.kept_in = None
         with contextlib.suppress(OSError):
             descriptor, name = tempfile.mkstemp(prefix="sdpose-", suffix=f"-{self._path.name}")
@@ -140,7 +152,7 @@ class Delivery:
             try:
                 self._deliver(entry)
             except Exception as error:
-                self._last_steps.clear()  # the answer, not the question, may have been lost
+                self._last_steps.clear()  # perhaps only the answer was lost
                 if not is_refusal(error):
                     self._failed(kind, error)
                     self._pause(pause)
@@ -190,7 +202,7 @@ class Delivery:
             self._say(text)
 
     def _pause(self, seconds: float) -> None:
-        """Shorter when the run is at its end."""
+        """Waits before the next attempt; for less time while `close` waits."""
         started = time.monotonic()
         with self._changed:
             while self._waiting:
@@ -205,9 +217,10 @@ def _reason(error: Exception) -> str:
 
 
 def _entries(path: Path, say: Say) -> list[Entry]:
-    """The file's; a line that is damaged is left out.
+    """The records of the file, without damaged lines.
 
-    Raises UserError if the file is there and cannot be read: it would be replaced.
+    Raises:
+        UserError: the file cannot be read (it would be replaced).
     """
     if not path.is_file():
         return []

@@ -17,7 +17,7 @@ class ListedVersion:
 
 
 def create_version(name: str, source: str, run_id: str | None, tags: Mapping[str, str]) -> str:
-    """A new version of the registered model `name` (made if it is new); returns its number."""
+    """Creates a version of the registered model `name` (created if new); returns its number."""
     client = connect()
     from mlflow.exceptions import MlflowException
 
@@ -34,8 +34,12 @@ def create_version(name: str, source: str, run_id: str | None, tags: Mapping[str
 
 
 def list_versions(name: str | None, tag: tuple[str, str] | None = None) -> list[ListedVersion]:
-    """The versions of a model (None: of all), that have the tag with this value, by number; none if
-    MLflow does not know the model."""
+    """The versions of a model in MLflow, by number; none if MLflow does not know the model.
+
+    Args:
+        name: None for all models.
+        tag: only versions with this tag and value.
+    """
     client = connect()
     filters = [f"name = '{name}'"] if name else []
     filters += [f"tags.`{tag[0]}` = '{tag[1]}'"] if tag else []
@@ -58,14 +62,14 @@ def tag_version(name: str, number: str, tags: Mapping[str, str]) -> None:
 
 
 def delete_version(name: str, number: str) -> None:
-    """Aliases that point at it go with it."""
+    """Deletes a version; MLflow deletes its aliases, too."""
     client = connect()
     with mlflow_errors():
         client.delete_model_version(name, number)
 
 
 def aliases(name: str) -> dict[str, str]:
-    """Alias to number; empty for a model that MLflow does not know."""
+    """The version number of each alias; empty for a model that MLflow does not know."""
     client = connect()
     from mlflow.exceptions import MlflowException
 

@@ -1,8 +1,8 @@
-"""MLflow's SQLite file and the artifacts beside it, when their folder was moved or copied.
+"""Updates the artifact paths in MLflow's SQLite file after its folder was moved or copied.
 
-MLflow writes absolute paths into its database, and makes a relative one absolute: after a move new
-artifacts would go to the old place, and those that are here would not be found. MLflow has no call
-that changes them, so that the two columns are changed in the database itself.
+MLflow stores absolute paths. After a move, new artifacts would go to the old folder, and those in
+the new one would not be found. MLflow has no call to change them, so the two columns are changed in
+the database itself.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def artifacts_beside(database: Path) -> Path:
 
 @functools.cache
 def update_locations(database: Path) -> None:
-    """Makes the database name the folder that lies beside it now; says so if it named another one.
+    """Makes the database name the folder that is beside it now; reports a change on stderr.
 
-    Only locations that `sdpose` has chosen are changed. A file that is no database is left to
-    MLflow, which says what is wrong with it.
+    Only locations that sdpose has chosen are changed. If the file is not a database, MLflow reports
+    that later.
     """
     if not database.is_file():
         return
@@ -51,8 +51,7 @@ def update_locations(database: Path) -> None:
 
 
 def _other_places(connection: sqlite3.Connection, here: Path) -> list[str]:
-    """URIs of the folders of artifacts, as they are written there, that are not the one beside the
-    database."""
+    """URIs of artifact folders in the database that are not the one beside it."""
     found = []
     for (location,) in connection.execute("SELECT artifact_location FROM experiments"):
         folder = str(location or "").rpartition("/")[0]

@@ -1,5 +1,4 @@
-"""Addresses of MLflow's pages, as of MLflow 3: without the parameters it opens its pages for
-language models."""
+"""Links to MLflow's pages. Without these parameters MLflow 3 opens those for language models."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ class Links:
 
 
 def ui_address(port: int = UI_PORT) -> str:
-    """Of the tracking server; for a database, of the one that `sdpose ui` starts."""
+    """The address of the tracking server; for a database, of the one that `sdpose ui` starts."""
     return shown_uri().rstrip("/") if is_served() else f"http://{UI_HOST}:{port}"
 
 
@@ -36,7 +35,7 @@ def comparison_link(experiment_id: str, port: int = UI_PORT) -> str:
 
 
 def links_of(run_id: str) -> Links | None:
-    """None if MLflow does not know the run, or does not answer."""
+    """The pages of a run; None if MLflow does not know it, or does not answer."""
     try:
         with short_timeouts(), mlflow_errors():
             experiment_id = str(connect().get_run(run_id).info.experiment_id)
@@ -46,7 +45,7 @@ def links_of(run_id: str) -> Links | None:
 
 
 def pages_of(run_id: str | None) -> dict[str, str]:
-    """For the end of a run: MLflow's pages of it by their titles, and what has to be started."""
+    """MLflow's pages of a run by title, and the command that starts MLflow if none runs."""
     links = links_of(run_id) if run_id else None
     if links is None:
         return {"MLflow run": run_id or "none (log_config.hooks)"}
@@ -55,9 +54,10 @@ def pages_of(run_id: str | None) -> dict[str, str]:
 
 
 def comparison_page(port: int = UI_PORT) -> str:
-    """MLflow's page of all our runs side by side; its first page if there are none.
+    """MLflow's page with all our runs side by side; its first page if there are none.
 
-    port: of `sdpose ui`, where there is no server.
+    Args:
+        port: of `sdpose ui`, used if there is no server.
     """
     client = connect()
     with mlflow_errors():

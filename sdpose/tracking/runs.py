@@ -42,7 +42,7 @@ MAX_DIGEST = 36  # of a dataset
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a run was trained on, as MLflow's column shows it."""
+    """The training data of a run, for MLflow's column."""
 
     folder: str
     digest: str
@@ -56,7 +56,7 @@ class TrackedRun:
         self.run_id = run_id
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Values are logged as text. A value can be logged again, but not changed."""
+        """Logs values as text. MLflow accepts a value again, but no other one."""
         from mlflow.entities import Param
 
         entities = [Param(key, str(value)[:MAX_PARAM_LENGTH]) for key, value in params.items()]
@@ -78,7 +78,11 @@ class TrackedRun:
         self._client.log_inputs(self.run_id, [DatasetInput(entity, context)])
 
     def log_metrics(self, metrics: Mapping[str, float], step: int, now: int | None = None) -> None:
-        """now: when it was measured, milliseconds since 1970."""
+        """Logs metrics of one step.
+
+        Args:
+            now: time of the measurement, milliseconds since 1970; default: now.
+        """
         from mlflow.entities import Metric
 
         now = now or int(time.time() * 1000)
@@ -113,11 +117,16 @@ def start_run(
     dataset: Dataset | None = None,
     run_id: str | None = None,
 ) -> TrackedRun:
-    """A new run in our MLflow experiment, or the run `run_id` continued.
+    """Starts a run in our MLflow experiment, or continues the run `run_id`.
 
-    source: what made it. description: Markdown.
-    If that run is not there (another server, a deleted run or database), a new one is made.
-    Raises UserError if MLflow is not installed, UnreachableError if it cannot be reached.
+    If that run is not there (another server, a deleted run or database), a new one is started.
+
+    Args:
+        source: the program that started it.
+        description: Markdown.
+    Raises:
+        UserError: MLflow is not installed.
+        UnreachableError: it cannot be reached.
     """
     client = connect()
     try:
@@ -142,7 +151,7 @@ def start_run(
 
 
 def sweep_run(sweep: str) -> str:
-    """The id of the run that the trials of a sweep are nested in; made if there is none."""
+    """The id of the run in which the trials of a sweep are nested; started if there is none."""
     client = connect()
     with mlflow_errors():
         experiment_id = _experiment_id(client)
@@ -158,7 +167,11 @@ def sweep_run(sweep: str) -> str:
 
 
 def close_sweep_run(run_id: str, files: Mapping[Path, str], metrics: Mapping[str, float]) -> None:
-    """Ends a sweep's run with what came of it. files: path to the name that MLflow shows."""
+    """Ends a sweep's run with its results.
+
+    Args:
+        files: by path, the name that MLflow shows.
+    """
     client = connect()
     with mlflow_errors():
         for path, name in files.items():
@@ -181,14 +194,14 @@ def tag_run(run_id: str, tags: Mapping[str, str]) -> None:
 
 
 def log_artifact(run_id: str, path: Path) -> None:
-    """Adds a file to a run; one that is not there (a deleted database) is passed over."""
+    """Adds a file to a run; a run that is not there (a deleted database) is ignored."""
     if run_tags(run_id) is not None:
         with mlflow_errors():
             connect().log_artifact(run_id, str(path))
 
 
 def run_tags(run_id: str) -> dict[str, str] | None:
-    """None if there is no such run (another server, a deleted database)."""
+    """The tags of a run; None if there is no such run (another server, a deleted database)."""
     client = connect()
     from mlflow.exceptions import MlflowException
 
@@ -209,7 +222,7 @@ class PastRun:
 
 
 def runs_named(name: str) -> list[PastRun]:
-    """The newest 100 runs of this name in our MLflow experiment, the newest first."""
+    """The last 100 runs of this name in our MLflow experiment, newest first."""
     client = connect()
     with mlflow_errors():
         experiment = client.get_experiment_by_name(experiment_name())

@@ -1,4 +1,4 @@
-"""Which MLflow, and how it is reached.
+"""The connection to MLflow.
 
 $MLFLOW_TRACKING_URI, else an SQLite file in `work_dirs` below the current folder, with the
 artifacts beside it. Everything goes through an explicit client; MLflow's global "active run" is not
@@ -35,17 +35,17 @@ def tracking_uri() -> str:
 
 
 def is_served() -> bool:
-    """Does a server have the runs? Else a database has them, and its pages need `sdpose ui`."""
+    """Whether a server has the runs. Else a database has them, and its pages need `sdpose ui`."""
     return tracking_uri().startswith(("http://", "https://"))
 
 
 def shown_uri() -> str:
-    """For people: without the credentials that it may have."""
+    """The tracking URI without its credentials, for messages."""
     return without_secrets(tracking_uri())
 
 
 def is_configured() -> bool:
-    """Is there an MLflow? Of the local file: it was made by a run in this folder."""
+    """Whether there is an MLflow: a configured one, or a local file from a run in this folder."""
     database = sqlite_file(tracking_uri())
     return bool(os.environ.get("MLFLOW_TRACKING_URI")) or bool(database and database.exists())
 
@@ -54,7 +54,7 @@ def connect() -> Any:
     """MLflow's client.
 
     Raises:
-        UserError: MLflow is not installed, its address is none, or its database cannot be used.
+        UserError: MLflow is not installed, its address is invalid, or its database is unusable.
     """
     uri = tracking_uri()
     refuse_address(uri)
@@ -82,7 +82,10 @@ def connect() -> Any:
 
 @contextlib.contextmanager
 def short_timeouts() -> Iterator[None]:
-    """MLflow's client asks once and waits 10 s, where nothing depends on the answer."""
+    """MLflow's client sends each request once and waits 10 s, for answers that are optional.
+
+    It sets environment variables of the process, which are MLflow's only way to configure this.
+    """
     hurry = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
     before = {name: os.environ.get(name) for name in hurry}
     os.environ.update(hurry)
@@ -96,9 +99,9 @@ def short_timeouts() -> Iterator[None]:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether MLflow itself says that it can never be done: no such run, or it was deleted.
+    """Whether MLflow itself refuses for good: there is no such run, or it was deleted.
 
-    (A proxy before a server that is away answers 404, too, but not in MLflow's own words.)
+    (A proxy answers 404, too, for a server that is down, but not in MLflow's own words.)
     """
     from mlflow.exceptions import MlflowException, RestException
 
@@ -112,7 +115,7 @@ def is_refusal(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def mlflow_errors() -> Iterator[None]:
-    """MLflow's errors, and the network's, as UserError."""
+    """Turns errors of MLflow and of the network into UserError."""
     try:
         yield
     except UserError:
@@ -127,7 +130,7 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def unreachable(error: Exception) -> UnreachableError:
-    """The error that the user gets: where, what MLflow said, and what helps against it."""
+    """The error for the user: where, what MLflow said, and what to do."""
     if isinstance(error, UnreachableError):
         return error
     said = without_secrets(str(error) or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""The machine while it trains, as MLflow's own monitors see it; its UI shows `system/` apart."""
+"""System metrics from MLflow's own monitors; its UI shows `system/` on a page of its own."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def test_nothing_is_lost_doubled_or_out_of_order(
 
     drift = reconcile(store, "tiny")
     unheard = sum(len(answer["warnings"]) for answer in answers)
-    print(f"{len(records)} generations, {unheard} times MLflow did not hear, {drift} to mend")
+    print(f"{len(records)} generations, {unheard} times MLflow did not hear, {drift} to repair")
     assert reconcile(store, "tiny") == []
     client = MlflowClient(uri, uri)
     shown = client.search_model_versions("name = 'tiny'")

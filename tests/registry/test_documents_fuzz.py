@@ -76,7 +76,7 @@ class ReadOnly:
         self.store = store
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("put", "put_if_absent", "swap", "put_file", "move", "delete"):
+        if name in ("put", "put_if_absent", "swap", "put_file", "set_channel", "delete"):
             raise UserError("read-only")
         return getattr(self.store, name)
 

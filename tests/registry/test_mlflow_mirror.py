@@ -43,7 +43,7 @@ def server(
 
 @pytest.fixture
 def root(server: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """In a folder with one database, on S3 with the other: MLflow is told other sources."""
+    """In a folder with one database, on S3 with the other: MLflow gets other sources."""
     if "postgresql" in request.node.callspec.params.values():
         return str(request.getfixturevalue("on_s3"))
     return str(tmp_path / "registry")
@@ -98,7 +98,7 @@ def test_links_both_ways_and_aliases_that_follow(
     assert reconcile(store, model) == []
 
 
-def test_every_kind_of_drift_is_mended(
+def test_every_kind_of_drift_is_repaired(
     store: Store, register: Register, client: MlflowClient, model: str
 ) -> None:
     run = tracking.start_run("training", params={}, tags={})
@@ -122,9 +122,9 @@ def test_every_kind_of_drift_is_mended(
 
     wrong = reconcile(store, model, dry_run=True)
     assert aliases(client, model) == {"candidate": "2", "mine": "4"}
-    mended = reconcile(store, model)
-    assert [repair.what for repair in mended] == [repair.what for repair in wrong]
-    assert sorted(repair.what.split(",")[0] for repair in mended) == [
+    repaired = reconcile(store, model)
+    assert [repair.what for repair in repaired] == [repair.what for repair in wrong]
+    assert sorted(repair.what.split(",")[0] for repair in repaired) == [
         "MLflow's version 5 is none of the registry's",
         "MLflow's version 6 is none of the registry's",
         "alias candidate is at 2",

@@ -77,7 +77,7 @@ def test_whoever_can_write_but_has_no_key_changes_nothing_unseen(
     key, target = manifest_key("tiny", 1), tmp_path / "out.safetensors"
     original = store.read(key)
 
-    # Another figure, sealed anew.
+    # Another figure, sealed again.
     content = {k: v for k, v in json.loads(original).items() if k != "sealed_sha256"}
     store.put(key, document(sealed(content | {"metrics": {"AP": 0.99}})))
     for verifier in (None, Verifier(public)):

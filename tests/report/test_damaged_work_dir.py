@@ -10,8 +10,8 @@ import pytest
 from sdpose.comparison.runs import compare
 from sdpose.config import dump_experiment, load_experiment
 from sdpose.errors import UserError
-from sdpose.report.gather import gather
 from sdpose.report.history import read_history
+from sdpose.report.run_files import gather
 from sdpose.runner.experiment_changes import differences
 from sdpose.training.paths import EXPERIMENT_FILE
 

@@ -172,7 +172,7 @@ def test_nothing_that_decides_lists_with_functions_that_hide_errors():
         "sdpose/config/load.py",
         "sdpose/cli/completion.py",
         "sdpose/comparison/runs.py",
-        "sdpose/report/gather.py",
+        "sdpose/report/run_files.py",
         "sdpose/report/history.py",
     }
     found = [

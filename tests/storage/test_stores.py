@@ -87,7 +87,7 @@ def test_a_file_that_is_not_what_was_said_is_refused(store, large):
         store.put_file(source, "blobs/large", "0" * 64)
 
 
-def test_damage_in_the_store_is_seen_and_mended(store, large, tmp_path, moto, swift):
+def test_damage_in_the_store_is_seen_and_repaired(store, large, tmp_path, moto, swift):
     source, sha256 = large
     store.put_file(source, "large", sha256)
     _damage(store, "large", source.read_bytes(), moto, swift)
@@ -122,7 +122,7 @@ def _server_of(store, *servers):
     return next((server for server in servers if server.url == url), None)
 
 
-def test_an_object_that_was_replaced_meanwhile_is_fetched_anew(store, large, tmp_path):
+def test_an_object_that_was_replaced_meanwhile_is_fetched_again(store, large, tmp_path):
     source, sha256 = large
     other = tmp_path / "other"
     other.write_bytes(os.urandom(LARGE))

@@ -1,4 +1,4 @@
-"""One file from a source, whole and checked: in parallel parts, patiently, resumable."""
+"""Downloads one file from a source: in parallel parts, with retries, resumable and verified."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def download(
     largest: int = LARGEST_FILE,
     progress: Progress | None = None,
 ) -> None:
-    """Fetches `file` to `target`, which appears when it is complete and right.
+    """Downloads `file` to `target`, which appears when it is complete and verified.
 
     Args:
-        part: where it grows; with what lies beside it (.json) a later call goes on there, if the
+        part: the partial file; a later call continues it (its state is in part + ".json") if the
             source can read ranges and the file has not changed.
-        largest: bytes, where the server does not say how many come; one that sends for ever must
-            not fill the disk.
+        largest: bytes, if the server does not state a size: an endless answer must not fill the
+            disk.
     Raises:
-        UserError: the source fails for good, the file does not end or cannot be written, or its
-            checksum is another.
+        UserError: the source fails permanently, the file does not end or cannot be written, or its
+            checksum differs.
     """
     try:
         _download(source, file, target, part, checksum, largest, progress)
@@ -96,7 +96,7 @@ def _download(
 
 
 class Checksums:
-    """SHA256SUMS and MD5SUMS that a source publishes, beside a file or at its top."""
+    """The SHA256SUMS and MD5SUMS of a source, beside a file or at the top."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -146,7 +146,7 @@ def file_digest(path: Path, kind: str) -> str:
 def _download_whole(
     source: Source, file: RemoteFile, part: Path, largest: int, progress: Progress | None
 ) -> None:
-    """In one go. What has arrived cannot be continued, so a failure leaves nothing on the disk."""
+    """Downloads without ranges. It cannot be continued, so a failure leaves nothing on the disk."""
 
     def attempt() -> None:
         size = 0

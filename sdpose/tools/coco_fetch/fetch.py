@@ -1,6 +1,6 @@
-"""Brings COCO 2017 into a folder: from a mirror, from S3, or from another folder.
+"""Fetches COCO 2017 into a folder: from a mirror, from S3, or from another folder.
 
-What is there already is not fetched again, and an interrupted fetch goes on where it was.
+Existing files are not fetched again, and an interrupted fetch is resumed.
 """
 
 from __future__ import annotations
@@ -74,16 +74,19 @@ IMAGES = {
 def fetch_coco(source: str, data_root: Path, *, vouched: bool = False) -> None:
     """Makes `data_root` a COCO 2017 keypoints tree.
 
-    source: http(s)://mirror, s3://bucket/prefix or a folder. It holds COCO's zip files, placed as
-    on images.cocodataset.org or side by side, or the unpacked tree; of a folder's tree links are
-    made. Detections (person_detection_results/) come along if the source has them.
     From COCO's own server only its zips are taken, and they must have the official size and MD5.
-    Elsewhere a zip of the official size must have the official MD5, too; else what the source
-    publishes is compared (SHA256SUMS, MD5SUMS beside a file or at the top), and every zip's own
-    CRCs. Whoever controls a mirror controls these, so stderr says that nothing vouches for its
-    content, unless `vouched`: the caller compares the dataset's digest afterwards.
-    Raises UserError if something is missing or damaged or the source fails for good; what has
-    arrived stays, and the next call goes on.
+    Elsewhere a zip of the official size must have the official MD5, too; other files are compared
+    with the source's SHA256SUMS or MD5SUMS (beside a file or at the top), and zips with their own
+    CRCs. Whoever controls a mirror controls these as well, so a warning goes to stderr.
+
+    Args:
+        source: http(s)://mirror, s3://bucket/prefix or a folder. It has COCO's zip files, placed as
+            on images.cocodataset.org or side by side, or the unpacked tree; a folder's tree is
+            linked. Detections (person_detection_results/) are fetched if the source has them.
+        vouched: no warning, because the caller compares the dataset's digest afterwards.
+    Raises:
+        UserError: something is missing or damaged, or the source fails permanently; what has
+            arrived stays, and the next call continues.
     """
     fetcher = _Fetcher(open_source(source), source, data_root, vouched)
     if fetcher.staging.is_symlink():

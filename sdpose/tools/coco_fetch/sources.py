@@ -1,7 +1,7 @@
-"""Where COCO can be fetched from: an http(s) mirror, an S3 bucket, a folder.
+"""Sources of COCO: an http(s) mirror, an S3 bucket, a folder.
 
-A source finds files by relative name and reads ranges of them. What may go away by itself (a cut
-connection, an overloaded server) is raised as `TransientError`, everything else as UserError.
+A source finds files by relative name and reads ranges of them. It raises `TransientError` for what
+a retry may solve (a lost connection, an overloaded server), and UserError for everything else.
 """
 
 from __future__ import annotations
@@ -143,8 +143,7 @@ class _NotFoundError(Exception):
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, but not out of TLS: whoever asked for https must not get what anybody on
-    the way can change."""
+    """Follows redirects, but never from https to http, where anybody in between can change data."""
 
     def __init__(self) -> None:
         self._said: set[str] = set()
@@ -166,7 +165,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _count(text: str) -> int | None:
-    """A number of bytes in a header; None if it is none (`isdigit` takes '²' for a digit)."""
+    """The number of bytes in a header; None if it is not a number (`isdigit` accepts '²')."""
     return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
 
 

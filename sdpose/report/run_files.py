@@ -1,4 +1,4 @@
-"""What a report is made from: a work dir, the results of an evaluation, the dataset."""
+"""Reads the files that a report is made from: work dir, evaluation results, dataset."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_RESULTS_BYTES = 2**30  # COCO val2017 with a detector's boxes: 100 MB
 
 @dataclass
 class RunFiles:
-    """A run as it lies on the disk. What is missing is None or empty, and `missing` says why."""
+    """The files of a run. What is missing is None or empty, and `missing` says why."""
 
     work_dir: Path
     experiment: Experiment
@@ -41,10 +41,13 @@ def gather(
     checkpoint: Path | None = None,
     summary: dict[str, Any] | None = None,
 ) -> RunFiles:
-    """Reads a run. results: what `sdpose test --out` wrote (default: the newest in the work dir);
-    checkpoint: the one that was evaluated (default: the best of the work dir).
+    """Reads the files of a run.
 
-    Raises UserError if this is no work dir, or `results` cannot be read.
+    Args:
+        results: what `sdpose test --out` wrote; default: the newest in the work dir.
+        checkpoint: the one that was evaluated; default: the best of the work dir.
+    Raises:
+        UserError: this is not a work dir, or `results` cannot be read.
     """
     stored = work_dir / EXPERIMENT_FILE
     if experiment is None:

@@ -1,5 +1,7 @@
-"""What the transformer looks at: attention of keypoint tokens, and the tokens that a masked
-distillation leaves out, for a few persons."""
+"""Figures of attention: where keypoint tokens look, and which tokens a masked distillation hides.
+
+For the best, a middling and the worst predicted person of a run.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,9 @@ from sdpose.data.randomness import sample_keys
 from sdpose.evaluation.infer import normalize_crops
 from sdpose.losses import MaskedTokenDistilLoss, build_loss
 from sdpose.models import SDPose, load_model
-from sdpose.report.gather import RunFiles
-from sdpose.report.people import crop, image
-from sdpose.report.svg import picture
+from sdpose.report.charts import picture
+from sdpose.report.example_poses import crop, image
+from sdpose.report.run_files import RunFiles
 from sdpose.skeleton import JOINT_NAMES, NUM_JOINTS
 
 JOINTS = (0, 5, 9, 10, 13, 16)  # nose, left shoulder, wrists, left knee, right ankle
@@ -37,7 +39,7 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Looks:
+class AttentionPanel:
     """One person: a row of tiles for each cycle, and what is masked."""
 
     title: str
@@ -47,15 +49,19 @@ class Looks:
 
 @dataclass(frozen=True)
 class Tokens:
-    persons: Sequence[Looks]
+    persons: Sequence[AttentionPanel]
     masking: str  # what the experiment masks, in words
     left_out: str  # which attention is not shown, and why; empty if all is
 
 
-def looks(files: RunFiles, persons: Sequence[tuple[int, str]]) -> Tokens:
-    """Runs the run's model on the CPU. persons: index into the annotations, and a title.
+def attention_panels(files: RunFiles, persons: Sequence[tuple[int, str]]) -> Tokens:
+    """Runs the run's model on the CPU, and draws its attention.
 
-    Raises UserError if the checkpoint cannot be read, ImageError if an image cannot.
+    Args:
+        persons: index into the annotations, and a title.
+    Raises:
+        UserError: the checkpoint cannot be read.
+        ImageError: an image cannot be read.
     """
     assert files.checkpoint is not None
     experiment = files.experiment
@@ -91,7 +97,7 @@ def looks(files: RunFiles, persons: Sequence[tuple[int, str]]) -> Tokens:
             ]
             cycles.append((f"Cycle {number}", tiles))
         masks = _masks(files, outputs, index, person, grid, size, backgrounds[index])
-        found.append(Looks(title, cycles, masks))
+        found.append(AttentionPanel(title, cycles, masks))
     left_out = ""
     if too_coarse:
         left_out = (
@@ -198,8 +204,8 @@ def _name(joint: int) -> str:
     return JOINT_NAMES[joint].replace("_", " ")
 
 
-def few(order: NDArray[np.intp]) -> list[tuple[int, str]]:
-    """The best, the middle and the worst of a ranking, worst first."""
+def worst_middle_best(order: NDArray[np.intp]) -> list[tuple[int, str]]:
+    """The best, the middle and the worst of a ranking (worst first), each with its title."""
     if not len(order):
         return []
     chosen = {int(order[-1]): "The best pose", int(order[len(order) // 2]): "A middling pose"}

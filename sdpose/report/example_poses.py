@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from sdpose.data.images import ImageError, read_image, warp_crop
 from sdpose.geometry import apply_affine, box_to_center_size, crop_affine
-from sdpose.report.gather import RunFiles
+from sdpose.report.charts import picture
 from sdpose.report.keypoint_errors import ERROR_KINDS, KINDS, Matches
-from sdpose.report.svg import picture
+from sdpose.report.run_files import RunFiles
 from sdpose.skeleton import JOINT_NAMES, LIMBS
 
 SIZE_WH = (210, 280)
