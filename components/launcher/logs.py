@@ -22,8 +22,8 @@ import urllib3
 
 from components.kube.api import PODS, Api, Object, lines
 from components.kube.errors import ApiError
-from components.launcher.ends import container_restarts, has_started
 from components.launcher.kinds import Kind
+from components.launcher.termination import container_restarts, has_started
 
 SILENCE_S = 120.0  # a connection that says nothing for so long may be dead: opened again
 PAUSE_S = 1.0

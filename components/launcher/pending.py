@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from components.kube.api import EVENTS, Api, Object
-from components.launcher.ends import has_started, pod_end
 from components.launcher.kinds import Kind
+from components.launcher.termination import has_started, pod_end
 
 # What the kubelet waits for in a healthy start.
 PASSING = {"ContainerCreating", "PodInitializing"}

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from components.kube.api import PODS, Api, Object, Resource
 from components.kube.errors import ApiError
 from components.kube.watch import follow
 from components.launcher import pending
-from components.launcher.ends import End
-from components.launcher.kinds import Kind
-from components.launcher.logs import Logs
-from components.launcher.outcome import (
+from components.launcher.failure import (
     OUTPUT_DELAY_S,
     JobError,
     failure_report,
     job_failed,
     pod_report,
 )
-from components.launcher.progress import ANNOTATION as PROGRESS
-from components.launcher.progress import ProgressWatch
-from components.launcher.queue import Queue
-from components.launcher.restarts import Restarted, age
+from components.launcher.kinds import Kind
+from components.launcher.kueue import Queue
+from components.launcher.logs import Logs
+from components.launcher.progress_watch import ANNOTATION as PROGRESS
+from components.launcher.progress_watch import ProgressWatch
+from components.launcher.termination import End, RestartCounts, age
 from components.profile import Cluster
 from sdpose.config import Experiment
+
+logger = logging.getLogger(__name__)
 
 TICK_S = 1.0
 # Reasons are asked for when something has been waiting for so long, and so often.
@@ -50,13 +51,12 @@ class Supervisor:
         experiment: Experiment,
         job: Object,
         log: Path,
-        say: Callable[[str], None],
     ) -> None:
-        self._api, self._kind, self._cluster, self._job, self._say = api, kind, cluster, job, say
-        self._restarted = Restarted(kind, job)
+        self._api, self._kind, self._cluster, self._job = api, kind, cluster, job
+        self._restarted = RestartCounts(kind, job)
         self._queue = Queue(api, kind, cluster.queue)
         self._progress = ProgressWatch(
-            experiment, self._keep_progress, say, lambda: self._restarted.total
+            experiment, self._keep_progress, lambda: self._restarted.total
         )
         self._logs = Logs(api, kind, log, self._line)
         self._pods: dict[str, Object] = {}  # by uid, those that exist
@@ -157,7 +157,7 @@ class Supervisor:
             self._starts_again(replica, before, end)
 
     def _starts_again(self, replica: str, before: Object, end: End) -> None:
-        self._say(f"{replica} starts again; before: {end} ({end.cause})")
+        logger.info(f"{replica} starts again; before: {end} ({end.cause})")
         if end.is_permanent:
             report = failure_report(
                 self._kind, before, end, self._last.values(), self._logs, wait=OUTPUT_DELAY_S
@@ -169,13 +169,13 @@ class Supervisor:
         try:
             self._api.brief().annotate(self._kind.resource, self._job, self._restarted.annotation())
         except ApiError as error:  # no reason to end a training
-            self._say(f"restarts are not counted beyond this launcher: {error}")
+            logger.info(f"restarts are not counted beyond this launcher: {error}")
         if enough := self._restarted.exceeded(self._cluster.restarts):
             report = pod_report(self._kind, before, str(end), self._logs)
             raise JobError(f"{self._name}: {enough}\n{report}", exit_code=end.exit_code)
 
     def _line(self, replica: str, text: str) -> None:
-        self._say(f"[{replica}] {text}")
+        logger.info(f"[{replica}] {text}")
         self._progress.pods_run()
 
     def _keep_progress(self, line: str) -> None:
@@ -205,7 +205,7 @@ class Supervisor:
         self._next_explanation = now + EXPLAIN_EVERY_S
         reason = self._explain(waiting)
         if reason != self._explained:
-            self._say(f"waiting: {reason}")
+            logger.info(f"waiting: {reason}")
             self._explained = reason
         if timed_out:
             raise JobError(
@@ -261,7 +261,7 @@ class Supervisor:
         try:
             self._take_list(self._api.brief().list(PODS, labelSelector=selector)["items"])
         except ApiError as error:  # how the job ended is known
-            self._say(f"the pods' last lines may be missing: {error}")
+            logger.info(f"the pods' last lines may be missing: {error}")
         self._stop.set()
         self._logs.close(LAST_LINES_S)
         self._progress.close(LAST_PROGRESS_S)

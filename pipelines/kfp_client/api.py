@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from pipelines.kfp_client.errors import KfpError, explain_refusal, not_kfp, refu
 from pipelines.kfp_client.tls_errors import ssl_error, tls_failure
 from sdpose.credentials import invalid_header
 from sdpose.errors import UserError
+from sdpose.retry import retrying
 
 CONNECT_TIMEOUT_S = 5.0
 TIMEOUT_S = 20.0  # of one request
@@ -191,15 +191,8 @@ class Kfp:
 
     def _read(self, what: str, request: Callable[..., Any], **values: Any) -> Any:
         """Sends a request that can be sent twice, until it gets an answer or patience ends."""
-        deadline, delay = time.monotonic() + PATIENCE_S, 0.5
-        while True:
-            try:
-                return self._send(what, request, **values)
-            except KfpError as error:
-                if not error.transient or time.monotonic() + delay > deadline:
-                    raise
-            time.sleep(delay)
-            delay = min(2 * delay, 8.0)
+        retry = retrying(_is_transient, attempts=None, seconds=PATIENCE_S, longest_pause=8.0)
+        return retry(self._send, what, request, **values)
 
     def _send(self, what: str, request: Callable[..., Any], **values: Any) -> Any:
         try:
@@ -251,6 +244,10 @@ class Kfp:
         return KfpError(
             not_kfp(self.endpoint, failure.what, failure.remedy), 0, transient=not failure.lasting
         )
+
+
+def _is_transient(error: BaseException) -> bool:
+    return isinstance(error, KfpError) and error.transient
 
 
 def _reason(error: Exception) -> str:

@@ -1,10 +1,9 @@
-"""Runs the pipeline on a Kubeflow Pipelines endpoint: started, scheduled, retried, ended."""
+"""Runs on a Kubeflow Pipelines endpoint: started, scheduled, waited for, resumed, ended."""
 
 from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +17,7 @@ from components.profile import Cluster, parse_cluster
 from pipelines.changes import changes, shortened
 from pipelines.cluster.preflight.kube import Kube, NoAccessError, RefusedError
 from pipelines.cluster.step_pods import RUN_ID_LABEL
+from pipelines.console import say
 from pipelines.kfp_client.api import Kfp
 from pipelines.kfp_client.errors import KfpError
 from pipelines.kfp_client.watch_run import (
@@ -27,12 +27,9 @@ from pipelines.kfp_client.watch_run import (
     OutOfTouchError,
     wait_for_run,
 )
-from pipelines.sdpose_pipeline import NAME
 from sdpose.config import parse_experiment
 from sdpose.documents import parse_json
 from sdpose.errors import UserError
-
-Say = Callable[..., None]
 
 # Older KFPs refuse to retry any pipeline of today's kind, or know no such request.
 CANNOT_RETRY = {400, 404, 405, 500, 501}
@@ -46,17 +43,17 @@ class Submission:
     arguments: dict[str, Any]
     exp_name: str
     cluster: Cluster
+    pipeline: str  # its name in KFP
     run_name: str | None = None  # None: the experiment's, with the time
-    pipeline: str = NAME
 
 
-def start_run(kfp: Kfp, submission: Submission, say: Say) -> str:
+def start_run(kfp: Kfp, submission: Submission) -> str:
     """Starts a run, in the experiment of its name, and says what has changed since the last one.
 
     Returns the run's id.
     """
     experiment_id, source = _prepare(kfp, submission)
-    _compare(kfp, experiment_id, submission, say)
+    _compare(kfp, experiment_id, submission)
     # The end makes it unique: see `Kfp.create_run`.
     default = f"{submission.exp_name} {datetime.now():%Y-%m-%d %H:%M:%S} {secrets.token_hex(2)}"
     run_id = kfp.create_run(
@@ -87,7 +84,7 @@ def kfp_cron(text: str) -> str:
     return " ".join(["0"] * (len(fields) == 5) + fields)
 
 
-def schedule_runs(kfp: Kfp, submission: Submission, cron: str, say: Say) -> str:
+def schedule_runs(kfp: Kfp, submission: Submission, cron: str) -> None:
     """Starts a run whenever `cron` (see `kfp_cron`) says; one at a time, and missed times are not
     made up for. Raises UserError if the experiment has a schedule already.
     """
@@ -115,13 +112,27 @@ def schedule_runs(kfp: Kfp, submission: Submission, cron: str, say: Say) -> str:
     )
     say(f"scheduled: {cron} (in the time zone of the cluster's KFP, UTC unless it was changed)")
     say(f"  to end it: python pipelines/submit.py cancel {schedule_id}")
-    return schedule_id
 
 
-def follow(kfp: Kfp, run_id: str, say: Say) -> int:
-    """Waits for the run's end and tells of it; returns the exit code that says how it ended."""
+def follow_or_cancel(kfp: Kfp, run_id: str, *, cancel_on_interrupt: bool) -> int:
+    """`follow`, which Ctrl-C ends: with it the run, if that is wished."""
     try:
-        run = wait_for_run(kfp, run_id, say)
+        return follow(kfp, run_id)
+    except KeyboardInterrupt:
+        if cancel_on_interrupt:
+            cancel(kfp, run_id)
+        else:
+            say(
+                "no longer waiting; the run goes on. To end it:\n"
+                f"  python pipelines/submit.py cancel {run_id}"
+            )
+        return 130
+
+
+def follow(kfp: Kfp, run_id: str) -> int:
+    """Waits for the run's end and reports it; returns the exit code that says how it ended."""
+    try:
+        run = wait_for_run(kfp, run_id)
     except OutOfTouchError as error:
         say(f"{error}\nno longer waiting; the run goes on", fg="red")
         return OUT_OF_TOUCH_EXIT_CODE
@@ -145,7 +156,7 @@ def follow(kfp: Kfp, run_id: str, say: Say) -> int:
     return ending.exit_code
 
 
-def resume_run(kfp: Kfp, run_id: str, say: Say) -> str:
+def resume_run(kfp: Kfp, run_id: str) -> str:
     """Runs again what has not succeeded of a run that has ended; returns the id of the run.
 
     By KFP's retry: the same run, whose finished steps stay as they are. Where KFP cannot, by a new
@@ -182,7 +193,7 @@ def resume_run(kfp: Kfp, run_id: str, say: Say) -> str:
     return run_id
 
 
-def cancel(kfp: Kfp, some_id: str, say: Say) -> None:
+def cancel(kfp: Kfp, some_id: str) -> None:
     """Ends a run and its training job, or a schedule (its runs so far stay)."""
     try:
         run = kfp.run(some_id)
@@ -204,10 +215,10 @@ def cancel(kfp: Kfp, some_id: str, say: Say) -> None:
     else:
         kfp.terminate(some_id)
         say(f"run {some_id} is being ended")
-    _remove_jobs(run, kfp.endpoint.context, say)
+    _remove_jobs(run, kfp.endpoint.context)
 
 
-def _remove_jobs(run: Any, context: str | None, say: Say) -> None:
+def _remove_jobs(run: Any, context: str | None) -> None:
     """The launchers' jobs, if there are some still: KFP gives a launcher no reliable SIGTERM."""
     given = (run.runtime_config and run.runtime_config.parameters) or {}
     if not given.get("cluster_profile"):
@@ -253,7 +264,7 @@ def _runtime(submission: Submission) -> Any:
     )
 
 
-def _compare(kfp: Kfp, experiment_id: str, submission: Submission, say: Say) -> None:
+def _compare(kfp: Kfp, experiment_id: str, submission: Submission) -> None:
     """Says which of the cache key's values have changed since the last run."""
     last = next(iter(kfp.runs(experiment_id, count=1)), None)
     if last is None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from pipelines.console import say
 from pipelines.kfp_client.api import Kfp
 from pipelines.kfp_client.errors import KfpError
 
@@ -18,8 +19,6 @@ OUT_OF_TOUCH_S = 1800.0
 # Credentials expire until somebody signs in again, and an API server that was restarted forbids
 # everything until it knows the roles: after a first answer both are waited for.
 REFUSED_FOR_A_WHILE = {401, 403}
-
-Say = Callable[..., None]
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,8 @@ class Step:
     seconds: float | None
 
 
-def wait_for_run(kfp: Kfp, run_id: str, say: Say) -> Any:
-    """Tells of every step that changes its state, until the run has ended; returns the run.
+def wait_for_run(kfp: Kfp, run_id: str) -> Any:
+    """Reports every step that changes its state, until the run has ended; returns the run.
 
     Raises OutOfTouchError, and KfpError if KFP refuses to tell of the run from the beginning.
     """
@@ -83,7 +82,7 @@ def wait_for_run(kfp: Kfp, run_id: str, say: Say) -> Any:
             for step in steps_of(run):
                 if shown.get(step.name) != step.state:
                     shown[step.name] = step.state
-                    _tell(step, say)
+                    _say_state(step)
             if state in ENDINGS:
                 return run
         time.sleep(delay)
@@ -116,7 +115,7 @@ def steps_of(run: Any) -> Iterator[Step]:
         yield Step(task.display_name, state, seconds)
 
 
-def _tell(step: Step, say: Say) -> None:
+def _say_state(step: Step) -> None:
     took = f" in {timedelta(seconds=round(step.seconds))}" if step.seconds is not None else ""
     if step.state == SUCCEEDED:
         say(f"  {step.name}: done{took}", fg="green")

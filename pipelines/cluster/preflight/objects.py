@@ -9,8 +9,7 @@ from typing import Any
 
 from components.kube.api import LOCAL_QUEUES
 from components.launcher import runtime
-from components.launcher.choose import no_kind
-from components.launcher.kinds import Kind, kinds_of
+from components.launcher.kinds import Kind, kinds_of, no_kind_message
 from components.profile import Cluster
 from pipelines.cluster.preflight.kube import Kube, RefusedError
 from sdpose.checks.report import Report
@@ -136,7 +135,7 @@ def check_kinds(kube: Kube, cluster: Cluster, report: Report) -> None:
 
 def _report_no_kind(cluster: Cluster, report: Report) -> None:
     others = "" if cluster.train_api == "auto" else ", or choose the other --train-api"
-    what, _, remedy = no_kind(cluster).partition(": ")
+    what, _, remedy = no_kind_message(cluster).partition(": ")
     report.problem(what, remedy + others)
 
 
