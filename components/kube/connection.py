@@ -58,7 +58,7 @@ class Connection:
                 with contextlib.suppress(UserError):
                     self.client = connect()
 
-    def notice(self, text: str) -> bool:
+    def log_outage(self, text: str) -> bool:
         """Logs it, unless a thread has logged something a moment ago; whether it was logged."""
         with self._lock:
             if time.monotonic() < self._next_notice:
@@ -67,7 +67,7 @@ class Connection:
         logger.warning(text)
         return True
 
-    def notice_end(self) -> None:
+    def log_recovery(self) -> None:
         with self._lock:
             self._next_notice = 0.0
         logger.info("the Kubernetes API answers again")

@@ -1,7 +1,6 @@
-"""What Kubernetes answers instead of doing what it was asked: for how long that is worth another
-try, and what it means for people.
+"""Failed requests to Kubernetes: how long each is worth another try, and what it means for people.
 
-None of it is a reason to remove a job.
+None of them is a reason to remove a job.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ UNAVAILABLE = {408, 425, 429, 500, 502, 503, 504}
 # An admission webhook, a quota or Pod Security: the same object is refused again.
 DENIED = ("denied the request", "exceeded quota", "violates PodSecurity")
 
-Patience = Literal["outage", "refusal", "none"]
+RetryBudget = Literal["outage", "refusal", "none"]
 
 
 class ApiError(Exception):
@@ -45,17 +44,17 @@ class ApiUnavailableError(ApiError):
 
 
 @dataclass(frozen=True)
-class Trouble:
+class RequestFailure:
     """One request that failed."""
 
     status: int
     why: str  # for people who wait
-    patience: Patience
+    budget: RetryBudget
     wait_s: float | None  # that the server asks for
     refusal: str = ""  # for people, if it stays so; "" if nobody answered
 
 
-def trouble_of(error: Exception, method: str, path: str, *, known: bool) -> Trouble:
+def classify_failure(error: Exception, method: str, path: str, *, known: bool) -> RequestFailure:
     """What a failed request means, and for how long the same request is worth another try.
 
     A server that has just started answers 403 until it knows the roles, and 404 until it knows the
@@ -66,19 +65,19 @@ def trouble_of(error: Exception, method: str, path: str, *, known: bool) -> Trou
     """
     # A token file that is being replaced, a credential plugin that failed.
     if isinstance(error, (ConfigException, CredentialError)):
-        return Trouble(401, str(error), "refusal", None, f"no access to Kubernetes: {error}")
+        return RequestFailure(401, str(error), "refusal", None, f"no access to Kubernetes: {error}")
     if not isinstance(error, ApiException):
-        return Trouble(0, f"{type(error).__name__}: {error}", "outage", None)
-    return Trouble(
+        return RequestFailure(0, f"{type(error).__name__}: {error}", "outage", None)
+    return RequestFailure(
         error.status,
         _status_line(error),
-        _patience(error, method, known=known),
+        _retry_budget(error, method, known=known),
         _retry_after(error),
         _explain(error, method, path),
     )
 
 
-def _patience(error: ApiException, method: str, *, known: bool) -> Patience:
+def _retry_budget(error: ApiException, method: str, *, known: bool) -> RetryBudget:
     if error.status in UNAVAILABLE:
         return "outage"
     if error.status in {401, 409}:

@@ -140,7 +140,7 @@ class RestartCounts:
         self._replaced: set[str] = set()  # uids of those that have had their place taken
         self._containers: dict[str, int] = {}  # by uid: restarts of the container
 
-    def begin(self, pods: Iterable[Object]) -> None:
+    def take_baseline(self, pods: Iterable[Object]) -> None:
         """Takes note of what there is when a launcher comes: whatever ended before was counted by
         the launcher that saw it. (A TrainJob's pods stay when others have taken their places.)"""
         for pod in sorted(pods, key=age):
@@ -151,7 +151,7 @@ class RestartCounts:
             count, _ = container_restarts(pod, self._kind.container)
             self._containers[pod["metadata"]["uid"]] = count
 
-    def saw(self, pod: Object, *, deleted: bool = False) -> End | None:
+    def observe(self, pod: Object, *, deleted: bool = False) -> End | None:
         """Takes note of a pod's state; the end of the one whose place it takes, if it is new."""
         replica, uid = self._kind.replica(pod), pod["metadata"]["uid"]
         if uid in self._replaced:

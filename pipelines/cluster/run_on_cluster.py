@@ -135,7 +135,7 @@ def check_cluster(endpoint: Endpoint, cluster: Cluster) -> None:
                 f"{KFP_NAMESPACE}: their volumes and secrets must be there, too, not only in "
                 f"{cluster.namespace}"
             )
-    say(report.settle())
+    say(report.raise_if_problems())
 
 
 def _submission(

@@ -9,8 +9,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import kfp_server_api  # type: ignore[import-untyped]
-
 from components.launcher import job_name
 from components.launcher.kinds import Kind, kinds_of
 from components.profile import Cluster, parse_cluster
@@ -18,7 +16,7 @@ from pipelines.changes import changes, shortened
 from pipelines.cluster.preflight.kube import Kube, NoAccessError, RefusedError
 from pipelines.cluster.step_pods import RUN_ID_LABEL
 from pipelines.console import say
-from pipelines.kfp_client.api import Kfp
+from pipelines.kfp_client.api import Kfp, Object
 from pipelines.kfp_client.errors import KfpError
 from pipelines.kfp_client.watch_run import (
     ENDINGS,
@@ -57,13 +55,11 @@ def start_run(kfp: Kfp, submission: Submission) -> str:
     # The end makes it unique: see `Kfp.create_run`.
     default = f"{submission.exp_name} {datetime.now():%Y-%m-%d %H:%M:%S} {secrets.token_hex(2)}"
     run_id = kfp.create_run(
-        kfp_server_api.V2beta1Run(
-            experiment_id=experiment_id,
-            display_name=submission.run_name or default,
-            pipeline_version_reference=source,
-            runtime_config=_runtime(submission),
-            service_account=submission.cluster.pipelines.service_account,
-        )
+        {
+            "experiment_id": experiment_id,
+            "display_name": submission.run_name or default,
+            **_what_runs(submission, source),
+        }
     )
     say(f"run: {kfp.endpoint.run_page(run_id)}")
     return run_id
@@ -92,23 +88,20 @@ def schedule_runs(kfp: Kfp, submission: Submission, cron: str) -> None:
     name = submission.run_name or submission.exp_name
     for known in kfp.schedules(experiment_id, name):
         raise UserError(
-            f"'{name}' is scheduled already ({known.trigger.cron_schedule.cron}): end that first, "
-            f"with `submit.py cancel {known.recurring_run_id}`, or choose another --run-name"
+            f"'{name}' is scheduled already ({known['trigger']['cron_schedule']['cron']}): end "
+            f"that first, with `submit.py cancel {known['recurring_run_id']}`, or choose another "
+            "--run-name"
         )
     schedule_id = kfp.create_schedule(
-        kfp_server_api.V2beta1RecurringRun(
-            experiment_id=experiment_id,
-            display_name=name,
-            mode=kfp_server_api.RecurringRunMode.ENABLE,
-            pipeline_version_reference=source,
-            runtime_config=_runtime(submission),
-            trigger=kfp_server_api.V2beta1Trigger(
-                cron_schedule=kfp_server_api.V2beta1CronSchedule(cron=cron)
-            ),
-            max_concurrency="1",  # an int64, which KFP declares as a string
-            no_catchup=True,
-            service_account=submission.cluster.pipelines.service_account,
-        )
+        {
+            "experiment_id": experiment_id,
+            "display_name": name,
+            "mode": "ENABLE",
+            "trigger": {"cron_schedule": {"cron": cron}},
+            "max_concurrency": "1",  # an int64, which KFP declares as a string
+            "no_catchup": True,
+            **_what_runs(submission, source),
+        }
     )
     say(f"scheduled: {cron} (in the time zone of the cluster's KFP, UTC unless it was changed)")
     say(f"  to end it: python pipelines/submit.py cancel {schedule_id}")
@@ -136,18 +129,14 @@ def follow(kfp: Kfp, run_id: str) -> int:
     except OutOfTouchError as error:
         say(f"{error}\nno longer waiting; the run goes on", fg="red")
         return OUT_OF_TOUCH_EXIT_CODE
-    state = str(run.state)
+    state = str(run["state"])
     ending = ENDINGS[state]
     say(f"run {state}: {ending.meaning}", fg="green" if state == SUCCEEDED else "red")
     if state != SUCCEEDED:
-        profile = ((run.runtime_config and run.runtime_config.parameters) or {}).get(
-            "cluster_profile"
-        )
         namespace = "NAMESPACE"
-        with contextlib.suppress(
-            ValueError, LookupError, TypeError
-        ):  # another pipeline's parameter
-            namespace = parse_json(profile or "", "cluster_profile")["namespace"]
+        with contextlib.suppress(ValueError, LookupError, TypeError):  # another pipeline's run
+            profile = _parameters(run)["cluster_profile"]
+            namespace = parse_json(profile, "cluster_profile")["namespace"]
         say(
             f"  its output: kubectl -n {namespace} logs -l {RUN_ID_LABEL}={run_id} -c main "
             "--prefix --tail 50"
@@ -163,7 +152,7 @@ def resume_run(kfp: Kfp, run_id: str) -> str:
     run of the same pipeline with the same values, whose finished steps are found in the cache.
     """
     run = kfp.run(run_id)
-    state = str(run.state or "PENDING")
+    state = str(run.get("state") or "PENDING")
     if state == SUCCEEDED:
         raise UserError(f"run {run_id} has succeeded: there is nothing to resume")
     if state not in ENDINGS:
@@ -176,16 +165,15 @@ def resume_run(kfp: Kfp, run_id: str) -> str:
     except KfpError as error:
         if error.status not in CANNOT_RETRY:
             raise
-        new_id = kfp.create_run(
-            kfp_server_api.V2beta1Run(
-                experiment_id=run.experiment_id,
-                display_name=f"{run.display_name} resumed {secrets.token_hex(2)}",
-                pipeline_version_reference=run.pipeline_version_reference,
-                pipeline_spec=None if run.pipeline_version_reference else run.pipeline_spec,
-                runtime_config=run.runtime_config,
-                service_account=run.service_account,
-            )
-        )
+        source = "pipeline_version_reference"
+        if not run.get(source):
+            source = "pipeline_spec"
+        new = {
+            key: run.get(key)
+            for key in ("experiment_id", "runtime_config", "service_account", source)
+        }
+        new["display_name"] = f"{run['display_name']} resumed {secrets.token_hex(2)}"
+        new_id = kfp.create_run(new)
         say(f"this KFP cannot retry it ({error})")
         say("so a new run has begun; steps that have succeeded are found in KFP's cache")
         run_id = new_id
@@ -210,24 +198,24 @@ def cancel(kfp: Kfp, some_id: str) -> None:
             raise
         say(f"schedule {some_id} is removed; runs that it has started go on")
         return
-    if run.state in ENDINGS:
-        say(f"run {some_id} had ended already: {run.state}")
+    if (state := run.get("state")) in ENDINGS:
+        say(f"run {some_id} had ended already: {state}")
     else:
         kfp.terminate(some_id)
         say(f"run {some_id} is being ended")
     _remove_jobs(run, kfp.endpoint.context)
 
 
-def _remove_jobs(run: Any, context: str | None) -> None:
+def _remove_jobs(run: Object, context: str | None) -> None:
     """The launchers' jobs, if there are some still: KFP gives a launcher no reliable SIGTERM."""
-    given = (run.runtime_config and run.runtime_config.parameters) or {}
+    given = _parameters(run)
     if not given.get("cluster_profile"):
         return
     cluster = parse_cluster(given["cluster_profile"])
     kinds = list(kinds_of(cluster))
     documents = [trial["experiment"] for trial in given.get("trials", [])]  # of a sweep
     for document in documents or [given["experiment"]]:
-        name = job_name(parse_experiment(document), run.run_id)
+        name = job_name(parse_experiment(document), run["run_id"])
         for kind in list(kinds):
             path = kind.resource.path(cluster.namespace, name)
             try:
@@ -250,7 +238,7 @@ def _cannot_look(error: Exception, cluster: Cluster, kinds: list[Kind], name: st
     )
 
 
-def _prepare(kfp: Kfp, submission: Submission) -> tuple[str, Any]:
+def _prepare(kfp: Kfp, submission: Submission) -> tuple[str, Object]:
     """The experiment's id, and the pipeline version that its runs refer to."""
     # A KFP for one user refuses to be asked for a namespace.
     namespace = submission.cluster.namespace if kfp.server().multi_user else None
@@ -258,10 +246,21 @@ def _prepare(kfp: Kfp, submission: Submission) -> tuple[str, Any]:
     return experiment_id, kfp.pipeline_version(submission.pipeline, submission.package, namespace)
 
 
-def _runtime(submission: Submission) -> Any:
-    return kfp_server_api.V2beta1RuntimeConfig(
-        parameters=submission.arguments, pipeline_root=submission.cluster.pipelines.root
+def _what_runs(submission: Submission, source: Object) -> Object:
+    """The part that a run and a schedule share."""
+    steps = submission.cluster.pipelines
+    runtime = {"parameters": submission.arguments} | (
+        {"pipeline_root": steps.root} if steps.root else {}
     )
+    return {
+        "pipeline_version_reference": source,
+        "runtime_config": runtime,
+        "service_account": steps.service_account,
+    }
+
+
+def _parameters(run: Object) -> Object:
+    return (run.get("runtime_config") or {}).get("parameters") or {}
 
 
 def _compare(kfp: Kfp, experiment_id: str, submission: Submission) -> None:
@@ -270,9 +269,8 @@ def _compare(kfp: Kfp, experiment_id: str, submission: Submission) -> None:
     if last is None:
         say(f"the first run of {submission.exp_name} here: every step runs")
         return
-    before = dict((last.runtime_config and last.runtime_config.parameters) or {})
-    different = changes(before, submission.arguments)
-    name = f"the last run ({last.display_name}, {last.state})"
+    different = changes(_parameters(last), submission.arguments)
+    name = f"the last run ({last['display_name']}, {last.get('state')})"
     if different:
         say(f"changed since {name}, so what depends on it runs again: {shortened(different)}")
     else:

@@ -326,7 +326,7 @@ def test_waiting_outlasts_credentials_that_expire(
 
     monkeypatch.setattr(watch_run, "say", on_line)
     ended = watch_run.wait_for_run(Kfp(LAB), run["run_id"])
-    assert ended.state == "SUCCEEDED"
+    assert ended["state"] == "SUCCEEDED"
     assert ["still trying" in text and "the run goes on" in text for text in said] == [
         *(False, True, False)
     ]

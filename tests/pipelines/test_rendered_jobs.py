@@ -96,9 +96,7 @@ def test_cancel_finds_whichever_job_auto_has_made(
         "experiment": dump_experiment(experiment),
         "cluster_profile": dump_cluster(load_cluster(CLUSTER, train_api="auto")),
     }
-    run = SimpleNamespace(
-        run_id="run-1", state="FAILED", runtime_config=SimpleNamespace(parameters=parameters)
-    )
+    run = {"run_id": "run-1", "state": "FAILED", "runtime_config": {"parameters": parameters}}
     kfp = SimpleNamespace(run=lambda _id: run, endpoint=Endpoint("http://kfp.test", "the test"))
     cancel(kfp, "run-1")  # type: ignore[arg-type]
     assert object_server.objects == {}
@@ -115,9 +113,7 @@ def test_cancel_without_access_names_both_kinds(
         "experiment": dump_experiment(experiment),
         "cluster_profile": dump_cluster(load_cluster(CLUSTER, train_api="auto")),
     }
-    run = SimpleNamespace(
-        run_id="run-1", state="FAILED", runtime_config=SimpleNamespace(parameters=parameters)
-    )
+    run = {"run_id": "run-1", "state": "FAILED", "runtime_config": {"parameters": parameters}}
     kfp = SimpleNamespace(run=lambda _id: run, endpoint=Endpoint("http://kfp.test", "the test"))
     cancel(kfp, "run-1")  # type: ignore[arg-type]
     name = job_name(experiment, "run-1")

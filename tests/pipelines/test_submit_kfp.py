@@ -133,7 +133,8 @@ def test_a_life_with_every_version(
     assert follow(kfp, second) == 3  # CANCELED
     kfp_server.can_retry = False
     again = kfp.run(resume_run(kfp, second))
-    assert again.pipeline_version_reference == kfp.run(second).pipeline_version_reference
+    version = "pipeline_version_reference"
+    assert again[version] == kfp.run(second)[version]
 
     sweep = load_sweep("seeds")
     trials = expand(sweep, rungs="/results/rungs", data_root="/data", work_dir="/results")
@@ -360,7 +361,8 @@ def test_waiting_survives_a_silent_server(
     said: list[str] = []
     kfp = Kfp(Endpoint(kfp_server.url, "--endpoint"))
     start = time.monotonic()
-    watch_run.wait_for_run(kfp, run["run_id"], lambda text, **_: said.append(text))
+    monkeypatch.setattr(watch_run, "say", lambda text, **_: said.append(text))
+    watch_run.wait_for_run(kfp, run["run_id"])
     assert [text for text in said if "still trying" in text] == said[:1]
     assert said[1:] == [f"{kfp_server.url} answers again", "run RUNNING"]
     assert time.monotonic() - start < 30
