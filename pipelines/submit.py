@@ -30,8 +30,8 @@ from pipelines.run_commands import (  # noqa: E402
     resume,
     wait_option,
 )
-from sdpose.cli.habits import explain  # noqa: E402
 from sdpose.cli.options import allow_unsupported_option, overrides_option  # noqa: E402
+from sdpose.cli.usage_hints import explain  # noqa: E402
 from sdpose.errors import UserError, user_errors  # noqa: E402
 from sdpose.registry import CHANNELS  # noqa: E402
 

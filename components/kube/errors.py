@@ -82,7 +82,7 @@ def _retry_budget(error: ApiException, method: str, *, known: bool) -> RetryBudg
         return "outage"
     if error.status in {401, 409}:
         return "refusal"
-    denied = error.status == 403 and any(text in _message(error) for text in DENIED)
+    denied = error.status == 403 and any(text in message_of(error) for text in DENIED)
     no_namespace = error.status == 404 and reason_of(error) == "NotFound" and method == "POST"
     if denied or no_namespace or not known:
         return "none"
@@ -91,7 +91,7 @@ def _retry_budget(error: ApiException, method: str, *, known: bool) -> RetryBudg
 
 def _explain(error: ApiException, method: str, path: str) -> str:
     """The refusal, and what to do about it."""
-    message = _message(error)
+    message = message_of(error)
     if error.status == 401:
         return (
             f"Kubernetes does not accept our credentials (HTTP 401: {message}); sign in again, or "
@@ -117,7 +117,7 @@ def _status_line(error: ApiException) -> str:
     >>> _status_line(ApiException(503, "Service Unavailable"))
     'HTTP 503 Service Unavailable'
     """
-    line, message = f"HTTP {error.status} {error.reason}", _message(error)
+    line, message = f"HTTP {error.status} {error.reason}", message_of(error)
     return line if message == error.reason else f"{line}: {message}"
 
 
@@ -126,8 +126,8 @@ def reason_of(error: ApiException) -> str:
     return str(_status(error).get("reason", ""))
 
 
-def _message(error: ApiException) -> str:
-    """What the Status says, or the HTTP reason if the answer is no Status."""
+def message_of(error: ApiException) -> str:
+    """The message of a Status, or the HTTP reason if the answer is no Status."""
     return str(_status(error).get("message") or error.reason)
 
 

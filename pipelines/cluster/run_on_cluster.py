@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from components.launcher import build_job, job_name
 from components.launcher.build import to_yaml
 from components.launcher.compatibility import fit
 from components.launcher.kinds import assume_kind
-from components.profile import Cluster, dump_cluster, parse_cluster
+from components.profile import Cluster, dump_cluster, load_cluster
 from pipelines.cluster.preflight import check_from_here
 from pipelines.cluster.preflight.images import (
     NoSuchImageError,
@@ -37,8 +38,6 @@ from pipelines.sweep_pipeline import make_sweep_pipeline
 from pipelines.sweep_run import SWEEPS_FOLDER, SweepRun
 from sdpose.code_version import source_version
 from sdpose.config import Experiment, dump_experiment
-from sdpose.config.document import parse_yaml
-from sdpose.documents import decode
 from sdpose.errors import UserError
 
 # Where the pipeline is compiled to, below the current folder: the work dir is the cluster's.
@@ -46,16 +45,9 @@ WORK_DIRS = Path("work_dirs")
 KFP_NAMESPACE = "kubeflow"
 
 
-def read_cluster(path: str, volumes: tuple[str, ...], **options: Any) -> Cluster:
-    """The profile, with what the command line changes: options replace, volumes are added."""
-    try:
-        text = decode(Path(path).read_bytes(), f"--cluster {path}")
-    except OSError as error:
-        raise UserError(f"--cluster {path}: {error.strerror}") from None
-    if volumes:
-        there = parse_yaml(text, path).get("volumes") or []
-        options["volumes"] = [*there, *(_volume(volume) for volume in volumes)]
-    cluster = parse_cluster(text, source=path, **options)
+def read_cluster(path: str, volumes: Sequence[str] = (), **options: Any) -> Cluster:
+    """`load_cluster`, for a profile that travels as a parameter of the pipeline."""
+    cluster = load_cluster(path, volumes, **options)
     check_parameter(f"--cluster {path}", dump_cluster(cluster), in_pods=True)
     return cluster
 
@@ -198,10 +190,3 @@ def pinned(cluster: Cluster, comment: str = "") -> tuple[Cluster, bool]:
     pipelines = cluster.pipelines.model_copy(update={"image": images.get(steps or "", steps)})
     update = {"image": images.get(image, image), "pipelines": pipelines}
     return cluster.model_copy(update=update), has_digests
-
-
-def _volume(option: str) -> dict[str, str]:
-    claim, colon, path = option.partition(":")
-    if not (claim and colon and path.startswith("/")):
-        raise UserError(f"--volume {option}: expected CLAIM:/PATH, as in coco:/data/coco")
-    return {"claim": claim, "path": path}
