@@ -1,4 +1,4 @@
-"""How a job ended when it did not end well."""
+"""The report of a failed job: the pod whose output explains the failure, and its last lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One job for one run: created once, found again, removed with all that it owns."""
+"""Creates a run's job once, finds it again, and removes it with all that it owns."""
 
 from __future__ import annotations
 

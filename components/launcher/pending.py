@@ -1,5 +1,5 @@
-"""Why a job does not start, or not again: the reason of the scheduler, the kubelet or the operator,
-or a node that is lost."""
+"""Explains why a job does not start (again): the scheduler's, kubelet's or operator's reason, or a
+lost node."""
 
 from __future__ import annotations
 

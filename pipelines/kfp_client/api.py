@@ -65,8 +65,8 @@ class Kfp:
 
     def experiment(self, name: str, namespace: str | None) -> str:
         """The id of the experiment, which is made if it is not there."""
-        wanted = {"namespace": namespace, "filter": _equals("display_name", name)}
-        found = self._list("experiments", "experiments", "experiments", **wanted)
+        named = _equals("display_name", name)
+        found = self._list("experiments", namespace=namespace, filter=named)
         if found:
             return str(found[0]["experiment_id"])
         new = {"display_name": name, "namespace": namespace}
@@ -78,17 +78,17 @@ class Kfp:
 
         A version is named after its bytes: the same package is the same version.
         """
-        wanted = {"namespace": namespace, "filter": _equals("display_name", name)}
-        pipelines = self._list("pipelines", "pipelines", "pipelines", **wanted)
+        named = _equals("display_name", name)
+        pipelines = self._list("pipelines", namespace=namespace, filter=named)
         if not pipelines:
             new = {"display_name": name, "namespace": namespace}
             pipelines = [self._send("create the pipeline", "POST", "pipelines", body=new)]
         pipeline_id = pipelines[0]["pipeline_id"]
         version_name = f"{name}-{hashlib.sha256(package.read_bytes()).hexdigest()[:12]}"
         versions = self._list(
+            "pipeline versions",
             f"pipelines/{pipeline_id}/versions",
             "pipeline_versions",
-            "pipeline versions",
             filter=_equals("display_name", version_name),
         )
         if not versions:
@@ -123,8 +123,6 @@ class Kfp:
         """The newest runs of an experiment, newest first."""
         return self._list(
             "runs",
-            "runs",
-            "runs",
             experiment_id=experiment_id,
             sort_by="created_at desc",
             page_size=str(count),
@@ -144,9 +142,9 @@ class Kfp:
 
     def schedules(self, experiment_id: str, name: str) -> list[Object]:
         return self._list(
+            "schedules",
             "recurringruns",
             "recurringRuns",
-            "schedules",
             experiment_id=experiment_id,
             filter=_equals("display_name", name),
         )
@@ -157,9 +155,10 @@ class Kfp:
             f"remove schedule {schedule_id}", "DELETE", f"recurringruns/{_quoted(schedule_id)}"
         )
 
-    def _list(self, path: str, key: str, what: str, **query: str | None) -> list[Object]:
-        """key: of the list in the answer, which leaves out an empty one."""
-        return self._send_again(f"list {what}", "GET", path, query=query).get(key) or []
+    def _list(self, what: str, path: str = "", key: str = "", **query: str | None) -> list[Object]:
+        """what: is listed; also the path, and the list's key in the answer, if none are given."""
+        found = self._send_again(f"list {what}", "GET", path or what, query=query)
+        return found.get(key or what) or []  # an empty list is left out of the answer
 
     def _send_again(self, what: str, method: str, path: str, **values: Any) -> Object:
         """Sends a request that can be sent twice, until it gets an answer or patience ends."""

@@ -1,4 +1,4 @@
-"""Single questions to the Kubernetes API, answered or refused at once."""
+"""Single requests to the Kubernetes API, answered or refused at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Step 0 on a cluster: is all there that the run needs?"""
+"""Step 0 on a cluster: the preflight checks."""
 
 from kfp import dsl
 
