@@ -7,6 +7,7 @@ those of Kubernetes, written as the experiments' keys are. Unknown keys are refu
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -341,16 +342,30 @@ def is_s3(location: str) -> bool:
     return location.startswith("s3://")
 
 
-def load_cluster(path: str | Path, **options: Any) -> Cluster:
-    """The profile in a YAML file; `options` of the command line win, None means not given.
+def load_cluster(path: str | Path, add_volumes: Sequence[str] = (), **options: Any) -> Cluster:
+    """The profile in a YAML file, with what the command line changes.
 
-    Raises UserError naming every problem.
+    Args:
+        add_volumes: CLAIM:/PATH, mounted beside the file's.
+        options: replace the file's values; None means not given.
+    Raises:
+        UserError: names every problem.
     """
     try:
         text = decode(Path(path).read_bytes(), f"--cluster {path}")
     except OSError as error:
         raise UserError(f"--cluster {path}: {error.strerror}") from None
+    if add_volumes:
+        there = parse_yaml(text, str(path)).get("volumes") or []
+        options["volumes"] = [*there, *map(_volume, add_volumes)]
     return parse_cluster(text, source=str(path), **options)
+
+
+def _volume(option: str) -> dict[str, str]:
+    claim, colon, path = option.partition(":")
+    if not (claim and colon and path.startswith("/")):
+        raise UserError(f"--volume {option}: expected CLAIM:/PATH, as in coco:/data/coco")
+    return {"claim": claim, "path": path}
 
 
 def parse_cluster(document: str, source: str = "cluster", **options: Any) -> Cluster:

@@ -30,24 +30,11 @@ def train(
         mlflow_run_id: Empty if the experiment's log_config has no MLflow hook.
         checkpoint_sha256: Of the checkpoint's file.
     """
-    from pathlib import Path
-
-    from sdpose.code_version import git_commit
+    from components.publish import publish_checkpoint
     from sdpose.config import parse_experiment
     from sdpose.errors import user_errors
-    from sdpose.files import sha256_of_file
-    from sdpose.runner.finished import require_data
     from sdpose.runner.launch import train_on_this_machine
-    from sdpose.training.checkpoint import same_file
 
     with user_errors():
         trained = train_on_this_machine(parse_experiment(experiment), overwrite=overwrite)
-        require_data(trained, dataset_digest)
-        best = trained.best_checkpoint or trained.last_checkpoint
-        folder = Path(checkpoint.path)
-        folder.mkdir(parents=True)
-        same_file(best, folder / best.name)
-    checkpoint.metadata.update(trained.best_metrics)
-    checkpoint.metadata.update(file=best.name, work_dir_path=str(best.absolute()))
-    checkpoint.metadata.update(dataset_digest=dataset_digest, git_commit=git_commit())
-    return (trained.mlflow_run_id or "", sha256_of_file(best))
+        return publish_checkpoint(checkpoint, trained, dataset_digest)

@@ -41,14 +41,10 @@ def train_on_cluster(
     import os
     from pathlib import Path
 
-    from components.launcher.run import train_on_cluster as run_job
+    from components.launcher.launch import train_on_cluster as run_job
     from components.profile import parse_cluster
-    from sdpose.code_version import git_commit
     from sdpose.config import parse_experiment
     from sdpose.errors import user_errors
-    from sdpose.files import sha256_of_file
-    from sdpose.runner.finished import require_data
-    from sdpose.training.checkpoint import same_file
 
     with user_errors():
         trained = run_job(
@@ -58,12 +54,7 @@ def train_on_cluster(
             overwrite=overwrite,
             log=Path(log.path),
         )
-        require_data(trained, dataset_digest)
-        best = trained.best_checkpoint or trained.last_checkpoint
-        folder = Path(checkpoint.path)
-        folder.mkdir(parents=True)
-        same_file(best, folder / best.name)
-    checkpoint.metadata.update(trained.best_metrics)
-    checkpoint.metadata.update(file=best.name, work_dir_path=str(best.absolute()))
-    checkpoint.metadata.update(dataset_digest=dataset_digest, git_commit=git_commit())
-    return (trained.mlflow_run_id or "", sha256_of_file(best))
+
+        from components.publish import publish_checkpoint  # loads PyTorch: not earlier
+
+        return publish_checkpoint(checkpoint, trained, dataset_digest)

@@ -31,7 +31,7 @@ def trial_on_cluster(
     import os
     from pathlib import Path
 
-    from components.launcher.run import run_trial_in_job
+    from components.launcher.launch import run_trial_in_job
     from components.profile import parse_cluster
     from sdpose.config import parse_experiment
     from sdpose.errors import user_errors

@@ -1,4 +1,4 @@
-"""What differs between two runs of a step, for people: why it runs again."""
+"""Describes what differs between two runs of a step: why it runs again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How submit.py talks to people."""
+"""What submit.py prints and asks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a parameter of a pipeline cannot hold."""
+"""Refuses values that a pipeline's parameter cannot carry."""
 
 from __future__ import annotations
 

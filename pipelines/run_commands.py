@@ -8,9 +8,7 @@ from typing import Any
 
 import click
 
-from pipelines.console import say
-
-CLUSTER_VARIABLE = "SDPOSE_CLUSTER"
+from pipelines.options import CLUSTER_VARIABLE
 
 Command = Callable[..., Any]
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -63,14 +61,13 @@ def resume(
             resume_here(place)
             return
     from pipelines.choose_runner import endpoint_of_run
-    from pipelines.cluster.run_on_cluster import wait as wait_for
     from pipelines.kfp_client.api import Kfp
-    from pipelines.kfp_client.runs import resume_run
+    from pipelines.kfp_client.runs import follow_or_cancel, resume_run
 
     kfp = Kfp(endpoint_of_run(run, endpoint, profile))
-    run = resume_run(kfp, run, say)
+    run = resume_run(kfp, run)
     if wait:
-        sys.exit(wait_for(kfp, run, cancel_on_interrupt=cancel_on_interrupt))
+        sys.exit(follow_or_cancel(kfp, run, cancel_on_interrupt=cancel_on_interrupt))
 
 
 @click.command(context_settings=SETTINGS)
@@ -87,4 +84,4 @@ def cancel(run: str, profile: str | None, endpoint: str | None) -> None:
     from pipelines.kfp_client.api import Kfp
     from pipelines.kfp_client.runs import cancel as end
 
-    end(Kfp(endpoint_of_run(run, endpoint, profile)), run, say)
+    end(Kfp(endpoint_of_run(run, endpoint, profile)), run)

@@ -22,9 +22,9 @@ from components.kube.errors import (
     ApiError,
     ApiRefusedError,
     ApiUnavailableError,
-    Trouble,
+    RequestFailure,
+    classify_failure,
     reason_of,
-    trouble_of,
 )
 
 Object = dict[str, Any]
@@ -123,7 +123,7 @@ class Api:
                 return dict(json.loads(response.data))
 
         try:
-            return self._asked("GET", path, once, lambda error: error.status in final), True
+            return self._retried("GET", path, once, lambda error: error.status in final), True
         except ApiRefusedError as error:
             if error.status not in {403, 404}:
                 raise
@@ -165,7 +165,7 @@ class Api:
                 return error.status == 400 or reason_of(error) == "NotFound"
             return error.status == 410
 
-        return self._asked(
+        return self._retried(
             "GET", path, lambda: self._call("GET", path, query, None, read_timeout), is_answer
         )
 
@@ -198,7 +198,7 @@ class Api:
             return answer
 
         # DELETE answers with the object or a Status; both have metadata.
-        return self._asked(method, path, once)
+        return self._retried(method, path, once)
 
     def _call(
         self,
@@ -224,7 +224,7 @@ class Api:
             _request_timeout=(CONNECT_TIMEOUT_S, read_timeout),
         )
 
-    def _asked(
+    def _retried(
         self,
         method: str,
         path: str,
@@ -234,47 +234,51 @@ class Api:
         """Calls until it succeeds or the budget is spent. All calls may be repeated: a creation
         names its object, so a second one finds the first.
 
+        Not by `sdpose.retry`: an outage and a refusal have budgets of their own in one loop, the
+        server may say how long to wait, and a 401 renews the credentials. As callbacks of tenacity
+        this is twice as long.
+
         is_answer: refusals that are not tried again.
         """
         connection = self._connection
-        since: dict[str, float] = {}  # by patience; a server that comes back refuses for a while
+        since: dict[str, float] = {}  # by budget; a server that comes back refuses for a while
         started, delay, noticed = time.monotonic(), FIRST_DELAY_S, False
         while True:
             used = connection.client
             try:
                 result = call()
             except (ApiException, ConfigException, *NETWORK_ERRORS) as error:
-                trouble = trouble_of(error, method, path, known=connection.has_answered)
+                failure = classify_failure(error, method, path, known=connection.has_answered)
                 final = isinstance(error, ApiException) and is_answer(error)
             else:
                 connection.has_answered = True
                 if noticed:
-                    connection.notice_end()
+                    connection.log_recovery()
                 return result
-            if final or trouble.patience == "none":
-                raise ApiRefusedError(trouble.refusal, trouble.status)
-            if trouble.status == 401:
+            if final or failure.budget == "none":
+                raise ApiRefusedError(failure.refusal, failure.status)
+            if failure.status == 401:
                 connection.renew(used)
             now = time.monotonic()
-            budget = RETRY_BUDGET_S if trouble.patience == "outage" else REFUSAL_BUDGET_S
+            budget = RETRY_BUDGET_S if failure.budget == "outage" else REFUSAL_BUDGET_S
             budget = min(budget, self._budget_s)
-            wait = delay * random.uniform(0.5, 1.0) if trouble.wait_s is None else trouble.wait_s
-            if now + wait - since.setdefault(trouble.patience, now) > budget:
-                raise _given_up(trouble, budget)
+            wait = delay * random.uniform(0.5, 1.0) if failure.wait_s is None else failure.wait_s
+            if now + wait - since.setdefault(failure.budget, now) > budget:
+                raise _given_up(failure, budget)
             if now + wait - started >= NOTICE_AFTER_S:
-                noticed |= connection.notice(
-                    f"waiting for the Kubernetes API: {trouble.why} (for at most {budget:.0f} s)"
+                noticed |= connection.log_outage(
+                    f"waiting for the Kubernetes API: {failure.why} (for at most {budget:.0f} s)"
                 )
             time.sleep(wait)
             delay = min(2 * delay, LONGEST_DELAY_S)
 
 
-def _given_up(trouble: Trouble, budget: float) -> ApiError:
-    if trouble.patience == "refusal":
-        return ApiRefusedError(trouble.refusal, trouble.status)
-    what = "has answered with errors" if trouble.status else "has not answered"
+def _given_up(failure: RequestFailure, budget: float) -> ApiError:
+    if failure.budget == "refusal":
+        return ApiRefusedError(failure.refusal, failure.status)
+    what = "has answered with errors" if failure.status else "has not answered"
     return ApiUnavailableError(
-        f"the Kubernetes API {what} for {budget:.0f} s: {trouble.why}", trouble.status
+        f"the Kubernetes API {what} for {budget:.0f} s: {failure.why}", failure.status
     )
 
 

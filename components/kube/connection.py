@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
-from collections.abc import Callable
 
 from kubernetes import client, config
 
 from components.kube.kubeconfig import load_kubeconfig
 from sdpose.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 NOTICE_EVERY_S = 60.0
 
@@ -40,13 +42,11 @@ def connect() -> client.ApiClient:
 
 
 class Connection:
-    """A client that stays for weeks: its credentials are read again, its outages are said once."""
+    """A client that lives for weeks: it reads credentials again, and logs an outage once."""
 
-    def __init__(self, say: Callable[[str], None] = lambda _text: None) -> None:
-        """Connects, see `connect`. say: gets a line when the API is waited for."""
+    def __init__(self) -> None:
         self.client = connect()
         self.has_answered = False
-        self._say = say
         self._lock = threading.Lock()
         self._next_notice = 0.0
 
@@ -58,16 +58,16 @@ class Connection:
                 with contextlib.suppress(UserError):
                     self.client = connect()
 
-    def notice(self, text: str) -> bool:
-        """Says it, unless a thread has said something a moment ago; whether it was said."""
+    def log_outage(self, text: str) -> bool:
+        """Logs it, unless a thread has logged something a moment ago; whether it was logged."""
         with self._lock:
             if time.monotonic() < self._next_notice:
                 return False
             self._next_notice = time.monotonic() + NOTICE_EVERY_S
-        self._say(text)
+        logger.warning(text)
         return True
 
-    def notice_end(self) -> None:
+    def log_recovery(self) -> None:
         with self._lock:
             self._next_notice = 0.0
-        self._say("the Kubernetes API answers again")
+        logger.info("the Kubernetes API answers again")

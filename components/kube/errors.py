@@ -1,7 +1,6 @@
-"""What Kubernetes answers instead of doing what it was asked: for how long that is worth another
-try, and what it means for people.
+"""Failed requests to Kubernetes: how long each is worth another try, and what it means for people.
 
-None of it is a reason to remove a job.
+None of them is a reason to remove a job.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ UNAVAILABLE = {408, 425, 429, 500, 502, 503, 504}
 # An admission webhook, a quota or Pod Security: the same object is refused again.
 DENIED = ("denied the request", "exceeded quota", "violates PodSecurity")
 
-Patience = Literal["outage", "refusal", "none"]
+RetryBudget = Literal["outage", "refusal", "none"]
 
 
 class ApiError(Exception):
@@ -45,17 +44,17 @@ class ApiUnavailableError(ApiError):
 
 
 @dataclass(frozen=True)
-class Trouble:
+class RequestFailure:
     """One request that failed."""
 
     status: int
     why: str  # for people who wait
-    patience: Patience
+    budget: RetryBudget
     wait_s: float | None  # that the server asks for
     refusal: str = ""  # for people, if it stays so; "" if nobody answered
 
 
-def trouble_of(error: Exception, method: str, path: str, *, known: bool) -> Trouble:
+def classify_failure(error: Exception, method: str, path: str, *, known: bool) -> RequestFailure:
     """What a failed request means, and for how long the same request is worth another try.
 
     A server that has just started answers 403 until it knows the roles, and 404 until it knows the
@@ -66,24 +65,24 @@ def trouble_of(error: Exception, method: str, path: str, *, known: bool) -> Trou
     """
     # A token file that is being replaced, a credential plugin that failed.
     if isinstance(error, (ConfigException, CredentialError)):
-        return Trouble(401, str(error), "refusal", None, f"no access to Kubernetes: {error}")
+        return RequestFailure(401, str(error), "refusal", None, f"no access to Kubernetes: {error}")
     if not isinstance(error, ApiException):
-        return Trouble(0, f"{type(error).__name__}: {error}", "outage", None)
-    return Trouble(
+        return RequestFailure(0, f"{type(error).__name__}: {error}", "outage", None)
+    return RequestFailure(
         error.status,
         _status_line(error),
-        _patience(error, method, known=known),
+        _retry_budget(error, method, known=known),
         _retry_after(error),
         _explain(error, method, path),
     )
 
 
-def _patience(error: ApiException, method: str, *, known: bool) -> Patience:
+def _retry_budget(error: ApiException, method: str, *, known: bool) -> RetryBudget:
     if error.status in UNAVAILABLE:
         return "outage"
     if error.status in {401, 409}:
         return "refusal"
-    denied = error.status == 403 and any(text in _message(error) for text in DENIED)
+    denied = error.status == 403 and any(text in message_of(error) for text in DENIED)
     no_namespace = error.status == 404 and reason_of(error) == "NotFound" and method == "POST"
     if denied or no_namespace or not known:
         return "none"
@@ -92,7 +91,7 @@ def _patience(error: ApiException, method: str, *, known: bool) -> Patience:
 
 def _explain(error: ApiException, method: str, path: str) -> str:
     """The refusal, and what to do about it."""
-    message = _message(error)
+    message = message_of(error)
     if error.status == 401:
         return (
             f"Kubernetes does not accept our credentials (HTTP 401: {message}); sign in again, or "
@@ -118,7 +117,7 @@ def _status_line(error: ApiException) -> str:
     >>> _status_line(ApiException(503, "Service Unavailable"))
     'HTTP 503 Service Unavailable'
     """
-    line, message = f"HTTP {error.status} {error.reason}", _message(error)
+    line, message = f"HTTP {error.status} {error.reason}", message_of(error)
     return line if message == error.reason else f"{line}: {message}"
 
 
@@ -127,8 +126,8 @@ def reason_of(error: ApiException) -> str:
     return str(_status(error).get("reason", ""))
 
 
-def _message(error: ApiException) -> str:
-    """What the Status says, or the HTTP reason if the answer is no Status."""
+def message_of(error: ApiException) -> str:
+    """The message of a Status, or the HTTP reason if the answer is no Status."""
     return str(_status(error).get("message") or error.reason)
 
 

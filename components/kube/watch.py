@@ -18,23 +18,23 @@ SILENCE_S = 70.0
 PAUSE_S = 1.0  # at least, between two watches of which the first ended early
 
 # ("LISTED", all that there are), ("CHANGED", [one, new or not]), ("DELETED", [one, as it was last])
-Tell = Callable[[str, list[Object]], None]
+Handler = Callable[[str, list[Object]], None]
 
 
 def follow(
-    api: Api, resource: Resource, query: dict[str, str], tell: Tell, stop: threading.Event
+    api: Api, resource: Resource, query: dict[str, str], handle: Handler, stop: threading.Event
 ) -> None:
-    """Runs until `stop`: tells what the list holds, then every event.
+    """Runs until `stop`: hands over what the list holds, then every event.
 
     What came and went between a lost watch and the list after it is not seen.
     """
     while not stop.is_set():
         listed = api.list(resource, **query)
-        tell("LISTED", listed["items"])
+        handle("LISTED", listed["items"])
         version = listed["metadata"]["resourceVersion"]
         while version and not stop.is_set():
             started, before = time.monotonic(), version
-            version = _watch(api, resource, query, version, tell, stop)
+            version = _watch(api, resource, query, version, handle, stop)
             if time.monotonic() - started < PAUSE_S:
                 stop.wait(PAUSE_S)
                 if version == before:
@@ -46,7 +46,7 @@ def _watch(
     resource: Resource,
     query: dict[str, str],
     version: str,
-    tell: Tell,
+    handle: Handler,
     stop: threading.Event,
 ) -> str | None:
     """One watch to its end; the version to go on from, None if a new list is needed."""
@@ -72,7 +72,7 @@ def _watch(
                 return None
             version = item["metadata"]["resourceVersion"]
             if event["type"] != "BOOKMARK":
-                tell("DELETED" if event["type"] == "DELETED" else "CHANGED", [item])
+                handle("DELETED" if event["type"] == "DELETED" else "CHANGED", [item])
     except urllib3.exceptions.ReadTimeoutError:
         return None  # not even bookmarks: something on the way holds events back
     except (urllib3.exceptions.HTTPError, OSError, ValueError, LookupError, TypeError):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from components.launcher import build_job, job_name
-from components.launcher.choose import assume
-from components.launcher.fit import fit
-from components.launcher.manifest import to_yaml
+from components.launcher.build import to_yaml
+from components.launcher.compatibility import fit
+from components.launcher.kinds import assume_kind
 from components.profile import load_cluster
 from sdpose.config import load_experiment
 from sdpose.errors import user_errors
@@ -28,7 +28,7 @@ def render(
     exp: str, profile: str, overrides: tuple[str, ...], run_id: str, train_api: str | None
 ) -> None:
     """Print the manifest of the job that trains NAME, for the oldest supported operator."""
-    cluster, notes = assume(load_cluster(profile, train_api=train_api))
+    cluster, notes = assume_kind(load_cluster(profile, train_api=train_api))
     for note in notes:
         click.echo(note, err=True)
     experiment = load_experiment(exp, overrides)

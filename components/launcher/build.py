@@ -1,16 +1,30 @@
-"""The PyTorchJob (Training Operator v1) as a plain dict: pure functions, no cluster needed."""
+"""The training job's manifest as a plain dict: pure functions, no cluster needed.
+
+A PyTorchJob (Training Operator v1) says everything itself. A TrainJob (Kubeflow Trainer v2.2 or
+newer) patches the runtime that it names (`cluster.runtime`) in what it may; what it may not set
+(priority class, pull policy, TTL) is the runtime's: `runtime.py` compares it with the profile.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
+from typing import Any
+
+import yaml
 
 from components.launcher import pod
+from components.launcher.kinds import (
+    TRAINER_CONTAINER,
+    TRAINER_GROUP,
+    TRAINER_JOB,
+    TRAINER_VERSION,
+)
 from components.launcher.pod import Object
-from components.launcher.trainjob import build_trainjob
 from components.profile import Cluster
 from sdpose.config import Experiment, experiment_digest
+from sdpose.errors import UserError
 
 API_VERSION = "kubeflow.org/v1"
 CONTAINER = "pytorch"  # the operator refuses any other name
@@ -21,6 +35,8 @@ NAME_LENGTH = 46
 HASH_LENGTH = 10
 
 DIGEST_ANNOTATION = "sdpose/digest"
+
+PATCH_MANAGER = "sdpose.launcher/patch"
 
 
 def job_name(experiment: Experiment, run_id: str) -> str:
@@ -38,7 +54,7 @@ def job_name(experiment: Experiment, run_id: str) -> str:
 def build_job(
     name: str, experiment: Experiment, cluster: Cluster, owner: Object | None = None
 ) -> Object:
-    """What `cluster.train_api` names, with all that any supported cluster takes: see `fit`.
+    """What `cluster.train_api` names, with all that any supported cluster takes (then see `fit`).
 
     The digest is of that, so that an upgraded operator does not make a run's job another one.
     """
@@ -122,6 +138,87 @@ def _pod_template(experiment: Experiment, cluster: Cluster) -> Object:
         "metadata": pod.metadata(experiment, cluster),
         "spec": spec,
     }
+
+
+def build_trainjob(name: str, experiment: Experiment, cluster: Cluster) -> Object:
+    """`nodes` pods with `gpus_per_node` processes each, as the newest Trainer takes it.
+
+    Raises UserError for what neither a TrainJob nor its runtime can say.
+    """
+    if cluster.elastic:
+        raise UserError(
+            "train_api: trainjob cannot be elastic (Kubeflow Trainer has removed it): leave "
+            "elastic out of the profile, or use train_api: pytorchjob"
+        )
+    pod_patch = {
+        "metadata": pod.metadata(experiment, cluster),
+        "spec": {
+            "serviceAccountName": cluster.service_account,
+            "securityContext": pod.pod_security(cluster),
+            "terminationGracePeriodSeconds": cluster.termination_grace_seconds,
+            "containers": [
+                {
+                    "name": TRAINER_CONTAINER,
+                    "securityContext": pod.container_security(),
+                    "volumeMounts": pod.volume_mounts(cluster),
+                }
+            ],
+            "volumes": pod.volumes(cluster),
+            **pod.placement(cluster),
+        },
+    }
+    patch = {
+        "spec": {
+            "replicatedJobs": [{"name": TRAINER_JOB, "template": {"spec": {"template": pod_patch}}}]
+        }
+    }
+    # Kueue lets it start.
+    suspended = {"suspend": True} if cluster.queue else {}
+    return {
+        "apiVersion": f"{TRAINER_GROUP}/{TRAINER_VERSION}",
+        "kind": "TrainJob",
+        "metadata": {
+            "name": name,
+            "namespace": cluster.namespace,
+            "labels": pod.labels(experiment, cluster) | pod.queue_label(cluster),
+        },
+        "spec": {
+            "runtimeRef": {"kind": cluster.runtime_kind, "name": cluster.runtime},
+            "activeDeadlineSeconds": cluster.active_deadline_seconds,
+            **suspended,
+            "trainer": {
+                "image": cluster.image,
+                "command": pod.command(experiment, cluster),
+                "env": pod.environment(cluster),
+                "numNodes": cluster.nodes,
+                "numProcPerNode": cluster.processes_per_node,
+                "resourcesPerNode": pod.resources(cluster),
+            },
+            "runtimePatches": [
+                {"manager": PATCH_MANAGER, "trainingRuntimeSpec": {"template": patch}}
+            ],
+        },
+    }
+
+
+class _Dumper(yaml.SafeDumper):
+    """The experiment in a block of its own, no anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def to_yaml(manifest: Object) -> str:
+    """The manifest for people, and for `kubectl apply --server-side -f -`."""
+    return yaml.dump(manifest, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 def _digest(job: Object) -> str:

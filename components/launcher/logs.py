@@ -22,8 +22,8 @@ import urllib3
 
 from components.kube.api import PODS, Api, Object, lines
 from components.kube.errors import ApiError
-from components.launcher.ends import container_restarts, has_started
 from components.launcher.kinds import Kind
+from components.launcher.termination import container_restarts, has_started
 
 SILENCE_S = 120.0  # a connection that says nothing for so long may be dead: opened again
 PAUSE_S = 1.0
@@ -50,7 +50,7 @@ class Logs:
         self._followers: dict[str, _Follower] = {}  # by uid
         self._replicas: set[str] = set()
 
-    def saw(self, pod: Object, *, deleted: bool = False) -> None:
+    def observe(self, pod: Object, *, deleted: bool = False) -> None:
         """Starts to follow a pod once its container has run; tells its follower of its end."""
         uid = pod["metadata"]["uid"]
         follower = self._followers.get(uid)
@@ -71,7 +71,7 @@ class Logs:
                 partial(self.note, replica),
             )
         if follower is not None:
-            follower.saw(container_restarts(pod, self._kind.container)[0])
+            follower.observe(container_restarts(pod, self._kind.container)[0])
             if deleted or pod.get("status", {}).get("phase") in {"Succeeded", "Failed"}:
                 follower.pod_ended()
 
@@ -134,7 +134,7 @@ class _Follower(threading.Thread):
         self._stopped = threading.Event()
         self.start()
 
-    def saw(self, restarts: int) -> None:
+    def observe(self, restarts: int) -> None:
         self._restarts = max(restarts, self._restarts)
 
     def pod_ended(self) -> None:
@@ -182,7 +182,7 @@ class _Follower(threading.Thread):
                 self._stopped.set()
                 return False
             if pod is not None:
-                self.saw(container_restarts(pod, self._container)[0])
+                self.observe(container_restarts(pod, self._container)[0])
             if self._restarts == self._restarts_read:
                 self._hand_on_new(response, unfinished=not follow)
                 return True

@@ -1,5 +1,5 @@
-"""Why a job does not start, or not again: the reason of the scheduler, the kubelet or the operator,
-or a node that is lost."""
+"""Explains why a job does not start (again): the scheduler's, kubelet's or operator's reason, or a
+lost node."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from components.kube.api import EVENTS, Api, Object
-from components.launcher.ends import has_started, pod_end
 from components.launcher.kinds import Kind
+from components.launcher.termination import has_started, pod_end
 
 # What the kubelet waits for in a healthy start.
 PASSING = {"ContainerCreating", "PodInitializing"}

@@ -9,7 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from components.kube.api import Object
-from components.launcher.trainjob import CONTAINER, GROUP, JOB, VERSION
+from components.launcher.kinds import (
+    TRAINER_CONTAINER,
+    TRAINER_GROUP,
+    TRAINER_JOB,
+    TRAINER_VERSION,
+)
 from components.profile import Cluster
 from sdpose.errors import USER_ERROR_EXIT_CODE
 
@@ -32,7 +37,7 @@ def runtime_path(cluster: Cluster) -> str:
     """Of the runtime that the profile names, in the API."""
     scope = "" if cluster.runtime_kind.startswith("Cluster") else f"namespaces/{cluster.namespace}/"
     plural = f"{cluster.runtime_kind.lower()}s"
-    return f"/apis/{GROUP}/{VERSION}/{scope}{plural}/{cluster.runtime}"
+    return f"/apis/{TRAINER_GROUP}/{TRAINER_VERSION}/{scope}{plural}/{cluster.runtime}"
 
 
 def missing_runtime(cluster: Cluster) -> Difference:
@@ -53,7 +58,7 @@ def differences(runtime: Object, cluster: Cluster) -> list[Difference]:
     job = _node(runtime)
     template: Object = job.get("spec", {})
     pod = template.get("template", {}).get("spec", {})
-    container = next((c for c in pod.get("containers", []) if c["name"] == CONTAINER), None)
+    container = next((c for c in pod.get("containers", []) if c["name"] == TRAINER_CONTAINER), None)
     labels = job.get("metadata", {}).get("labels", {})
     if (
         container is None
@@ -63,8 +68,8 @@ def differences(runtime: Object, cluster: Cluster) -> list[Difference]:
         return [
             Difference(
                 f"{cluster.runtime_kind} {cluster.runtime} is no runtime for PyTorch: it needs "
-                f"mlPolicy.torch, and a replicated job '{JOB}' with the label "
-                f"{ANCESTOR_LABEL}: trainer and a container '{CONTAINER}'",
+                f"mlPolicy.torch, and a replicated job '{TRAINER_JOB}' with the label "
+                f"{ANCESTOR_LABEL}: trainer and a container '{TRAINER_CONTAINER}'",
                 "name another runtime in the profile",
                 breaks=True,
             )
@@ -116,7 +121,7 @@ def _jobset(runtime: Object) -> Object:
 def _node(runtime: Object) -> Object:
     """The template of the Job that trains; {} if there is none."""
     jobs = _jobset(runtime).get("replicatedJobs") or []
-    return next((each["template"] for each in jobs if each["name"] == JOB), {})
+    return next((each["template"] for each in jobs if each["name"] == TRAINER_JOB), {})
 
 
 def _about_ttl(jobset: Object, cluster: Cluster) -> str:

@@ -1,33 +1,34 @@
-"""Watches over a job until its end: logs, progress, reasons for waiting, budgets for restarts."""
+"""Supervises a job until its end: logs, progress, reasons for waiting, budgets for restarts."""
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from components.kube.api import PODS, Api, Object, Resource
 from components.kube.errors import ApiError
 from components.kube.watch import follow
 from components.launcher import pending
-from components.launcher.ends import End
-from components.launcher.kinds import Kind
-from components.launcher.logs import Logs
-from components.launcher.outcome import (
+from components.launcher.failure import (
     OUTPUT_DELAY_S,
     JobError,
     failure_report,
     job_failed,
     pod_report,
 )
-from components.launcher.progress import ANNOTATION as PROGRESS
-from components.launcher.progress import ProgressWatch
-from components.launcher.queue import Queue
-from components.launcher.restarts import Restarted, age
+from components.launcher.kinds import Kind
+from components.launcher.kueue import Queue
+from components.launcher.logs import Logs
+from components.launcher.progress_watch import ANNOTATION as PROGRESS
+from components.launcher.progress_watch import ProgressWatch
+from components.launcher.termination import End, RestartCounts, age
 from components.profile import Cluster
 from sdpose.config import Experiment
+
+logger = logging.getLogger(__name__)
 
 TICK_S = 1.0
 # Reasons are asked for when something has been waiting for so long, and so often.
@@ -36,7 +37,7 @@ EXPLAIN_EVERY_S = 15.0
 LAST_LINES_S = 30.0  # for reading what ended pods said
 LAST_PROGRESS_S = 15.0  # for the run's last record
 
-Told = tuple[str, str, list[Object]] | BaseException
+News = tuple[str, str, list[Object]] | BaseException
 
 
 class Supervisor:
@@ -50,13 +51,12 @@ class Supervisor:
         experiment: Experiment,
         job: Object,
         log: Path,
-        say: Callable[[str], None],
     ) -> None:
-        self._api, self._kind, self._cluster, self._job, self._say = api, kind, cluster, job, say
-        self._restarted = Restarted(kind, job)
+        self._api, self._kind, self._cluster, self._job = api, kind, cluster, job
+        self._restarts = RestartCounts(kind, job)
         self._queue = Queue(api, kind, cluster.queue)
         self._progress = ProgressWatch(
-            experiment, self._keep_progress, say, lambda: self._restarted.total
+            experiment, self._keep_progress, lambda: self._restarts.total
         )
         self._logs = Logs(api, kind, log, self._line)
         self._pods: dict[str, Object] = {}  # by uid, those that exist
@@ -65,7 +65,7 @@ class Supervisor:
         self._waiting_since: dict[str, float] = {}  # by what waits
         self._silent_since: dict[str, float] = {}  # by replica, whose node does not report
         self._explained, self._next_explanation = "", 0.0
-        self._told: queue.Queue[Told] = queue.Queue()
+        self._news: queue.Queue[News] = queue.Queue()
         self._stop = threading.Event()
 
     def run(self) -> None:
@@ -80,8 +80,8 @@ class Supervisor:
             ).start()
         try:
             while not self._is_over():
-                self._take()
-                self._mind_waiting()
+                self._handle_news()
+                self._check_waiting()
         finally:
             # Whoever ended us before the job's end has no time to wait for living pods.
             self._stop.set()
@@ -96,26 +96,26 @@ class Supervisor:
                 self._api,
                 resource,
                 query,
-                lambda event, objects: self._told.put((what, event, objects)),
+                lambda event, objects: self._news.put((what, event, objects)),
                 self._stop,
             )
         except BaseException as error:  # ends run()
-            self._told.put(error)
+            self._news.put(error)
 
-    def _take(self) -> None:
-        """Takes note of all news; waits for a moment if there is none."""
+    def _handle_news(self) -> None:
+        """Handles what the watches have seen; waits for a moment if that is nothing."""
         try:
-            told = self._told.get(timeout=TICK_S)
+            news = self._news.get(timeout=TICK_S)
             while True:
-                if isinstance(told, BaseException):
-                    raise told
-                what, event, objects = told
-                (self._take_job if what == "job" else self._take_pods)(event, objects)
-                told = self._told.get_nowait()
+                if isinstance(news, BaseException):
+                    raise news
+                what, event, objects = news
+                (self._handle_job if what == "job" else self._handle_pods)(event, objects)
+                news = self._news.get_nowait()
         except queue.Empty:
             return
 
-    def _take_job(self, event: str, objects: list[Object]) -> None:
+    def _handle_job(self, event: str, objects: list[Object]) -> None:
         uid = self._job["metadata"]["uid"]
         ours = [job for job in objects if job["metadata"]["uid"] == uid]
         if event == "DELETED" or (event == "LISTED" and not ours):
@@ -123,28 +123,28 @@ class Supervisor:
         for job in ours:
             self._job = job
 
-    def _take_pods(self, event: str, objects: list[Object]) -> None:
+    def _handle_pods(self, event: str, objects: list[Object]) -> None:
         if event == "LISTED":
             listed = {pod["metadata"]["uid"] for pod in objects}
             for pod in [pod for uid, pod in self._pods.items() if uid not in listed]:
-                self._take_pod(pod, deleted=True)
-            self._take_list(objects)
+                self._handle_pod(pod, deleted=True)
+            self._handle_pod_list(objects)
         else:
             for pod in objects:
-                self._take_pod(pod, deleted=event == "DELETED")
+                self._handle_pod(pod, deleted=event == "DELETED")
 
-    def _take_list(self, pods: list[Object]) -> None:
+    def _handle_pod_list(self, pods: list[Object]) -> None:
         if not self._listed:
-            self._restarted.begin(pods)
+            self._restarts.take_baseline(pods)
             self._listed = True
         for pod in sorted(pods, key=age):
-            self._take_pod(pod, deleted=False)
+            self._handle_pod(pod, deleted=False)
 
-    def _take_pod(self, pod: Object, *, deleted: bool) -> None:
+    def _handle_pod(self, pod: Object, *, deleted: bool) -> None:
         uid, replica = pod["metadata"]["uid"], self._kind.replica(pod)
         before = self._last.get(replica)
-        end = self._restarted.saw(pod, deleted=deleted)
-        self._logs.saw(pod, deleted=deleted)
+        end = self._restarts.observe(pod, deleted=deleted)
+        self._logs.observe(pod, deleted=deleted)
         if deleted:
             self._pods.pop(uid, None)
         else:
@@ -154,10 +154,10 @@ class Supervisor:
                 self._last[replica] = pod
         if end is not None:
             assert before is not None
-            self._starts_again(replica, before, end)
+            self._handle_restart(replica, before, end)
 
-    def _starts_again(self, replica: str, before: Object, end: End) -> None:
-        self._say(f"{replica} starts again; before: {end} ({end.cause})")
+    def _handle_restart(self, replica: str, before: Object, end: End) -> None:
+        logger.info(f"{replica} starts again; before: {end} ({end.cause})")
         if end.is_permanent:
             report = failure_report(
                 self._kind, before, end, self._last.values(), self._logs, wait=OUTPUT_DELAY_S
@@ -167,15 +167,15 @@ class Supervisor:
                 exit_code=end.exit_code,
             )
         try:
-            self._api.brief().annotate(self._kind.resource, self._job, self._restarted.annotation())
+            self._api.brief().annotate(self._kind.resource, self._job, self._restarts.annotation())
         except ApiError as error:  # no reason to end a training
-            self._say(f"restarts are not counted beyond this launcher: {error}")
-        if enough := self._restarted.exceeded(self._cluster.restarts):
+            logger.info(f"restarts are not counted beyond this launcher: {error}")
+        if enough := self._restarts.exceeded(self._cluster.restarts):
             report = pod_report(self._kind, before, str(end), self._logs)
             raise JobError(f"{self._name}: {enough}\n{report}", exit_code=end.exit_code)
 
     def _line(self, replica: str, text: str) -> None:
-        self._say(f"[{replica}] {text}")
+        logger.info(f"[{replica}] {text}")
         self._progress.pods_run()
 
     def _keep_progress(self, line: str) -> None:
@@ -183,7 +183,7 @@ class Supervisor:
 
     # ------------------------------------------------------------------------------------ waiting
 
-    def _mind_waiting(self) -> None:
+    def _check_waiting(self) -> None:
         """Says what keeps pods from running; raises JobError if it takes too long."""
         waiting = self._waiting()
         # They may train on: a network between the node and the control plane is enough.
@@ -199,13 +199,15 @@ class Supervisor:
         waited = now - min((*self._waiting_since.values(), *self._silent_since.values()))
         limit = self._cluster.pending_timeout_seconds
         counted = now - min(self._waiting_since.values(), default=now)
-        timed_out = counted > limit and "queue" not in waiting and not self._trains(waiting)
+        timed_out = (
+            counted > limit and "queue" not in waiting and not self._can_train_without(waiting)
+        )
         if not timed_out and (waited < PATIENCE_S or now < self._next_explanation):
             return
         self._next_explanation = now + EXPLAIN_EVERY_S
         reason = self._explain(waiting)
         if reason != self._explained:
-            self._say(f"waiting: {reason}")
+            logger.info(f"waiting: {reason}")
             self._explained = reason
         if timed_out:
             raise JobError(
@@ -228,7 +230,7 @@ class Supervisor:
     def _is_gone(self, pod: Object) -> bool:
         return pod["metadata"]["uid"] not in self._pods
 
-    def _trains(self, waiting: set[str]) -> bool:
+    def _can_train_without(self, waiting: set[str]) -> bool:
         """Whether those that wait are not needed: elastic training goes on without them."""
         elastic = self._cluster.elastic
         return elastic is not None and len(set(self._last) - waiting) >= elastic.min_replicas
@@ -259,9 +261,9 @@ class Supervisor:
         """The job's end may be known before that of its pods."""
         selector = f"{self._kind.pod_label}={self._job['metadata']['name']}"
         try:
-            self._take_list(self._api.brief().list(PODS, labelSelector=selector)["items"])
+            self._handle_pod_list(self._api.brief().list(PODS, labelSelector=selector)["items"])
         except ApiError as error:  # how the job ended is known
-            self._say(f"the pods' last lines may be missing: {error}")
+            logger.info(f"the pods' last lines may be missing: {error}")
         self._stop.set()
         self._logs.close(LAST_LINES_S)
         self._progress.close(LAST_PROGRESS_S)

@@ -1,4 +1,4 @@
-"""What a step's pod on a cluster is made of: the profile's image, volumes, secrets and places.
+"""The pod of a pipeline step on a cluster: the profile's image, volumes, secrets, nodes.
 
 (The training's own pods are built in components/launcher.)
 """
@@ -22,7 +22,7 @@ STAYS = {
 }
 
 
-def place(
+def configure_pod(
     step: Any,
     cluster: Cluster,
     *,
@@ -66,10 +66,10 @@ def place(
             step, "scratch", cluster.scratch.path, size_limit=cluster.scratch.size
         )
     if computes:
-        _place_computation(step, cluster)
+        _configure_computation(step, cluster)
 
 
-def _place_computation(step: Any, cluster: Cluster) -> None:
+def _configure_computation(step: Any, cluster: Cluster) -> None:
     # Loader processes hand batches over in shared memory; a pod has 64 MiB by default.
     kubernetes.empty_dir_mount(
         step, "shm", "/dev/shm", medium="Memory", size_limit=cluster.shm_size

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import kfp_server_api  # type: ignore[import-untyped]
+import certifi
+import urllib3
 from kubernetes.client.rest import RESTClientObject
 
 from components.kube.kubeconfig import CA_VARIABLE, Kubeconfig, load_kubeconfig
@@ -18,45 +19,52 @@ COOKIE_VARIABLE = "KFP_COOKIE"  # of a browser session, where Dex or a proxy sta
 TOKEN_FILE_VARIABLE = "KF_PIPELINES_SA_TOKEN_PATH"
 TOKEN_FILE = "/var/run/secrets/kubeflow/pipelines/token"
 PROXIED_SERVICE = "/api/v1/namespaces/kubeflow/services/ml-pipeline:http/proxy"
-# The key under which kfp_server_api keeps the header's value.
-HEADER = "authorization"
 
 
 class Connection:
-    """client: of kfp_server_api. credentials: with which it asks, for people."""
+    """Where requests go (`host`, `pool`), and with what `credentials`, in words for people."""
+
+    kubeconfig: Kubeconfig | None = None
+    _token = ""
+    _token_file = ""
+    _cookie = ""
 
     def __init__(self, endpoint: Endpoint) -> None:
         """Raises UserError if the kubeconfig, the CA file or the token cannot be used."""
-        self.kubeconfig: Kubeconfig | None = None
-        settings = kfp_server_api.Configuration()
-        settings.retries = False  # no redirects to a login page, and we decide what is tried again
+        self._context = endpoint.context
         if endpoint.by_kubeconfig:
-            self._context = endpoint.context
-            self.client = kfp_server_api.ApiClient(settings)
             self._use(load_kubeconfig(self._context))
             return
-        settings.host = endpoint.url
-        settings.ssl_ca_cert = _ca_file()
-        settings.api_key_prefix[HEADER] = "Bearer"
-        cookie = os.environ.get(COOKIE_VARIABLE)
+        self.host, self._ca_file = endpoint.url, _ca_file()
+        self.pool = urllib3.PoolManager(
+            cert_reqs="CERT_REQUIRED", ca_certs=self._ca_file or certifi.where()
+        )
+        self._cookie = os.environ.get(COOKIE_VARIABLE, "")
+        token_file = os.environ.get(TOKEN_FILE_VARIABLE, TOKEN_FILE)
         if token := os.environ.get(TOKEN_VARIABLE):
-            settings.api_key[HEADER] = _one_word(token, f"${TOKEN_VARIABLE}")
+            self._token = _one_word(token, f"${TOKEN_VARIABLE}")
             self.credentials = f"${TOKEN_VARIABLE}"
-        elif path := _token_file():
-            settings.api_key[HEADER] = "read by the hook"
-            settings.refresh_api_key_hook = lambda to: to.api_key.update(
-                # The kubelet renews it.
-                {HEADER: _one_word(Path(path).read_text(encoding="utf-8"), path)}
-            )
-            self.credentials = f"the token in {path}"
+        elif Path(token_file).is_file():
+            self._token_file = token_file
+            self.credentials = f"the token in {token_file}"
         else:
-            self.credentials = f"${COOKIE_VARIABLE}" if cookie else "no credentials"
-        self.client = kfp_server_api.ApiClient(settings, cookie=cookie)
+            self.credentials = f"${COOKIE_VARIABLE}" if self._cookie else "no credentials"
+
+    def headers(self) -> dict[str, str]:
+        """Of a request. Raises UserError or OSError if the credentials cannot be read now."""
+        token = self._token
+        if self._token_file:  # the kubelet renews it
+            token = _one_word(Path(self._token_file).read_text(encoding="utf-8"), self._token_file)
+        authorization = f"Bearer {token}" if token else ""
+        if self.kubeconfig is not None:
+            authorization = self.kubeconfig.authorization() or ""
+        found = {"Accept": "application/json", "Authorization": authorization}
+        return {key: value for key, value in (found | {"Cookie": self._cookie}).items() if value}
 
     @property
     def authorities(self) -> str:
         """Whom this connection trusts to vouch for the server, for people."""
-        used = self.client.configuration.ssl_ca_cert
+        used = self._ca_file
         if self.kubeconfig is not None and used and used != os.environ.get(CA_VARIABLE):
             return (
                 f"the certificate-authority of cluster {self.kubeconfig.cluster!r} in "
@@ -73,22 +81,12 @@ class Connection:
         return True
 
     def _use(self, kubeconfig: Kubeconfig) -> None:
-        """KFP's client never sees the library's own hook: it would set back the host, and with it
-        the path of the proxied service."""
         self.kubeconfig = kubeconfig
         self.credentials = f"context {kubeconfig.context!r} of {kubeconfig.path}"
-        settings, kubernetes = self.client.configuration, kubeconfig.settings
-        settings.host = kubernetes.host.rstrip("/") + PROXIED_SERVICE
-        settings.ssl_ca_cert = kubernetes.ssl_ca_cert
-        settings.api_key.clear()
-        settings.refresh_api_key_hook = None
-        if kubeconfig.authorization() is not None:
-            settings.api_key[HEADER] = "read by the hook"
-            settings.refresh_api_key_hook = lambda to: to.api_key.update(
-                {HEADER: kubeconfig.authorization()}
-            )
+        self.host = kubeconfig.settings.host.rstrip("/") + PROXIED_SERVICE
+        self._ca_file = kubeconfig.settings.ssl_ca_cert
         # With the client certificate, the CA, the server's name in TLS and the HTTP proxy.
-        self.client.rest_client.pool_manager = RESTClientObject(kubernetes).pool_manager
+        self.pool = RESTClientObject(kubeconfig.settings).pool_manager
 
 
 def _ca_file() -> str | None:
@@ -108,8 +106,3 @@ def _one_word(token: str, source: str) -> str:
     if any(character.isspace() for character in token) or not token.isascii():
         raise UserError(f"{source} is no token: it holds spaces, line breaks or special characters")
     return token
-
-
-def _token_file() -> str | None:
-    path = os.environ.get(TOKEN_FILE_VARIABLE, TOKEN_FILE)
-    return path if Path(path).is_file() else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import kfp_server_api  # type: ignore[import-untyped]
+import urllib3
 
 from pipelines.kfp_client.connection import COOKIE_VARIABLE, TOKEN_VARIABLE, Connection
 from pipelines.kfp_client.endpoint import Endpoint
@@ -43,30 +43,30 @@ def not_kfp(endpoint: Endpoint, reason: str, remedy: str = "") -> str:
 
 
 def refused_by_kubernetes(
-    error: kfp_server_api.ApiException, connection: Connection
+    answer: urllib3.BaseHTTPResponse, connection: Connection
 ) -> KfpError | None:
     """The error, if it is one of the API server's, whose proxy leads to KFP; None if it is KFP's
     own."""
-    status = _json(error)
+    status = _json(answer)
     if connection.kubeconfig is None or status.get("kind") != "Status":
         return None
-    said = str(status.get("message") or error.reason)
+    said = str(status.get("message") or answer.reason)
     at = f"Kubernetes ({connection.credentials})"
-    if error.status == 401:
+    if answer.status == 401:
         return KfpError(
             f"{at} does not accept your credentials (HTTP 401: {said})\n"
             f"  sign in again; `kubectl --context {connection.kubeconfig.context} get --raw "
             "/version` must work",
             401,
         )
-    if error.status == 403:
+    if answer.status == 403:
         return KfpError(
             f"{at} does not let you reach Kubeflow Pipelines: {said}\n"
             "  you need get, create and delete of services/proxy, for `ml-pipeline:http`, in "
             "namespace kubeflow; an administrator grants it:\n  " + "\n  ".join(PROXY_GRANTS),
             403,
         )
-    if error.status == 404:
+    if answer.status == 404:
         return KfpError(
             f"{at} has no Kubeflow Pipelines: {said}\n"
             "  expected: the service ml-pipeline in namespace kubeflow. Is it another context "
@@ -74,28 +74,28 @@ def refused_by_kubernetes(
             0,
             transient=False,
         )
-    if error.status == 503:
+    if answer.status == 503:
         return KfpError(
             f"{at} cannot reach Kubeflow Pipelines: {said}\n"
             "  is its pod running? kubectl -n kubeflow get pods -l app=ml-pipeline",
             503,
         )
-    return KfpError(f"{at} cannot reach Kubeflow Pipelines: HTTP {error.status}: {said}", 0)
+    return KfpError(f"{at} cannot reach Kubeflow Pipelines: HTTP {answer.status}: {said}", 0)
 
 
 def explain_refusal(
-    what: str, error: kfp_server_api.ApiException, endpoint: Endpoint, connection: Connection
+    what: str, answer: urllib3.BaseHTTPResponse, endpoint: Endpoint, connection: Connection
 ) -> str:
     """What KFP, or a proxy before it, has said to the request to do `what`."""
-    said = message_of(error)
+    said = _message(answer)
     at = f"Kubeflow Pipelines at {endpoint.host} ({endpoint.found})"
-    if error.status in {301, 302, 303, 307, 308}:
+    if answer.status in {301, 302, 303, 307, 308}:
         return (
             f"{at} sends to a login page: it was asked with {connection.credentials}\n"
             f"  set ${TOKEN_VARIABLE} to a token that it accepts, or ${COOKIE_VARIABLE} to the "
             "cookie of a browser session that is logged in"
         )
-    if error.status == 401:
+    if answer.status == 401:
         if connection.kubeconfig is not None:
             return (
                 f"{at} does not know who you are (HTTP 401: {said}): the API server hands on no "
@@ -107,26 +107,26 @@ def explain_refusal(
             f"{at} refuses to talk to you (HTTP 401: {said}): it was asked with "
             f"{connection.credentials}\n  set ${TOKEN_VARIABLE} to a valid token"
         )
-    if error.status == 403:
+    if answer.status == 403:
         return (
             f"{at}: you may not {what} (HTTP 403: {said}): it was asked with "
             f"{connection.credentials}\n  ask its administrator for the right, or name a namespace "
             "of yours (--namespace)"
         )
-    return f"{at} cannot {what}: HTTP {error.status}: {said}"
+    return f"{at} cannot {what}: HTTP {answer.status}: {said}"
 
 
-def message_of(error: kfp_server_api.ApiException) -> str:
+def _message(answer: urllib3.BaseHTTPResponse) -> str:
     """KFP answers {"code": ..., "message": ...}, its upload {"error_message": ...}, older releases
     {"error": ...}; a proxy before it anything."""
-    body = _json(error)
+    body = _json(answer)
     said = body.get("error") or body.get("message") or body.get("error_message")
-    return str(said or error.reason)
+    return str(said or answer.reason)
 
 
-def _json(error: kfp_server_api.ApiException) -> dict[str, Any]:
+def _json(answer: urllib3.BaseHTTPResponse) -> dict[str, Any]:
     try:
-        body = parse_json(error.body, "the answer")
+        body = parse_json(answer.data, "the answer")
     except (TypeError, ValueError):
         return {}
     return body if isinstance(body, dict) else {}

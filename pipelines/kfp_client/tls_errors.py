@@ -29,8 +29,7 @@ class TlsFailure:
 
 
 def ssl_error(error: BaseException | None) -> ssl.SSLError | None:
-    """OpenSSL's own error behind what urllib3 and kfp_server_api have made of it, None if it is
-    something else."""
+    """OpenSSL's own error behind urllib3's; None if it is something else."""
     while error is not None:
         for each in (error, *error.args):
             if isinstance(each, ssl.SSLError):
@@ -65,7 +64,7 @@ def tls_failure(error: ssl.SSLError, connection: Connection) -> TlsFailure:
 def _not_verified(error: ssl.SSLCertVerificationError, connection: Connection) -> TlsFailure:
     why = error.verify_message.rstrip(".")
     if error.verify_code in UNKNOWN_AUTHORITY:
-        issuer = _issuer(connection.client.configuration.host)
+        issuer = _issuer(connection.host)
         by = f"It was issued by {issuer}, which" if issuer else "Its issuer"
         return TlsFailure(
             f"its TLS certificate cannot be verified ({why}). {by} is not among those trusted: "

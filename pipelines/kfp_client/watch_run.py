@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
 
-from pipelines.kfp_client.api import Kfp
+from pipelines.console import say
+from pipelines.kfp_client.api import Kfp, Object
 from pipelines.kfp_client.errors import KfpError
 
 FIRST_POLL_S = 0.5
@@ -18,8 +18,6 @@ OUT_OF_TOUCH_S = 1800.0
 # Credentials expire until somebody signs in again, and an API server that was restarted forbids
 # everything until it knows the roles: after a first answer both are waited for.
 REFUSED_FOR_A_WHILE = {401, 403}
-
-Say = Callable[..., None]
 
 
 @dataclass(frozen=True)
@@ -50,8 +48,8 @@ class Step:
     seconds: float | None
 
 
-def wait_for_run(kfp: Kfp, run_id: str, say: Say) -> Any:
-    """Tells of every step that changes its state, until the run has ended; returns the run.
+def wait_for_run(kfp: Kfp, run_id: str) -> Object:
+    """Reports every step that changes its state, until the run has ended; returns the run.
 
     Raises OutOfTouchError, and KfpError if KFP refuses to tell of the run from the beginning.
     """
@@ -76,47 +74,52 @@ def wait_for_run(kfp: Kfp, run_id: str, say: Say) -> Any:
             if silent_since is not None:
                 silent_since = None
                 say(f"{kfp.endpoint.host} answers again")
-            state = str(run.state or "PENDING")
+            state = str(run.get("state") or "PENDING")
             if state not in ENDINGS and shown.get("run") != state:
                 shown["run"] = state
                 say(f"run {state}")
             for step in steps_of(run):
                 if shown.get(step.name) != step.state:
                     shown[step.name] = step.state
-                    _tell(step, say)
+                    _say_state(step)
             if state in ENDINGS:
                 return run
         time.sleep(delay)
         delay = min(1.3 * delay, LONGEST_POLL_S)
 
 
-def steps_of(run: Any) -> Iterator[Step]:
+def steps_of(run: Object) -> Iterator[Step]:
     """The steps that have begun, in their order.
 
     KFP lists what Argo runs for a step: `NAME-driver`, which looks into the cache, `NAME`, and
     below it `executor`, which is skipped if the cache has the result. It names no pod and no error
     of a step (kubeflow/pipelines issue 14007).
     """
-    details = (run.run_details and run.run_details.task_details) or []
-    names = {task.display_name for task in details}
-    by_id = {task.task_id: task for task in details}
-    steps = [task for task in details if f"{task.display_name}-driver" in names]
-    for task in sorted(steps, key=lambda task: (task.start_time is None, str(task.start_time))):
-        if task.display_name == "root":
+    details: list[Object] = (run.get("run_details") or {}).get("task_details") or []
+    names = {task.get("display_name") for task in details}
+    by_id = {task.get("task_id"): task for task in details}
+    steps = [task for task in details if f"{task.get('display_name')}-driver" in names]
+    for task in sorted(steps, key=lambda task: task.get("start_time") or "later"):
+        if task["display_name"] == "root":
             continue
-        below = [by_id.get(child.task_id) for child in task.child_tasks or []]
-        below += [each for each in details if each.parent_task_id == task.task_id]
-        executors = [each for each in below if each and each.display_name == "executor"]
-        state = str(task.state or "PENDING")
-        if state == SUCCEEDED and any(each.state == "SKIPPED" for each in executors):
+        below = [by_id.get(child.get("task_id")) for child in task.get("child_tasks") or []]
+        below += [each for each in details if each.get("parent_task_id") == task["task_id"]]
+        executors = [each for each in below if each and each.get("display_name") == "executor"]
+        state = str(task.get("state") or "PENDING")
+        if state == SUCCEEDED and any(each.get("state") == "SKIPPED" for each in executors):
             state = "CACHED"
-        seconds = None
-        if task.start_time and task.end_time and task.end_time >= task.start_time:
-            seconds = (task.end_time - task.start_time).total_seconds()
-        yield Step(task.display_name, state, seconds)
+        yield Step(task["display_name"], state, _seconds(task))
 
 
-def _tell(step: Step, say: Say) -> None:
+def _seconds(task: Object) -> float | None:
+    """None if it has not ended."""
+    if not (task.get("start_time") and task.get("end_time")):
+        return None
+    started, ended = (datetime.fromisoformat(task[key]) for key in ("start_time", "end_time"))
+    return (ended - started).total_seconds() if ended >= started else None
+
+
+def _say_state(step: Step) -> None:
     took = f" in {timedelta(seconds=round(step.seconds))}" if step.seconds is not None else ""
     if step.state == SUCCEEDED:
         say(f"  {step.name}: done{took}", fg="green")

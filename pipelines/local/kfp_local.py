@@ -1,4 +1,4 @@
-"""Runs the pipeline on this machine, through kfp's own local runner."""
+"""Runs a pipeline on this machine, through kfp's own local runner."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from typing import Any
 
 from kfp import local
 from kfp.dsl.base_component import BaseComponent
-from kfp.local import subprocess_task_handler
-from kfp.local.orchestrator import enhanced_dag_orchestrator as dag_orchestrator
 
+from pipelines.console import say
 from pipelines.local.gpus import Slots
-from pipelines.local.processes import StepOutput, adopt_orphans, run_process, stop_descendants
+from pipelines.local.kfp_private import cacheable_steps, number_of_steps, steps_started_by
+from pipelines.local.processes import adopt_orphans, run_process, stop_descendants
 from pipelines.local.step_cache import StepCache, StepCall
+from pipelines.local.step_output import StepOutput
 from sdpose.errors import FAILURE_FILE_VARIABLE, USER_ERROR_EXIT_CODE
 from sdpose.locking import only_one
 
-Say = Callable[..., None]
 RUN_FILE = "run.json"  # what the last run was given, for its resumption
 
 
@@ -52,7 +52,7 @@ class StepError(Exception):
             with contextlib.suppress(ValueError):
                 reason = f"killed by {signal.Signals(self.exit_code - 128).name}"
         if reason.endswith("SIGKILL"):
-            reason += ", by a person or for want of memory"
+            reason += " (out of memory, or by hand)"
         last_lines = "\n".join(f"    {line}" for line in self.tail) or "    (no output)"
         return f"step '{self.step}' failed ({reason}); its last lines:\n{last_lines}"
 
@@ -61,18 +61,23 @@ def run_local(
     pipeline: BaseComponent,
     arguments: dict[str, Any],
     folder: Path,
-    say: Say,
     *,
     cache: bool,
     parallel: int = 1,
 ) -> dict[str, float]:
-    """Runs the steps one after the other; returns the seconds that each took.
+    """Runs the steps one after the other.
 
-    parallel: iterations of a loop that run at once; they share the machine's GPUs out.
-    folder: for kfp's log, the artifacts that steps hand on (the last run's are removed), and what
-    is kept of steps for the next run. cache: steps that have not changed are not run again.
-    say: prints one line for people; takes `bold`, `fg` as click.style does.
-    Raises StepError. Whatever happens, no process that was started is left.
+    Whatever happens, no process that was started is left.
+
+    Args:
+        folder: for kfp's log, the artifacts that steps hand on (the last run's are removed), and
+            what is kept of steps for the next run.
+        cache: steps that have not changed are not run again.
+        parallel: iterations of a loop that run at once; they share the machine's GPUs out.
+    Returns:
+        The seconds that each step took.
+    Raises:
+        StepError: a step failed.
     """
     taken = (
         f"another run uses this work dir now: {folder.parent}; wait for it, or choose another "
@@ -82,23 +87,27 @@ def run_local(
         only_one(folder, otherwise=taken),
         tempfile.TemporaryDirectory(prefix="sdpose-") as scratch,
     ):
-        steps = _Steps(
-            pipeline,
-            arguments,
-            Path(scratch),
-            say,
-            StepCache(folder / "steps"),
-            cache,
-            Slots(parallel),
-        )
+        kept = StepCache(folder / "steps")
+        steps = _Steps(pipeline, arguments, Path(scratch), kept, cache, Slots(parallel))
         last = {"cwd": str(Path.cwd()), "arguments": arguments}
         (folder / RUN_FILE).write_text(json.dumps(last, indent=1) + "\n", encoding="utf-8")
         artifacts = folder / "artifacts"
         shutil.rmtree(artifacts, ignore_errors=True)
         adopt_orphans()
         try:
-            with (folder / "kfp.log").open("w") as log, contextlib.redirect_stdout(log):
-                _run_by_kfp(pipeline, arguments, artifacts, steps)
+            with (
+                (folder / "kfp.log").open("w") as log,
+                contextlib.redirect_stdout(log),
+                steps_started_by(steps.run, parallel),
+                warnings.catch_warnings(),
+            ):
+                warnings.simplefilter("ignore")  # of images and GPUs that mean nothing here
+                local.init(
+                    runner=local.SubprocessRunner(use_venv=False),
+                    pipeline_root=str(artifacts),
+                    enable_caching=False,
+                )
+                _in_a_thread(lambda: pipeline(**arguments), steps.refuse)
         except RuntimeError:  # kfp's; it says no more than that a task failed
             if steps.failure is None:
                 raise
@@ -106,37 +115,6 @@ def run_local(
         finally:
             stop_descendants()
         return steps.seconds
-
-
-def _run_by_kfp(
-    pipeline: BaseComponent, arguments: dict[str, Any], artifacts: Path, steps: _Steps
-) -> None:
-    # kfp.local reads a step's output line by line into print(), which breaks progress bars; it
-    # drops the exit code; and it leaves the step running if this process is told to end. So steps
-    # are started here, at the one function of kfp.local that starts them. It also runs two
-    # iterations of a loop at most.
-    original = subprocess_task_handler.run_local_subprocess
-    subprocess_task_handler.run_local_subprocess = steps.run
-    executor = dag_orchestrator.ParallelExecutor
-    dag_orchestrator.ParallelExecutor = lambda: _Parallel(steps.slots.count)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of images and GPUs that mean nothing here
-            local.init(
-                runner=local.SubprocessRunner(use_venv=False),
-                pipeline_root=str(artifacts),
-                enable_caching=False,
-            )
-            _in_a_thread(lambda: pipeline(**arguments), steps.refuse)
-    finally:
-        subprocess_task_handler.run_local_subprocess = original
-        dag_orchestrator.ParallelExecutor = executor
-
-
-class _Parallel(dag_orchestrator.ParallelExecutor):
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.max_workers = self.conservative_max = count
 
 
 def _in_a_thread(work: Callable[[], object], refuse: Callable[[], None]) -> None:
@@ -175,61 +153,66 @@ class _Steps:
         pipeline: BaseComponent,
         arguments: dict[str, Any],
         scratch: Path,
-        say: Say,
         kept: StepCache,
         cache: bool,
         slots: Slots,
     ) -> None:
         self.seconds: dict[str, float] = {}
         self.failure: StepError | None = None
-        self.slots = slots
-        self._caching = _cacheable_steps(pipeline)
-        self._kept = kept
-        self._cache = cache
+        self._cacheable = cacheable_steps(pipeline)
+        self._kept, self._cache, self._slots = kept, cache, slots
         self._scratch = scratch
         self._env = {
             **os.environ,
             "PYTHONUNBUFFERED": "1",
             "TMPDIR": str(scratch),  # kfp's wrapper leaves a folder behind in there at every step
         }
-        self._say = say
         self._refused = False
         self._lock = threading.Lock()  # a person reads one line at a time
         self._count = itertools.count(1)
-        self._total = _number_of_steps(pipeline, arguments)
+        self._total = number_of_steps(pipeline, arguments)
 
     def refuse(self) -> None:
         """Nothing more is started."""
         self._refused = True
 
     def run(self, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
+        """Runs a step, or takes its earlier result; returns its exit code."""
         call = StepCall.of(full_command)
-        slot = self.slots.take()
+        slot = self._slots.take()
         try:
-            return self._run(call, full_command, self._env | slot | (env_vars or {}))
-        finally:
-            self.slots.give_back(slot)
-
-    def _run(self, call: StepCall, command: list[str], env: dict[str, str]) -> int:
-        if self._refused:
-            return 1
-        number = next(self._count)
-        title = f"[{number}/{self._total}] {call.title}"
-        self._say(title, bold=True)
-        cacheable = self._caching[call.name]
-        if cacheable and self._cache:
-            reason = self._kept.reason_to_run(call)
-            if reason is None:
-                at = self._kept.restore(call)
-                self.seconds[call.title] = 0.0
-                self._say(
-                    f"{title}: nothing that it depends on has changed; its result of {at} is used",
-                    fg="green",
-                )
+            if self._refused:
+                return 1
+            number = next(self._count)
+            title = f"[{number}/{self._total}] {call.title}"
+            say(title, bold=True)
+            if self._take_earlier_result(call, title):
                 return 0
-            if reason:
-                self._say(f"{title}: runs again: {reason}")
-        alone = self.slots.count == 1
+            env = self._env | slot | (env_vars or {})
+            return self._run(call, full_command, env, title, number)
+        finally:
+            self._slots.give_back(slot)
+
+    def _take_earlier_result(self, call: StepCall, title: str) -> bool:
+        if not (self._cacheable[call.name] and self._cache):
+            return False
+        reason = self._kept.reason_to_run(call)
+        if reason is None:
+            at = self._kept.restore(call)
+            self.seconds[call.title] = 0.0
+            say(
+                f"{title}: nothing that it depends on has changed; its result of {at} is used",
+                fg="green",
+            )
+            return True
+        if reason:
+            say(f"{title}: runs again: {reason}")
+        return False
+
+    def _run(
+        self, call: StepCall, command: list[str], env: dict[str, str], title: str, number: int
+    ) -> int:
+        alone = self._slots.count == 1
         output = StepOutput(self._writer("" if alone else call.title))
         failure_file = self._scratch / f"failure_{number}.txt"
         start = time.monotonic()
@@ -239,11 +222,11 @@ class _Steps:
         if self._refused:
             return code
         if code == 0:
-            if cacheable:
+            if self._cacheable[call.name]:
                 self._kept.keep(call)
-            self._say(f"{title}: done in {taken:.1f} s", fg="green")
+            say(f"{title}: done in {taken:.1f} s", fg="green")
             return 0
-        self._say(f"{title}: failed after {taken:.1f} s", fg="red")
+        say(f"{title}: failed after {taken:.1f} s", fg="red")
         message = None
         if code == USER_ERROR_EXIT_CODE and failure_file.exists():
             message = failure_file.read_text(encoding="utf-8")
@@ -267,25 +250,3 @@ class _Steps:
                 stream.flush()
 
         return write
-
-
-def _number_of_steps(pipeline: BaseComponent, arguments: dict[str, Any]) -> int:
-    """A loop, over a parameter of the pipeline, has as many as that has items."""
-    count = 0
-    for task in pipeline.pipeline_spec.root.dag.tasks.values():
-        items = task.parameter_iterator.items.input_parameter
-        count += len(arguments[items.removeprefix("pipelinechannel--")]) if items else 1
-    return count
-
-
-def _cacheable_steps(pipeline: BaseComponent) -> dict[str, bool]:
-    """Of every step, those in loops too, by its function's name: may its result be used again?"""
-    spec = pipeline.pipeline_spec
-    dags = [spec.root.dag, *(c.dag for c in spec.components.values() if c.HasField("dag"))]
-    return {
-        task.component_ref.name.removeprefix("comp-").replace("-", "_"): (
-            task.caching_options.enable_cache
-        )
-        for dag in dags
-        for task in dag.tasks.values()
-    }

@@ -7,7 +7,6 @@ import ctypes
 import fcntl
 import os
 import pty
-import re
 import select
 import signal
 import subprocess
@@ -16,131 +15,29 @@ import termios
 import threading
 import time
 import tty
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import psutil
 
+from components.interrupts import interrupted_by
+from pipelines.local.step_output import StepOutput
 from sdpose.signals import GRACE_SECONDS, REPEAT_SECONDS
 
 MARGIN_S = 2.0  # for a training that takes all of its time to end itself
-TAIL_LINES = 30  # a killed training's loader processes may say 20 of them
 PR_SET_CHILD_SUBREAPER = 36
-
-_ANSI = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
-# What kfp's executor says before and after a component's own output.
-_LEADING_ANSI = re.compile(rb"(?:\x1b\[[0-9;?]*[A-Za-z])*")
-_CUT_ANSI = re.compile(rb"\x1b(?:\[[0-9;?]*)?")
-_EXECUTOR = b"[KFP Executor "
-_EXECUTOR_CHATTER = re.compile(
-    rb"\[KFP Executor [^\]]*\]: (Looking for component|Loading KFP component|Got executor_input"
-    rb"|Wrote executor output|Did not write output)"
-)
-_EXECUTOR_PREFIX = re.compile(rb"\[KFP Executor [0-9,:\- ]* (\w+)\]: ")
-
-
-class StepOutput:
-    """Hands a step's output on as it comes, without kfp's own lines, and keeps its end.
-
-    Bytes pass through unchanged, carriage returns and colours too, so that progress bars survive.
-    """
-
-    def __init__(self, write: Callable[[bytes], object]) -> None:
-        self._write = write
-        self._line = b""
-        self._overwritten = b""  # what stood in this line before the last carriage return
-        self._held = b""
-        self._inside_executor_input = False
-        self._tail: deque[bytes] = deque(maxlen=TAIL_LINES)
-
-    def feed(self, data: bytes) -> None:
-        for piece in re.split(rb"(?<=[\n\r])", self._held + data):
-            self._held = b""
-            if piece.endswith((b"\n", b"\r")) or not self._may_be_kfps(piece):
-                self._pass_on(piece)
-            else:
-                self._held = piece
-
-    def close(self) -> None:
-        self._pass_on(self._held)
-        self._held = b""
-        if not self._at_line_start():
-            self._tail.append(self._line)
-            self._write(b"\n")
-
-    @property
-    def tail(self) -> list[str]:
-        """The last lines, as a person saw them."""
-        lines = (_ANSI.sub(b"", line).decode(errors="replace").rstrip() for line in self._tail)
-        return [line for line in lines if line]
-
-    def _may_be_kfps(self, piece: bytes) -> bool:
-        if self._inside_executor_input:
-            return True
-        text = _LEADING_ANSI.sub(b"", piece, count=1)
-        undecided = _EXECUTOR.startswith(text) or _CUT_ANSI.fullmatch(text)
-        return self._at_line_start() and bool(undecided or text.startswith(_EXECUTOR))
-
-    def _at_line_start(self) -> bool:
-        return not _ANSI.sub(b"", self._line)
-
-    def _pass_on(self, piece: bytes) -> None:
-        if self._inside_executor_input:
-            self._inside_executor_input = piece.rstrip() != b"}"
-            return
-        if self._at_line_start():
-            escapes = _LEADING_ANSI.match(piece)
-            assert escapes is not None  # it matches nothing, too
-            text = piece[escapes.end() :]
-            if chatter := _EXECUTOR_CHATTER.match(text):
-                self._inside_executor_input = chatter[1] == b"Got executor_input"
-                text = b""
-            piece = escapes[0] + _EXECUTOR_PREFIX.sub(rb"\1: ", text, count=1)
-        self._write(piece)
-        self._line += piece
-        if piece.endswith(b"\r"):
-            self._overwritten, self._line = self._line, b""
-        elif piece.endswith(b"\n"):
-            self._tail.append(self._line if self._line.strip() else self._overwritten)
-            self._overwritten, self._line = b"", b""
-
-
-class Interrupted(BaseException):
-    """Ctrl-C, or a request to end."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
-        self.exit_code = 128 + signum
 
 
 _hurry = threading.Event()  # asked twice: nothing is waited for any more
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Turns the first SIGINT, SIGTERM or SIGHUP into `Interrupted`; a second one kills at once.
+def interruptible() -> contextlib.AbstractContextManager[None]:
+    """Turns the first SIGINT, SIGTERM or SIGHUP into `Interrupted`; a second one kills at once."""
 
-    The handlers are installed even where SIGINT is ignored, as it is for `submit.py &` in a script.
-    """
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    def again(seconds: float) -> None:
+        if seconds > REPEAT_SECONDS:
+            _hurry.set()
 
-    def interrupt(signum: int, _frame: object) -> None:
-        first = time.monotonic()
-
-        def again(_signum: int, _frame: object) -> None:
-            if time.monotonic() - first > REPEAT_SECONDS:
-                _hurry.set()
-
-        for each in signals:
-            signal.signal(each, again)
-        raise Interrupted(signum)
-
-    before = {each: signal.signal(each, interrupt) for each in signals}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+    return interrupted_by(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, again=again)
 
 
 def run_process(

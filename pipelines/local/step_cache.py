@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.changes import changes, shortened
+from pipelines.local.kfp_private import read_command
 from sdpose.documents import read_json
 from sdpose.files import link_or_copy, sha256_of_file, walk, write_atomically
 
@@ -38,13 +39,10 @@ class StepCall:
 
     @classmethod
     def of(cls, command: list[str]) -> StepCall:
-        position = command.index("--executor_input") + 1
-        executor_input = json.loads(command[position])
-        # The folder that the shell unpacks the code to differs each time, the code does not.
-        code = [part for index, part in enumerate(command) if index != position]
+        name, executor_input, code = read_command(command)
         inputs, outputs = executor_input.get("inputs", {}), executor_input["outputs"]
         return cls(
-            name=command[command.index("--function_to_execute") + 1],
+            name=name,
             key={
                 **inputs.get("parameterValues", {}),
                 "the step's own code": hashlib.sha256("\0".join(code).encode()).hexdigest(),

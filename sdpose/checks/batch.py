@@ -1,4 +1,4 @@
-"""Does the batch fit? Tried: real steps and an evaluation batch, with all options of the run."""
+"""Checks that the batch fits the GPU: real steps and an evaluation, with the run's options."""
 
 from __future__ import annotations
 
@@ -110,15 +110,14 @@ class Trial:
         return batch
 
 
-def check_batch(experiment: Experiment, report: Report) -> Checkpoint:
-    """Looks whether the batch fits a GPU; returns a checkpoint of the run's size."""
+def check_batch(experiment: Experiment, report: Report) -> None:
+    """Reports whether the batch fits the GPU, or how large one that fits is."""
     if torch.cuda.is_available():
         _try_on_gpu(experiment, report)
     else:
         report.unknown.append(
             f"batch: data.samples_per_gpu {experiment.data.samples_per_gpu} was not tried: no GPU"
         )
-    return Trial(experiment, torch.device("cpu")).checkpoint()
 
 
 def _try_on_gpu(experiment: Experiment, report: Report) -> None:

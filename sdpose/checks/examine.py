@@ -1,4 +1,4 @@
-"""`sdpose doctor`: the questions that people ask before a run, answered by trying."""
+"""`sdpose doctor`: everything that a training on this machine needs, checked by trying it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sdpose import tracking
 from sdpose.checks.batch import Trial, check_batch
 from sdpose.checks.first_steps import try_steps
 from sdpose.checks.names import check_mlflow, check_registry
-from sdpose.checks.quick_check import Glance, glance_at_coco
+from sdpose.checks.quick_check import QuickCheck, quick_check
 from sdpose.checks.report import Report
 from sdpose.checks.services import check_tracking, check_writable, time_limits
 from sdpose.checks.space import Need, check_space
@@ -29,27 +29,27 @@ PACKED_SAMPLE_BYTES = 220_000  # the pixels that a crop reads
 
 
 def examine(experiment: Experiment, *, overwrite: bool = False, steps: int = 0) -> Report:
-    """Everything that a training of the experiment on this machine needs.
+    """Checks everything that a training of the experiment on this machine needs.
 
-    Nothing is changed: what is written for trial is removed.
+    Changes nothing: what it writes for trial is removed.
 
     Args:
         overwrite: as `sdpose train` has it.
         steps: how many steps to train on the dataset, if nothing of it is missing.
     """
     report = Report("doctor")
-    glance = _check_data(experiment, report)
-    if steps and not glance.problems:
+    check = _check_data(experiment, report)
+    if steps and not check.problems:
         try_steps(experiment, steps, report)
-    checkpoint = check_batch(experiment, report)
+    check_batch(experiment, report)
+    trial = Trial(experiment, torch.device("cpu"))
     _check_shared_memory(experiment, report)
     with time_limits():
         mirror = _check_mirror(experiment, report)
-        model = Trial(experiment, torch.device("cpu")).model
-        check_start(experiment, model, mirror, report, overwrite=overwrite)
-        packs = [Need("the pack", *glance.pack)] if glance.pack else []
+        check_start(experiment, trial.model, mirror, report, overwrite=overwrite)
+        packs = [Need("the pack", *check.pack)] if check.pack else []
         registry = _open_registry(report)
-        check_space(experiment, checkpoint, mirror[0], registry, packs, report)
+        check_space(experiment, trial.checkpoint(), mirror[0], registry, packs, report)
         if registry is not None:
             _check_registry(experiment, registry, report)
         if any(hook.type == "MlflowLoggerHook" for hook in experiment.log_config.hooks):
@@ -57,13 +57,13 @@ def examine(experiment: Experiment, *, overwrite: bool = False, steps: int = 0) 
     return report
 
 
-def _check_data(experiment: Experiment, report: Report) -> Glance:
-    glance = glance_at_coco(experiment)
-    report.fine += glance.lines
-    report.warnings += glance.warnings
-    for what, remedy in glance.problems:
+def _check_data(experiment: Experiment, report: Report) -> QuickCheck:
+    check = quick_check(experiment)
+    report.fine += check.lines
+    report.warnings += check.warnings
+    for what, remedy in check.problems:
         report.problem(what, remedy)
-    return glance
+    return check
 
 
 def _check_shared_memory(experiment: Experiment, report: Report) -> None:
@@ -92,7 +92,7 @@ def _check_shared_memory(experiment: Experiment, report: Report) -> None:
 
 
 def _check_mirror(experiment: Experiment, report: Report) -> tuple[Store | None, list[str]]:
-    """Store and keys, as `open_mirror` gives them; (None, []) if it is of no use."""
+    """Store and keys, as `open_mirror` gives them; (None, []) if it cannot be used."""
     uri = run_paths(experiment).mirror
     if uri is None:
         return None, []
@@ -106,7 +106,7 @@ def _check_mirror(experiment: Experiment, report: Report) -> tuple[Store | None,
 
 
 def _open_registry(report: Report) -> Store | None:
-    """None if it is of no use."""
+    """None if it cannot be used."""
     root = registry_root()
     if root.startswith("s3:"):
         return check_writable(root, "the model registry", report, conditional=True)

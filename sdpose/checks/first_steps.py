@@ -1,4 +1,4 @@
-"""Do the first steps on the dataset go well? Tried: loader, augmentation, losses, gradients."""
+"""Trains the first steps on the dataset: loader, augmentation, losses, gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the experiment's name stand for these settings alone?"""
+"""Checks that no other settings have run under the experiment's name (registry, MLflow)."""
 
 from __future__ import annotations
 

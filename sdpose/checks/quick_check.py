@@ -1,4 +1,4 @@
-"""A look at a dataset that takes seconds: are the files there, and do some of them decode?
+"""A check of the dataset that takes seconds: the files are there, and some of them decode.
 
 `prepare_coco` reads every byte, for minutes the first time; this is for the moment before a run.
 """
@@ -28,7 +28,7 @@ _THREADS = 16  # a file system on the network answers many at once
 
 
 @dataclass(frozen=True)
-class Glance:
+class QuickCheck:
     """lines: what was seen, for people. problems: what is wrong, and what to do. warnings: what a
     training would go on with, though hardly meant. pack: the folder and size in bytes of the
     training pack that `prepare_coco` is going to make, if any."""
@@ -39,12 +39,12 @@ class Glance:
     pack: tuple[Path, int] | None = None
 
 
-def glance_at_coco(experiment: Experiment) -> Glance:
+def quick_check(experiment: Experiment) -> QuickCheck:
     """Annotations are read whole, every image is looked for, some are decoded."""
     root = Path(experiment.data_root)
     if not root.is_dir():
         what = f"data_root is not a folder: {root.absolute()}"
-        return Glance((), ((what, how_to_get_data(experiment)),))
+        return QuickCheck((), ((what, how_to_get_data(experiment)),))
     texts: list[str] = []
     splits = {name: read_split(experiment, name, texts) for name in ("train", "val")}
     remedy = how_to_get_data(experiment)
@@ -78,7 +78,7 @@ def glance_at_coco(experiment: Experiment) -> Glance:
             f"there, {decoded} of them decoded{left_out}{boxes}"
         )
     pack = _pack_to_make(experiment, splits["train"])
-    return Glance(tuple(lines), tuple(problems), tuple(once(warnings)), pack)
+    return QuickCheck(tuple(lines), tuple(problems), tuple(once(warnings)), pack)
 
 
 def _pack_to_make(experiment: Experiment, train: Split | None) -> tuple[Path, int] | None:

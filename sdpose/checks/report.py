@@ -1,4 +1,4 @@
-"""What was found: everything, not the first thing."""
+"""The report of pre-run checks: every problem, each with its remedy."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Problem:
 
 @dataclass
 class Report:
-    """Lines for people. `warnings` is what runs, though it is hardly meant; `unknown` is what could
-    not be looked at from here, and why."""
+    """Lines for people. `warnings`: runs, but is probably not intended. `unknown`: could not be
+    checked from here, and why."""
 
     title: str
     fine: list[str] = field(default_factory=list)
@@ -33,8 +33,8 @@ class Report:
         self.problems.append(Problem(what, remedy))
 
     def error(self, what: str, error: UserError | OSError, remedy: str = "") -> None:
-        """A problem that an error tells of: `what`, if that is not "", and its first line; its own
-        remedy goes before `remedy`."""
+        """Adds an error as a problem: `what`, if that is not "", and its first line; its own remedy
+        comes before `remedy`."""
         first, _, rest = str(error).partition("\n")
         lines = [line.strip() for line in rest.splitlines()]
         self.problem(
@@ -62,7 +62,7 @@ class Report:
             ]
         )
 
-    def settle(self) -> str:
+    def raise_if_problems(self) -> str:
         """The summary; raises UserError with it if there is any problem."""
         if self.problems:
             raise UserError(self.summary())

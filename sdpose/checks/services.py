@@ -1,4 +1,4 @@
-"""Stores and MLflow: can they be reached, and written? Asked with time limits."""
+"""Checks that stores and MLflow can be reached and written, with short timeouts."""
 
 from __future__ import annotations
 
@@ -36,8 +36,10 @@ def time_limits() -> Iterator[None]:
 
 
 def check_writable(uri: str, what: str, report: Report, *, conditional: bool) -> Store | None:
-    """The store, if an object could be written, read and removed there. conditional: it must know
-    conditional writes, too."""
+    """The store, if an object could be written, read and removed there; None if not.
+
+    conditional: it must support conditional writes, too.
+    """
     key = f"{PROBE_FOLDER}/{uuid.uuid4().hex}"
     try:
         store = open_store(uri)

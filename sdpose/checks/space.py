@@ -1,4 +1,4 @@
-"""Is there room for the checkpoints to come? One is written for trial, and the others reckoned."""
+"""Checks that there is room for the run's checkpoints: one is written, the others are counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What would a run in this work dir begin with?"""
+"""Checks what a run in this work dir would start from: a checkpoint, weights, or nothing."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ from sdpose.cli import (
     steps,
     ui,
 )
-from sdpose.cli.habits import explain
 from sdpose.cli.text import echo
+from sdpose.cli.usage_hints import explain
 from sdpose.errors import UserError, user_errors
 
 

@@ -1,4 +1,4 @@
-"""`sdpose doctor`: is all there that a training needs?"""
+"""`sdpose doctor`: the pre-run checks."""
 
 from __future__ import annotations
 

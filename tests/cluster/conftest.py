@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import subprocess
 import threading
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from components.launcher.run import run_job
+from components.launcher.launch import run_job
 from components.profile import Cluster, parse_cluster
 from sdpose.config import Experiment, load_experiment
 from tests.cluster.kinds import PYTORCHJOB, JobFacts
@@ -128,6 +130,19 @@ def results(kube: KubeCluster) -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def logged_to(said: list[str]) -> Iterator[None]:
+    """Inside, what the launcher logs is in the list."""
+    logger, handler = logging.getLogger("components"), logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
 @pytest.fixture
 def launch(
     kube: KubeCluster, experiment: Experiment, profile: Cluster, tmp_path: Path, job_kind: JobFacts
@@ -142,14 +157,14 @@ def launch(
     ) -> list[str]:
         said = [] if said is None else said
         changes.setdefault("train_api", job_kind.train_api)
-        run_job(
-            experiment,
-            parse_cluster(profile.model_dump_json(), **changes),
-            run_id=run_id,
-            log=tmp_path / "log.txt",
-            say=said.append,
-            before_creation=before_creation,
-        )
+        with logged_to(said):
+            run_job(
+                experiment,
+                parse_cluster(profile.model_dump_json(), **changes),
+                run_id=run_id,
+                log=tmp_path / "log.txt",
+                before_creation=before_creation,
+            )
         return said
 
     return run

@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from components.launcher.run import run_job, say
+from components.launcher.launch import log_to_stdout, run_job
 from components.profile import dump_cluster, load_cluster
 from pipelines.local.run_local import run_here
 from pipelines.sdpose_pipeline import make_pipeline
@@ -22,7 +22,8 @@ def main(what: str, folder: Path) -> None:
     cluster = load_cluster(folder / "cluster.yaml")
     if what == "job":
         run_id = os.environ["SDPOSE_RUN_ID"]
-        run_job(experiment, cluster, run_id=run_id, log=folder / "log.txt", say=say)
+        log_to_stdout()
+        run_job(experiment, cluster, run_id=run_id, log=folder / "log.txt")
     else:
         # The cluster's own pipeline, its steps run here one after the other by kfp's local runner.
         arguments = {

@@ -10,7 +10,7 @@ import pytest
 
 from components.kube import api, connection, kubeconfig
 from components.kube.errors import ApiRefusedError, ApiUnavailableError
-from components.launcher.outcome import JobError
+from components.launcher.failure import JobError
 from sdpose.errors import UserError
 from tests.cluster.conftest import Launch, Meanwhile, running, until
 from tests.cluster.kube import KubeCluster

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from components.launcher.outcome import JobError
-from components.launcher.run import run_job
+from components.launcher.failure import JobError
+from components.launcher.launch import run_job
 from components.profile import parse_cluster
 from sdpose.config import load_experiment
 from sdpose.errors import PEER_ERROR, PEER_LOST
 from sdpose.tools.synthetic.dataset import write_synthetic_coco
-from tests.cluster.conftest import IMAGE, Launch
+from tests.cluster.conftest import IMAGE, Launch, logged_to
 from tests.cluster.kube import KubeCluster
 
 # Rank 0 says what SAYS holds and goes on ending, as after an error that closes its uploads; rank 1
@@ -132,8 +132,8 @@ def test_a_users_error_of_rank_0_in_a_real_training(
         "quickstart", ("data.samples_per_gpu=4",), **cluster.places("quickstart")
     )
     said: list[str] = []
-    with pytest.raises(JobError) as failure:
-        run_job(experiment, cluster, run_id="r", log=tmp_path / "log.txt", say=said.append)
+    with logged_to(said), pytest.raises(JobError) as failure:
+        run_job(experiment, cluster, run_id="r", log=tmp_path / "log.txt")
     text = str(failure.value)
     blamed, _, lines = text.partition("its last lines:")
     assert MASTER[train_api] in blamed, text

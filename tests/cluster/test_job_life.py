@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from components.launcher.outcome import JobError
-from components.launcher.restarts import ANNOTATION
+from components.launcher.failure import JobError
+from components.launcher.termination import ANNOTATION
 from components.profile import Cluster, dump_cluster, parse_cluster
 from sdpose.config import Experiment, dump_experiment
 from sdpose.errors import UserError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from components.launcher.outcome import JobError
+from components.launcher.failure import JobError
 from tests.cluster.conftest import Launch, Meanwhile, until
 from tests.cluster.kinds import EACH_KIND, JobFacts
 from tests.cluster.kube import KubeCluster
@@ -92,9 +92,9 @@ def test_a_job_that_kueue_does_not_manage_never_starts(
     job_kind: JobFacts,
 ) -> None:
     """As a PyTorchJob with Kueue 0.19 and later, at its defaults."""
-    monkeypatch.setattr("components.launcher.queue.WORKLOAD_S", 1.0)
+    monkeypatch.setattr("components.launcher.kueue.WORKLOAD_S", 1.0)
     monkeypatch.setattr("components.kube.api.BRIEF_BUDGET_S", 1.0)
-    monkeypatch.setattr("components.launcher.schema.CONFIRM_S", 0.1)
+    monkeypatch.setattr("components.launcher.kinds.CONFIRM_S", 0.1)
     if installed:
         kube.install_kueue()
     with pytest.raises(JobError) as failure:
@@ -118,7 +118,7 @@ def test_a_kueue_that_cannot_be_asked_is_no_reason_to_remove_the_job(
     job_kind: JobFacts,
 ) -> None:
     for name, value in (("WORKLOAD_S", 0.2), ("CHECK_EVERY_S", 0.2)):
-        monkeypatch.setattr(f"components.launcher.queue.{name}", value)
+        monkeypatch.setattr(f"components.launcher.kueue.{name}", value)
     monkeypatch.setattr("components.kube.api.BRIEF_BUDGET_S", 0.2)
     kueue = kube.install_kueue(job_kind.plural)
     kueue.set_quota("insufficient quota")

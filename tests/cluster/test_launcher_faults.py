@@ -17,8 +17,8 @@ import pytest
 
 from components.kube import api, watch
 from components.kube.errors import ApiError
-from components.launcher import logs, submit, supervise
-from components.launcher.outcome import JobError
+from components.launcher import lifecycle, logs, supervise
+from components.launcher.failure import JobError
 from tests.cluster.conftest import Launch, Meanwhile, run_in_a_workflow, running, until
 from tests.cluster.kinds import KINDS, PYTORCHJOB, JobFacts
 from tests.cluster.kube import KubeCluster
@@ -79,8 +79,8 @@ def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "FIRST_DELAY_S", 0.05)
     monkeypatch.setattr(api, "READ_TIMEOUT_S", 2.0)
     monkeypatch.setattr(api, "BRIEF_BUDGET_S", 5.0)
-    monkeypatch.setattr(submit, "REMOVAL_MARGIN_S", 5.0)
-    monkeypatch.setattr(submit, "POLL_S", 0.1)
+    monkeypatch.setattr(lifecycle, "REMOVAL_MARGIN_S", 5.0)
+    monkeypatch.setattr(lifecycle, "POLL_S", 0.1)
     for module in (watch, logs):
         monkeypatch.setattr(module, "PAUSE_S", 0.1)
         monkeypatch.setattr(module, "SILENCE_S", 3.0)

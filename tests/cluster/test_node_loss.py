@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from components.launcher import submit, supervise
+from components.launcher import lifecycle, supervise
 from components.launcher.build import build_job, job_name
-from components.launcher.outcome import JobError
+from components.launcher.failure import JobError
 from components.profile import Cluster
 from sdpose.config import Experiment
 from tests.cluster.conftest import Launch, Meanwhile, running, until
@@ -41,7 +41,7 @@ def two_nodes(kube: KubeCluster, results: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(supervise, "EXPLAIN_EVERY_S", 0.5)
     # Of a node that is lost nobody gets the last lines.
     monkeypatch.setattr(supervise, "LAST_LINES_S", 2.0)
-    monkeypatch.setattr(submit, "REMOVAL_MARGIN_S", 2.0)
+    monkeypatch.setattr(lifecycle, "REMOVAL_MARGIN_S", 2.0)
     kube.add_node("node-2")
     (results / "hold").touch()
     return kube

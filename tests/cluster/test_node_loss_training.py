@@ -11,13 +11,13 @@ import pytest
 from servers.s3 import S3Server
 
 from components.launcher import supervise
-from components.launcher.run import run_job
+from components.launcher.launch import run_job
 from components.profile import parse_cluster
 from sdpose.config import load_experiment
 from sdpose.files import sha256_of_file
 from sdpose.storage import open_store
 from sdpose.tools.synthetic.dataset import write_synthetic_coco
-from tests.cluster.conftest import IMAGE, Meanwhile, running, until
+from tests.cluster.conftest import IMAGE, Meanwhile, logged_to, running, until
 from tests.cluster.kube import KubeCluster
 from tests.cluster.test_node_loss import TOLERATES
 
@@ -85,7 +85,8 @@ def test_training_goes_on_elsewhere_from_the_mirror(
         kube.delete_node(node)
 
     meanwhile(lose)
-    run_job(experiment, cluster, run_id="run-1", log=tmp_path / "log.txt", say=said.append)
+    with logged_to(said):
+        run_job(experiment, cluster, run_id="run-1", log=tmp_path / "log.txt")
     text = "\n".join(said)
     assert "master-0 starts again; before: no exit code, DeletionBy" in text, text
     # Whichever had arrived when the power went.

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from components.launcher import progress
-from components.launcher.progress import ANNOTATION
-from components.launcher.run import run_job
+from components.launcher import progress_watch
+from components.launcher.launch import run_job
+from components.launcher.progress_watch import ANNOTATION
 from components.profile import Cluster, parse_cluster
 from sdpose.config import Experiment, load_experiment
 from sdpose.tools.synthetic.dataset import write_synthetic_coco
-from tests.cluster.conftest import IMAGE, Launch, Meanwhile, running, until
+from tests.cluster.conftest import IMAGE, Launch, Meanwhile, logged_to, running, until
 from tests.cluster.kube import KubeCluster
 from tests.cluster.kube.server import Call, Fault
 from tests.servers.s3 import S3Server
@@ -32,8 +32,8 @@ Train = Callable[..., list[str]]
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "EVERY_S", 0.0)
-    monkeypatch.setattr(progress, "POLL_S", 0.05)
+    monkeypatch.setattr(progress_watch, "EVERY_S", 0.0)
+    monkeypatch.setattr(progress_watch, "POLL_S", 0.05)
 
 
 @pytest.fixture
@@ -47,13 +47,8 @@ def train(kube: KubeCluster, repository: Path, tmp_path: Path) -> Train:
     def run(*changes: str, said: list[str] | None = None, **profile: Any) -> list[str]:
         said = [] if said is None else said
         cluster = cluster_of(volume, **profile)
-        run_job(
-            experiment_of(cluster, *changes),
-            cluster,
-            run_id="r",
-            log=tmp_path / "log.txt",
-            say=said.append,
-        )
+        with logged_to(said):
+            run_job(experiment_of(cluster, *changes), cluster, run_id="r", log=tmp_path / "log.txt")
         return said
 
     return run
@@ -199,7 +194,7 @@ def test_a_volume_that_is_not_mounted_here_is_said_once(
     impatient: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(progress, "UNSEEN_S", 0.0)
+    monkeypatch.setattr(progress_watch, "UNSEEN_S", 0.0)
     (results / "hold").touch()
     said: list[str] = []
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from components.launcher.outcome import JobError
+from components.launcher.failure import JobError
 from tests.cluster.conftest import Launch
 from tests.cluster.kube import KubeCluster
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from components.launcher import supervise
-from components.launcher.outcome import JobError
-from components.launcher.restarts import ANNOTATION
+from components.launcher.failure import JobError
+from components.launcher.termination import ANNOTATION
 from components.profile import Cluster, parse_cluster
 from pipelines.cluster.preflight.objects import rights
 from tests.cluster.conftest import Launch, Meanwhile, run_in_a_workflow, until

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from components.launcher import build_job, build_trainjob
-from components.launcher.fit import fit
+from components.launcher.compatibility import fit
+from components.launcher.failure import JobError
 from components.launcher.kinds import FAILED_ANNOTATION
-from components.launcher.outcome import JobError
-from components.launcher.restarts import ANNOTATION
+from components.launcher.termination import ANNOTATION
 from components.profile import Cluster, parse_cluster
 from sdpose.config import Experiment
 from sdpose.errors import UserError

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sdpose.checks.quick_check import glance_at_coco
+from sdpose.checks.quick_check import quick_check
 from sdpose.config import load_experiment
 from sdpose.errors import UserError
 from sdpose.prepare.dataset import prepare_coco
@@ -108,11 +108,11 @@ def test_a_case_that_is_right(case: str, cases: Path, monkeypatch: pytest.Monkey
     for remark, expected in zip(found.remarks(), remarks, strict=True):
         assert expected in remark
     assert set(found.remarks()) <= set(found.summary().splitlines())
-    glance = glance_at_coco(experiment)
-    assert not glance.problems
+    check = quick_check(experiment)
+    assert not check.problems
     for expected in remarks:
         text = re.sub(r"left out \w+", "left out", expected)
-        assert text in "\n".join([*glance.lines, *glance.warnings])
+        assert text in "\n".join([*check.lines, *check.warnings])
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -126,7 +126,7 @@ def test_a_case_that_is_refused(case: str, cases: Path, monkeypatch: pytest.Monk
     assert "NaN" not in message
     assert "How to get COCO" not in message  # it is not COCO
     if "exp.yaml" not in message and "$DATA" not in message:
-        seen = "\n".join(what for what, _ in glance_at_coco(load_experiment("exp.yaml")).problems)
+        seen = "\n".join(what for what, _ in quick_check(load_experiment("exp.yaml")).problems)
         assert all(part in seen for part in REFUSED[case])
 
 

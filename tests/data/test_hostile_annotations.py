@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sdpose.checks.quick_check import glance_at_coco
+from sdpose.checks.quick_check import quick_check
 from sdpose.config import parse_experiment
 from sdpose.data.coco import load_annotations
 from sdpose.data.detections import load_detections
@@ -114,4 +114,4 @@ def test_any_file_name(root: Path, prefix: str) -> None:
         (root / "train.json").write_text(json.dumps(content))
         with pytest.raises(UserError, match="1 of 2 images are unusable"):
             prepare_coco(experiment)
-        assert glance_at_coco(experiment).problems
+        assert quick_check(experiment).problems

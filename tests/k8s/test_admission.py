@@ -13,7 +13,7 @@ import yaml
 from admission_policy import Object, Policy
 
 from components.launcher import build_job
-from components.launcher.fit import fit
+from components.launcher.compatibility import fit
 from components.profile import load_cluster
 from sdpose.config import load_experiment
 

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from components.launcher import build_job
-from components.launcher.fit import fit
+from components.launcher.compatibility import fit
 from components.launcher.pod import pod_security
 from components.launcher.runtime import about_grace, differences
 from components.profile import load_cluster

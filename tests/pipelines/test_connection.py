@@ -315,7 +315,7 @@ def test_waiting_outlasts_credentials_that_expire(
     run = kfp_server.add("runs", "run_id", {"script": ["RUNNING", "RUNNING", "SUCCEEDED"]})
     said: list[str] = []
 
-    def say(text: str, **_: Any) -> None:
+    def on_line(text: str, **_: Any) -> None:
         said.append(text)
         if len(said) == 1:  # RUNNING
             kube_api.tokens = {"second"}
@@ -324,15 +324,16 @@ def test_waiting_outlasts_credentials_that_expire(
             kube_api.kubeconfig(tmp_path / "kubeconfig", {"token": "second"})
             threading.Timer(1.0, kube_api.allowed.update, [rights]).start()
 
-    ended = watch_run.wait_for_run(Kfp(LAB), run["run_id"], say)
-    assert ended.state == "SUCCEEDED"
+    monkeypatch.setattr(watch_run, "say", on_line)
+    ended = watch_run.wait_for_run(Kfp(LAB), run["run_id"])
+    assert ended["state"] == "SUCCEEDED"
     assert ["still trying" in text and "the run goes on" in text for text in said] == [
         *(False, True, False)
     ]
     assert said[2] == "kubeconfig:lab answers again"
     kube_api.allowed = set()
     with pytest.raises(KfpError, match="does not let you reach"):  # it has never answered
-        watch_run.wait_for_run(Kfp(LAB), run["run_id"], say)
+        watch_run.wait_for_run(Kfp(LAB), run["run_id"])
 
 
 def test_a_run_from_check_to_cancel(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from components.launcher.kinds import PYTORCHJOB
-from components.launcher.restarts import ANNOTATION, Restarted
+from components.launcher.termination import ANNOTATION, RestartCounts
 from components.profile import load_cluster
 from pipelines.changes import changes
 from pipelines.cluster.run_on_cluster import read_cluster
@@ -81,13 +81,13 @@ def test_a_run_whose_folder_is_gone_says_so(tmp_path: Path) -> None:
 def test_counts_that_somebody_else_wrote_count_from_the_beginning(stored: bytes) -> None:
     text = stored.decode("utf-8", "replace")
     job: dict[str, Any] = {"metadata": {"annotations": {ANNOTATION: text}}}
-    assert not Restarted(PYTORCHJOB, job).total
+    assert not RestartCounts(PYTORCHJOB, job).total
 
 
 def test_counts_are_read_again() -> None:
     counts = {"worker-0": {"crash": 2}}
     job = {"metadata": {"annotations": {ANNOTATION: json.dumps(counts)}}}
-    assert Restarted(PYTORCHJOB, job).counts == counts
+    assert RestartCounts(PYTORCHJOB, job).counts == counts
 
 
 @pytest.mark.parametrize(

@@ -219,7 +219,7 @@ def test_first_step_looks_at_stores_tracking_and_code(
     monkeypatch.setenv("SDPOSE_REGISTRY", str(tmp_path / "registry"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
     report = check_in_cluster(experiment, cluster, source_version())
-    text = report.settle()
+    text = report.raise_if_problems()
     assert f"the model registry {tmp_path}/registry can be read and written" in text
     assert f"MLflow {mlflow_server.uri} can be written" in text
     assert {p.name for p in (tmp_path / "registry/preflight").iterdir()} <= {".lock"}
@@ -228,7 +228,7 @@ def test_first_step_looks_at_stores_tracking_and_code(
     monkeypatch.setenv("SDPOSE_REGISTRY", "work_dirs/registry")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     with pytest.raises(UserError) as caught:
-        check_in_cluster(experiment, cluster, "0" * 64).settle()
+        check_in_cluster(experiment, cluster, "0" * 64).raise_if_problems()
     for what in (
         "3 problems",
         "is not the code that was submitted from (000000000000)",

@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipelines.local.processes import StepOutput, run_process
+from pipelines.local.processes import run_process
+from pipelines.local.step_output import StepOutput
 from sdpose.signals import GRACE_SECONDS, REPEAT_SECONDS
 
 # What a step may start: a process in a session of its own (a torchrun worker), one that ignores
@@ -33,6 +34,7 @@ time.sleep(300)
 """
 RUN = """
 import os, sys
+from components.interrupts import Interrupted
 from pipelines.local.processes import *
 adopt_orphans()
 output = StepOutput(sys.stdout.buffer.write)
@@ -136,7 +138,8 @@ def test_kfp_is_waited_for_when_interrupted(repository: Path) -> None:
     """Or it would write into a log that is closed, and say so on the terminal."""
     script = """
 import os, signal, threading, time
-from pipelines.local.processes import Interrupted, interruptible
+from components.interrupts import Interrupted
+from pipelines.local.processes import interruptible
 from pipelines.local.kfp_local import _in_a_thread
 refused = threading.Event()
 def work():

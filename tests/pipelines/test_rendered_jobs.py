@@ -13,9 +13,10 @@ from servers.objects import ObjectServer
 from components.launcher import job_name
 from components.launcher.__main__ import cli
 from components.profile import dump_cluster, load_cluster
-from pipelines.cluster.run_on_cluster import Wishes, show_manifests
+from pipelines.cluster.run_on_cluster import show
 from pipelines.kfp_client.endpoint import Endpoint
 from pipelines.kfp_client.runs import cancel
+from pipelines.options import SubmitOptions
 from sdpose.config import dump_experiment, load_experiment
 from tests.cluster.kube.admission import Admission
 from tests.cluster.kube.cluster import STOCK_RUNTIME
@@ -68,7 +69,7 @@ def test_dry_run(
     monkeypatch.chdir(tmp_path)
     cluster = load_cluster(CLUSTER, train_api=train_api)
     experiment = load_experiment("sdpose_t", **cluster.places("sdpose_t"))
-    show_manifests(experiment, cluster, Wishes())
+    show(experiment, cluster, SubmitOptions(dry_run=True))
     printed = capfd.readouterr().out
     documents = [each for each in yaml.safe_load_all(printed) if each.get("kind") == kind]
     assert len(documents) == 1
@@ -79,7 +80,11 @@ def test_dry_run(
 
 @pytest.mark.parametrize("plural", ["trainjobs", "pytorchjobs"])
 def test_cancel_finds_whichever_job_auto_has_made(
-    plural: str, object_server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plural: str,
+    object_server: ObjectServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(object_server.kubeconfig(tmp_path / "kubeconfig")))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
@@ -91,18 +96,15 @@ def test_cancel_finds_whichever_job_auto_has_made(
         "experiment": dump_experiment(experiment),
         "cluster_profile": dump_cluster(load_cluster(CLUSTER, train_api="auto")),
     }
-    run = SimpleNamespace(
-        run_id="run-1", state="FAILED", runtime_config=SimpleNamespace(parameters=parameters)
-    )
-    said: list[str] = []
+    run = {"run_id": "run-1", "state": "FAILED", "runtime_config": {"parameters": parameters}}
     kfp = SimpleNamespace(run=lambda _id: run, endpoint=Endpoint("http://kfp.test", "the test"))
-    cancel(kfp, "run-1", said.append)  # type: ignore[arg-type]
+    cancel(kfp, "run-1")  # type: ignore[arg-type]
     assert object_server.objects == {}
-    assert any("is being removed; training saves a checkpoint first" in line for line in said)
+    assert "is being removed; training saves a checkpoint first" in capfd.readouterr().out
 
 
 def test_cancel_without_access_names_both_kinds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
@@ -111,11 +113,9 @@ def test_cancel_without_access_names_both_kinds(
         "experiment": dump_experiment(experiment),
         "cluster_profile": dump_cluster(load_cluster(CLUSTER, train_api="auto")),
     }
-    run = SimpleNamespace(
-        run_id="run-1", state="FAILED", runtime_config=SimpleNamespace(parameters=parameters)
-    )
-    said: list[str] = []
+    run = {"run_id": "run-1", "state": "FAILED", "runtime_config": {"parameters": parameters}}
     kfp = SimpleNamespace(run=lambda _id: run, endpoint=Endpoint("http://kfp.test", "the test"))
-    cancel(kfp, "run-1", said.append)  # type: ignore[arg-type]
+    cancel(kfp, "run-1")  # type: ignore[arg-type]
     name = job_name(experiment, "run-1")
-    assert f"kubectl -n pose delete trainjobs,pytorchjobs {name}" in said[-1]
+    last = capfd.readouterr().out.splitlines()[-1]
+    assert f"kubectl -n pose delete trainjobs,pytorchjobs {name}" in last

@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.local.processes import StepOutput
+from pipelines.local.step_output import StepOutput
 
 KFP_BEFORE = (
     b"[KFP Executor 2026-11-22 18:08:01,168 INFO]: Looking for component `train` in x\n"

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,13 @@ from servers.objects import ObjectServer
 
 from components.launcher import job_name
 from components.profile import load_cluster
-from pipelines.cluster.run_on_cluster import Wishes, submit_to_cluster, sweep_to_cluster
-from pipelines.console import say
+from pipelines.cluster.run_on_cluster import run_on_cluster
 from pipelines.kfp_client.api import Kfp, Server
 from pipelines.kfp_client.endpoint import Endpoint, find_endpoint
 from pipelines.kfp_client.runs import cancel, follow, resume_run
 from pipelines.kfp_client.version import TESTED, remarks
-from pipelines.run_sweep import SweepRun
+from pipelines.options import SubmitOptions
+from pipelines.sweep_run import SweepRun
 from sdpose.code_version import source_version
 from sdpose.config import dump_experiment, load_experiment, parse_experiment
 from sdpose.errors import UserError
@@ -30,6 +31,7 @@ from sdpose.sweeps import expand, load_sweep
 
 CLUSTER = Path(__file__).with_name("cluster.yaml")
 EXPERIMENT = ("--exp", "sdpose_t", "--cluster", CLUSTER)
+OPTIONS = SubmitOptions(runner="kfp")
 
 
 def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
@@ -114,35 +116,36 @@ def test_a_life_with_every_version(
     kfp_server.script, kfp_server.tasks = ["RUNNING", "FAILED"], steps
     endpoint, cluster = Endpoint(kfp_server.url, "--endpoint"), load_cluster(CLUSTER)
     experiment = load_experiment("sdpose_t", **cluster.places("sdpose_t"))
-    assert submit_to_cluster(endpoint, experiment, cluster, Wishes(wait=True)) == 1
+    assert run_on_cluster(experiment, cluster, endpoint, replace(OPTIONS, wait=True)) == 1
     output = capfd.readouterr().out
     assert ("ignores `security` of the profile" in output) == (kfp_version == "2.15.0")
     assert "not tested" not in output
     kfp = Kfp(endpoint)
     assert kfp.server() == Server(multi_user, kfp_version)
     (run,) = kfp_server.of("runs")
-    assert resume_run(kfp, run["run_id"], say) == run["run_id"]
-    assert follow(kfp, run["run_id"], say) == 0
+    assert resume_run(kfp, run["run_id"]) == run["run_id"]
+    assert follow(kfp, run["run_id"]) == 0
 
     kfp_server.script = ["RUNNING"]
-    assert submit_to_cluster(endpoint, experiment, cluster, Wishes(run_name="second")) == 0
+    assert run_on_cluster(experiment, cluster, endpoint, replace(OPTIONS, run_name="second")) == 0
     second = kfp_server.of("runs")[1]["run_id"]
-    cancel(kfp, second, say)
-    assert follow(kfp, second, say) == 3  # CANCELED
+    cancel(kfp, second)
+    assert follow(kfp, second) == 3  # CANCELED
     kfp_server.can_retry = False
-    again = kfp.run(resume_run(kfp, second, say))
-    assert again.pipeline_version_reference == kfp.run(second).pipeline_version_reference
+    again = kfp.run(resume_run(kfp, second))
+    version = "pipeline_version_reference"
+    assert again[version] == kfp.run(second)[version]
 
     sweep = load_sweep("seeds")
     trials = expand(sweep, rungs="/results/rungs", data_root="/data", work_dir="/results")
     sweep_run = SweepRun(sweep, trials, parallel=2)
-    assert sweep_to_cluster(endpoint, sweep_run, cluster, Wishes()) == 0
-    cancel(kfp, kfp_server.of("runs")[-1]["run_id"], say)
+    assert run_on_cluster(sweep_run, cluster, endpoint, OPTIONS) == 0
+    cancel(kfp, kfp_server.of("runs")[-1]["run_id"])
 
-    wishes = Wishes(schedule="0 3 * * 1")
-    assert submit_to_cluster(endpoint, experiment, cluster, wishes) == 0
+    schedule = replace(OPTIONS, schedule="0 3 * * 1")
+    assert run_on_cluster(experiment, cluster, endpoint, schedule) == 0
     (schedule,) = kfp_server.of("recurringruns")
-    cancel(kfp, schedule["recurring_run_id"], say)
+    cancel(kfp, schedule["recurring_run_id"])
     assert kfp_server.of("recurringruns") == []
 
 
@@ -358,7 +361,8 @@ def test_waiting_survives_a_silent_server(
     said: list[str] = []
     kfp = Kfp(Endpoint(kfp_server.url, "--endpoint"))
     start = time.monotonic()
-    watch_run.wait_for_run(kfp, run["run_id"], lambda text, **_: said.append(text))
+    monkeypatch.setattr(watch_run, "say", lambda text, **_: said.append(text))
+    watch_run.wait_for_run(kfp, run["run_id"])
     assert [text for text in said if "still trying" in text] == said[:1]
     assert said[1:] == [f"{kfp_server.url} answers again", "run RUNNING"]
     assert time.monotonic() - start < 30

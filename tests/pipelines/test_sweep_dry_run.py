@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pipelines.run_sweep import SweepRun, summary
+from pipelines.sweep_run import SweepRun
 from sdpose.config.schema import Sweep
 from sdpose.sweeps import expand, load_sweep
 
 
 def lines(sweep: Sweep) -> list[str]:
-    return summary(SweepRun(sweep, expand(sweep, rungs="rungs"), 2))
+    return SweepRun(sweep, expand(sweep, rungs="rungs"), 2).summary()
 
 
 def test_every_trial_is_a_line_with_its_values() -> None:

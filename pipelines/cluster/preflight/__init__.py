@@ -1,7 +1,7 @@
-"""Before a run on a cluster: is all there that it needs? All problems in one list, with remedies.
+"""Checks of a cluster before a run: every problem in one list, each with its remedy.
 
-`submit.py --check` looks from where it is called, with the rights of who calls it; the run's first
-step looks from its pod, with the service account, the secrets and the network of the other steps.
+`submit.py --check` checks from where it is called, with the rights of its caller; the run's first
+step checks from its pod, with the service account, secrets and network of the other steps.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Is there room: nodes that the training's pods fit on, and what quotas leave."""
+"""Checks that there is room: nodes that the training's pods fit on, and what quotas leave."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Single questions to the Kubernetes API, answered or refused at once."""
+"""Single requests to the Kubernetes API, answered or refused at once."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from kubernetes.client.exceptions import ApiException
 
 from components.kube.api import Object
 from components.kube.connection import connect
+from components.kube.errors import message_of
 from components.kube.kubeconfig import load_kubeconfig
-from sdpose.documents import parse_json
 from sdpose.errors import UserError
 
 TIMEOUT_S = (5.0, 20.0)  # to connect, to answer
@@ -26,7 +26,7 @@ class RefusedError(Exception):
 
 
 class Kube:
-    """Unlike components.kube.api, which stays for weeks, it asks once."""
+    """Asks once, unlike components.kube.api, which retries for minutes."""
 
     def __init__(self, context: str | None = None) -> None:
         """Raises NoAccessError. context: of the kubeconfig; None for what `connect` finds."""
@@ -69,16 +69,9 @@ class Kube:
             if error.status == 404:
                 return None
             if error.status == 403:
-                raise RefusedError(_message(error)) from None
+                raise RefusedError(message_of(error)) from None
             if error.status == 401:
                 raise NoAccessError("it does not accept your credentials (HTTP 401)") from None
             raise NoAccessError(f"Kubernetes: HTTP {error.status} {error.reason}") from None
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             raise NoAccessError(f"Kubernetes does not answer: {error}") from None
-
-
-def _message(error: ApiException) -> str:
-    try:
-        return str(parse_json(error.body, "the answer")["message"])
-    except (TypeError, ValueError, KeyError):
-        return str(error.reason)

@@ -1,4 +1,4 @@
-"""What must be in the namespace before a run: rights, accounts, volumes, secrets, queues, kinds."""
+"""Checks what must be in the namespace: rights, accounts, volumes, secrets, queues, kinds."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
-from components.kube.api import LOCAL_QUEUES
+from components.kube.api import LOCAL_QUEUES, Object
 from components.launcher import runtime
-from components.launcher.choose import no_kind
-from components.launcher.kinds import Kind, kinds_of
+from components.launcher.kinds import Kind, kinds_of, no_kind_message
 from components.profile import Cluster
 from pipelines.cluster.preflight.kube import Kube, RefusedError
 from sdpose.checks.report import Report
@@ -38,7 +37,7 @@ def rights(cluster: Cluster, kinds: Iterable[Kind] | None = None) -> list[Right]
 
 
 def check_rights(kube: Kube, cluster: Cluster, report: Report, *, in_cluster: bool) -> None:
-    """Of the steps' service account: in its pod by asking for oneself, elsewhere on its behalf."""
+    """Checks that the steps' service account may do what the launcher does."""
     account = cluster.pipelines.service_account
     if not in_cluster and account is None:
         report.unknown.append(
@@ -47,46 +46,21 @@ def check_rights(kube: Kube, cluster: Cluster, report: Report, *, in_cluster: bo
         )
         return
     who = f"service account {account}" if account else "the steps' service account"
-    missing = []
     # Of a kind that the cluster does not have nothing will be asked.
     try:
         kinds = _served(kube, cluster) or None
     except RefusedError:  # check_kinds reports it
         kinds = None
     wanted = rights(cluster, kinds)
-    for group, resource, verb in wanted:
-        name, _, subresource = resource.partition("/")
-        attributes = {
-            "namespace": cluster.namespace,
-            "group": group,
-            "resource": name,
-            "subresource": subresource,
-            "verb": verb,
-        }
-        spec: dict[str, object] = {"resourceAttributes": attributes}
-        path = "/apis/authorization.k8s.io/v1/"
-        kind = "SelfSubjectAccessReview"
-        if in_cluster:
-            path += "selfsubjectaccessreviews"
-        else:
-            path += f"namespaces/{cluster.namespace}/localsubjectaccessreviews"
-            kind = "LocalSubjectAccessReview"
-            spec["user"] = f"system:serviceaccount:{cluster.namespace}:{account}"
-            spec["groups"] = [
-                "system:serviceaccounts",
-                f"system:serviceaccounts:{cluster.namespace}",
-                "system:authenticated",
-            ]
-        body = {"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": spec}
-        if not in_cluster:
-            body["metadata"] = {"namespace": cluster.namespace}
-        try:
-            answer = kube.create(path, body)
-        except RefusedError as error:
-            report.unknown.append(f"rights of {who}: {error}; the run's first step looks again")
-            return
-        if not answer.get("status", {}).get("allowed"):
-            missing.append(f"{verb} {resource}" + (f" ({group})" if group else ""))
+    try:
+        missing = [
+            f"{verb} {resource}" + (f" ({group})" if group else "")
+            for group, resource, verb in wanted
+            if not _is_allowed(kube, cluster, (group, resource, verb), in_cluster=in_cluster)
+        ]
+    except RefusedError as error:
+        report.unknown.append(f"rights of {who}: {error}; the run's first step looks again")
+        return
     if missing:
         report.problem(
             f"{who} may not: {', '.join(missing)}; in namespace {cluster.namespace}",
@@ -95,6 +69,36 @@ def check_rights(kube: Kube, cluster: Cluster, report: Report, *, in_cluster: bo
         )
     else:
         report.fine.append(f"{who} has all {len(wanted)} rights of the launcher")
+
+
+def _is_allowed(kube: Kube, cluster: Cluster, right: Right, *, in_cluster: bool) -> bool:
+    """In the steps' own pod by asking for oneself, elsewhere on behalf of their account."""
+    namespace, (group, resource, verb) = cluster.namespace, right
+    name, _, subresource = resource.partition("/")
+    attributes = {
+        "namespace": namespace,
+        "group": group,
+        "resource": name,
+        "subresource": subresource,
+        "verb": verb,
+    }
+    review: Object = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": attributes},
+    }
+    path = "selfsubjectaccessreviews"
+    if not in_cluster:
+        accounts = "system:serviceaccounts"
+        review["kind"] = "LocalSubjectAccessReview"
+        review["metadata"] = {"namespace": namespace}
+        review["spec"] |= {
+            "user": f"system:serviceaccount:{namespace}:{cluster.pipelines.service_account}",
+            "groups": [accounts, f"{accounts}:{namespace}", "system:authenticated"],
+        }
+        path = f"namespaces/{namespace}/localsubjectaccessreviews"
+    answer = kube.create(f"/apis/authorization.k8s.io/v1/{path}", review)
+    return bool(answer.get("status", {}).get("allowed"))
 
 
 def check_kinds(kube: Kube, cluster: Cluster, report: Report) -> None:
@@ -136,7 +140,7 @@ def check_kinds(kube: Kube, cluster: Cluster, report: Report) -> None:
 
 def _report_no_kind(cluster: Cluster, report: Report) -> None:
     others = "" if cluster.train_api == "auto" else ", or choose the other --train-api"
-    what, _, remedy = no_kind(cluster).partition(": ")
+    what, _, remedy = no_kind_message(cluster).partition(": ")
     report.problem(what, remedy + others)
 
 

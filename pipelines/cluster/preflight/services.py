@@ -1,4 +1,4 @@
-"""The stores and the tracking server, asked with the credentials that the steps have."""
+"""Checks stores and the tracking server, with the credentials of the steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Step 0 on a cluster: is all there that the run needs?"""
+"""Step 0 on a cluster: the preflight checks."""
 
 from kfp import dsl
 
@@ -23,4 +23,4 @@ def preflight(experiment: str, cluster: str, code_version: str) -> None:
         report = check_in_cluster(
             parse_experiment(experiment), parse_cluster(cluster), code_version
         )
-        print(report.settle())
+        print(report.raise_if_problems())

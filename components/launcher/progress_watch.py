@@ -6,6 +6,7 @@ feature gate for it is on.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from collections.abc import Callable
 from sdpose.config import Experiment
 from sdpose.outputs.run_progress import RunProgress, read_progress
 from sdpose.training.paths import PROGRESS_FILE, run_paths
+
+logger = logging.getLogger(__name__)
 
 ANNOTATION = "sdpose/progress"
 
@@ -24,17 +27,16 @@ UNSEEN_S = 1800.0
 
 class ProgressWatch:
     """Reads the record in a thread of its own: a volume or a bucket may take its time, or fail.
-    Neither ends a training; each kind of trouble is said once."""
+    Neither ends a training; each kind of trouble is logged once."""
 
     def __init__(
         self,
         experiment: Experiment,
         keep: Callable[[str], None],
-        say: Callable[[str], None],
         restarts: Callable[[], int],
     ) -> None:
         """keep: puts a line where others look for it."""
-        self._experiment, self._keep, self._say, self._restarts = experiment, keep, say, restarts
+        self._experiment, self._keep, self._restarts = experiment, keep, restarts
         self._closing, self._takes_last = threading.Event(), False
         self._thread = threading.Thread(target=self._work, name="progress", daemon=True)
         self._troubles: set[str] = set()
@@ -79,7 +81,7 @@ class ProgressWatch:
         if line == self._said:
             return False
         self._said = line
-        self._say(f"progress: {line}")
+        logger.info(f"progress: {line}")
         try:
             self._keep(line)
         except Exception as error:  # whatever Kubernetes answers, training goes on
@@ -103,4 +105,4 @@ class ProgressWatch:
     def _trouble(self, kind: str, text: str) -> None:
         if kind not in self._troubles:
             self._troubles.add(kind)
-            self._say(text)
+            logger.info(text)

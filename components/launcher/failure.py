@@ -1,14 +1,14 @@
-"""How a job ended when it did not end well."""
+"""The report of a failed job: the pod whose output explains the failure, and its last lines."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
 
-from components.launcher.ends import End, lost, pod_end
 from components.launcher.kinds import Kind
 from components.launcher.logs import Logs
 from components.launcher.pod import Object
+from components.launcher.termination import End, lost, pod_end
 from sdpose.errors import PEER_ERROR, PEER_LOST
 
 # How long the output of a pod that still runs may take to arrive here.

@@ -11,9 +11,8 @@ import time
 
 from components.kube.api import WORKLOADS, Api, Object
 from components.kube.errors import ApiError
-from components.launcher.kinds import Kind
-from components.launcher.outcome import JobError
-from components.launcher.schema import is_served
+from components.launcher.failure import JobError
+from components.launcher.kinds import Kind, is_served
 
 WORKLOAD_S = 30.0  # Kueue makes it within a second or two
 CHECK_EVERY_S = 15.0

@@ -1,4 +1,4 @@
-"""Commands and options of other tools, and slips of typing: answered with what is meant here."""
+"""Hints for mistyped commands and options, and for those of other tools."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""One job for one run: created once, found again, removed with all that it owns."""
+"""Creates a run's job once, finds it again, and removes it with all that it owns."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -11,8 +12,10 @@ from pathlib import Path
 from components.kube.api import PODS, Api, Object
 from components.kube.errors import ApiError
 from components.launcher.build import DIGEST_ANNOTATION
-from components.launcher.kinds import Kind
+from components.launcher.kinds import FAILED_ANNOTATION, Kind
 from sdpose.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 # Which launcher process created the job: it alone removes it.
@@ -30,7 +33,6 @@ def submit(
     *,
     fit: Callable[[Object], Object],
     before_creation: Callable[[], None],
-    say: Callable[[str], None],
 ) -> tuple[Object, bool]:
     """The job in the cluster, and whether this launcher created it.
 
@@ -75,7 +77,7 @@ def submit(
         if kind.phase(found) == "failed" and not is_created_by(found, job):
             fitted = fitted or fit(job)
             if not prepared:
-                say(
+                logger.info(
                     f"{kind.name} {api.namespace}/{name} had failed ({kind.message(found)}): a new "
                     "one takes its place and continues from its last checkpoint"
                 )
@@ -108,6 +110,25 @@ def remove(api: Api, kind: Kind, job: Object, grace_seconds: float) -> bool:
                 return True
             time.sleep(POLL_S)
     return False
+
+
+def keep_failed(api: Api, kind: Kind, job: Object) -> None:
+    """Suspends a TrainJob that has failed; the run's next launcher still finds it as failed.
+
+    Kubeflow Trainer up to 2.3.0 forgets that a TrainJob has failed once its JobSet is gone, and
+    makes a new one (kubeflow/trainer#3737): after the runtime's TTL, a training that nobody watches
+    would start again. A suspended TrainJob gets a JobSet without pods.
+
+    Another launcher may have put a new job of the same name in its place: that one is left alone.
+    """
+    if not kind.may_run_again:
+        return
+    name, uid = job["metadata"]["name"], job["metadata"]["uid"]
+    found = api.get(kind.resource, name)
+    if found is not None and found["metadata"]["uid"] == uid:
+        # The server refuses to change a uid, if there is a new one by now.
+        meta = {"uid": uid, "annotations": {FAILED_ANNOTATION: "true"}}
+        api.patch(kind.resource, name, {"metadata": meta, "spec": {"suspend": True}})
 
 
 def disruption(api: Api) -> str | None:

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import secrets
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.interrupts import Interrupted, interrupted_by
 from components.kube.api import Api, Object
 from components.kube.connection import Connection
 from components.kube.errors import ApiError, ApiUnavailableError
 from components.launcher.build import build_job, job_name
-from components.launcher.choose import choose
-from components.launcher.fit import fit_to_cluster
-from components.launcher.hold import hold
-from components.launcher.kinds import Kind, kind_of
-from components.launcher.outcome import JobError
-from components.launcher.submit import (
+from components.launcher.compatibility import fit_to_cluster
+from components.launcher.failure import JobError
+from components.launcher.kinds import Kind, choose_kind, kind_of
+from components.launcher.lifecycle import (
     LAUNCHER_ANNOTATION,
     disruption,
     find_owner,
     is_created_by,
+    keep_failed,
     remove,
     submit,
 )
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from sdpose.comparison.trial_outcome import TrialOutcome
     from sdpose.training.result import TrainResult
 
+logger = logging.getLogger(__name__)
+
 
 def train_on_cluster(
     experiment: Experiment, cluster: Cluster, *, run_id: str, overwrite: bool, log: Path
@@ -44,17 +47,19 @@ def train_on_cluster(
     """Trains in a job of the cluster and returns what it left in the work dir.
 
     log: gets the output of all pods. overwrite: remove what the work dir holds, if the job is new.
-    Raises UserError for what a person can mend, SystemExit if the job failed (1, all being said) or
+    Raises UserError for what the user can fix, SystemExit if the job failed (1, all being said) or
     this process was asked to end (128 + the signal; the job is gone by then).
     """
 
+    log_to_stdout()
+
     def prepare() -> None:
         if overwrite:
-            with leased(experiment, say):  # another's training may be going on there
+            with leased(experiment, logger.info):  # another's training may be going on there
                 remove_results(experiment)
 
     try:
-        run_job(experiment, cluster, run_id=run_id, log=log, say=say, before_creation=prepare)
+        run_job(experiment, cluster, run_id=run_id, log=log, before_creation=prepare)
     except JobError as failure:
         if failure.exit_code == USER_ERROR_EXIT_CODE:
             raise UserError(str(failure)) from None
@@ -82,11 +87,13 @@ def run_trial_in_job(
     from sdpose.runner.finished import finished_training
     from sdpose.sweeps.trial import run_trial
 
+    log_to_stdout()
+
     def train(environment: dict[str, str]) -> TrainResult:
         if not overwrite:
             with contextlib.suppress(UserError):
                 found = finished_training(experiment)
-                say(f"{experiment.exp_name} has been trained before")
+                logger.info(f"{experiment.exp_name} has been trained before")
                 log.write_text("trained before\n", encoding="utf-8")
                 return found
         changed = cluster.model_copy(update={"env": cluster.env | environment})
@@ -101,7 +108,6 @@ def run_job(
     *,
     run_id: str,
     log: Path,
-    say: Callable[[str], None],
     before_creation: Callable[[], None] = lambda: None,
 ) -> None:
     """Submits the job, or finds the one of this run, and stays until it has succeeded.
@@ -112,31 +118,23 @@ def run_job(
     SIGTERM or SIGINT, unless this pod is drained, evicted or preempted: then the run's next
     launcher finds the job.
     """
-    api, name = Api(cluster.namespace, Connection(say)), job_name(experiment, run_id)
-    cluster = choose(api, cluster, name, say)
-    launch = _Launch(api, kind_of(cluster), cluster, name, run_id, say)
-    with _interruptible():
+    api, name = Api(cluster.namespace, Connection()), job_name(experiment, run_id)
+    cluster = choose_kind(api, cluster, name)
+    launch = _Launch(api, kind_of(cluster), cluster, name, run_id)
+    with interrupted_by(signal.SIGTERM, signal.SIGINT):
         try:
             launch.run(experiment, log, before_creation)
-        except _Interrupted as interrupted:
+        except Interrupted as interrupted:
             launch.interrupted(str(interrupted))
-            raise SystemExit(128 + interrupted.signum) from None
+            raise SystemExit(interrupted.exit_code) from None
 
 
 class _Launch:
     """What this process does with one job, and what it leaves."""
 
-    def __init__(
-        self,
-        api: Api,
-        kind: Kind,
-        cluster: Cluster,
-        name: str,
-        run_id: str,
-        say: Callable[[str], None],
-    ) -> None:
-        self._api, self._kind, self._cluster, self._name = api, kind, cluster, name
-        self._run_id, self._say = run_id, say
+    def __init__(self, api: Api, kind: Kind, cluster: Cluster, name: str, run_id: str) -> None:
+        self._api, self._kind, self._cluster = api, kind, cluster
+        self._name, self._run_id = name, run_id
         self._owner: Object | None = None
         self._sent: Object = {}
         self._job: Object | None = None  # in the cluster, once it is known
@@ -154,19 +152,13 @@ class _Launch:
                 job,
                 fit=self._fit,
                 before_creation=before_creation,
-                say=self._say,
             )
-            self._say(
-                f"{self._what}: {'created' if self._ours else 'found, it is watched again'}; "
-                + (
-                    f"it ends with {self._owner['kind']} {self._owner['name']}"
-                    if self._owner
-                    else "it has no owner"
-                )
-            )
-            Supervisor(
-                self._api, self._kind, self._cluster, experiment, self._job, log, self._say
-            ).run()
+            origin = "created" if self._ours else "found, it is watched again"
+            owner = "it has no owner"
+            if self._owner:
+                owner = f"it ends with {self._owner['kind']} {self._owner['name']}"
+            logger.info(f"{self._what}: {origin}; {owner}")
+            Supervisor(self._api, self._kind, self._cluster, experiment, self._job, log).run()
         except ApiError as error:
             error.add(self._what_is_left())
             raise
@@ -175,7 +167,7 @@ class _Launch:
                 if not failure.ended_by_itself:
                     failure.add(self._remove(self._api))
                 elif self._job is not None:
-                    hold(self._api, self._kind, self._job)
+                    keep_failed(self._api, self._kind, self._job)
             except ApiError as error:
                 failure.add(f"{self._what} could not be ended: {error}")
             raise
@@ -184,12 +176,9 @@ class _Launch:
         """Removes the job, unless it is to outlive this process."""
         api = self._api.brief()
         try:
-            if (
-                self._owner is not None
-                and self._owner["kind"] != "Pod"
-                and (why := disruption(api))
-            ):
-                self._say(
+            outlives_us = self._owner is not None and self._owner["kind"] != "Pod"
+            if outlives_us and (why := disruption(api)):
+                logger.info(
                     f"{signal_name}: this pod is taken away ({why}); {self._what} is left as it "
                     f"is, and {self._resume} watches it again"
                 )
@@ -198,13 +187,13 @@ class _Launch:
                 self._job = api.get(self._kind.resource, self._name)
                 self._ours = self._job is not None and is_created_by(self._job, self._sent)
             if self._ours:
-                self._say(f"{signal_name}: removing {self._what} and its pods")
-            self._say(f"{signal_name}: {self._remove(api)}")
+                logger.info(f"{signal_name}: removing {self._what} and its pods")
+            logger.info(f"{signal_name}: {self._remove(api)}")
         except ApiError as error:
-            self._say(f"{signal_name}: {self._what} could not be removed: {error}")
+            logger.info(f"{signal_name}: {self._what} could not be removed: {error}")
 
     def _fit(self, job: Object) -> Object:
-        return fit_to_cluster(self._api, self._kind, self._cluster, job, self._say)
+        return fit_to_cluster(self._api, self._kind, self._cluster, job)
 
     def _remove(self, api: Api) -> str:
         """Removes the job if this launcher created it; what has become of it."""
@@ -244,29 +233,12 @@ class _Launch:
         return f"`python pipelines/submit.py resume {self._run_id}`"
 
 
-def say(text: str) -> None:
-    print(text, flush=True)
-
-
-class _Interrupted(BaseException):
-    def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
-        self.signum = signum
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """The first SIGTERM or SIGINT raises _Interrupted; later ones change nothing."""
-    signals = (signal.SIGTERM, signal.SIGINT)
-
-    def interrupt(signum: int, _frame: object) -> None:
-        for each in signals:
-            signal.signal(each, signal.SIG_IGN)
-        raise _Interrupted(signum)
-
-    before = {each: signal.signal(each, interrupt) for each in signals}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+def log_to_stdout() -> None:
+    """Shows what the launcher and its Kubernetes client log as plain lines of the step's output."""
+    log = logging.getLogger("components")
+    if not log.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False  # kfp's executor has a handler of its own at the root
