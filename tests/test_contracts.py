@@ -37,11 +37,11 @@ FORBIDDEN = [
     ("components/train.py", "import mlflow", {MLFLOW}),
     ("sdpose/training/step.py", "import mlflow", {MLFLOW, CORE}),
     ("sdpose/training/step.py", "import subprocess", {CORE}),
-    ("sdpose/training/step.py", "from sdpose.registry import channels", {CORE}),
+    ("sdpose/training/step.py", "from sdpose.registry import channels", {CORE, LAYERS}),
     ("sdpose/data/augment.py", "import http.client", {CORE}),
     ("sdpose/skeleton.py", "import sdpose.geometry", {LAYERS}),
     ("sdpose/losses.py", "import cv2", {MODELS}),
-    ("components/kube/__init__.py", "import components.cluster", {KUBE}),
+    ("components/kube/__init__.py", "import components.profile", {KUBE}),
 ]
 
 

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from pipelines.submit import _absolute
+from pipelines.plan import absolute
 from sdpose.config import parse_experiment
 from sdpose.errors import UserError
 from sdpose.tools.mmpose_import import import_config
@@ -35,12 +35,15 @@ def test_an_address_stays_one_on_the_way(tmp_path, monkeypatch):
     """--load-from s3://bucket/w.pth became FOLDER/s3:/bucket/w.pth."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    given = {"a": "s3://bucket/x", "b": "auto", "c": None, "d": "~/w.pth", "e": "w.pth"}
-    assert _absolute(given) == {
-        **given,
-        "d": f"{tmp_path}/w.pth",
-        "e": f"{tmp_path}/w.pth",
+    given = {
+        "s3://bucket/x": "s3://bucket/x",
+        "auto": "auto",
+        None: None,
+        "~/w.pth": f"{tmp_path}/w.pth",
+        "w.pth": f"{tmp_path}/w.pth",
     }
+    for path, expected in given.items():
+        assert absolute(path, "load_from") == expected
 
 
 def test_an_imported_configuration_says_what_to_download(tmp_path, repository):
