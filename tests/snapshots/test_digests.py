@@ -30,6 +30,12 @@ from sdpose.sweeps import expand, load_sweep
 TINY = FOLDER.parent / "pipelines" / "tiny.yaml"
 
 
+@pytest.fixture(autouse=True)
+def nothing_of_whoever_runs_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "SDPOSE_EXPERIMENTS", "SDPOSE_IMAGE", "SDPOSE_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def run(*arguments: object) -> str:
     done = CliRunner().invoke(cli, [str(each) for each in arguments])
     assert done.exit_code == 0, done.output
@@ -63,8 +69,6 @@ def test_dataset_and_pack(tmp_path: Path) -> None:
 
 
 def test_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MLFLOW_TRACKING_URI", "SDPOSE_IMAGE", "SDPOSE_RUN_ID"):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)  # work_dirs/mlflow.db would be found
     experiment = load_experiment(TINY)
     state = build_model(experiment.model).state_dict()
