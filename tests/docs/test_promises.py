@@ -1,4 +1,4 @@
-"""The test that a page names for a promise exists."""
+"""Tests, files and `make` targets that pages and CI name exist."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -20,3 +21,19 @@ def test_every_promise_has_its_test(page: str) -> None:
         assert named, f"no test holds: {row}"
         for path, test in named:
             assert f"def {test}(" in (REPOSITORY / path).read_text(encoding="utf-8")
+
+
+def test_what_ci_and_the_contributors_guide_name_exists() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([\w-]+):", makefile, re.MULTILINE))
+    workflow = yaml.safe_load((REPOSITORY / ".github/workflows/check.yml").read_text("utf-8"))
+    steps = [step["run"] for job in workflow["jobs"].values() for step in job["steps"][2:]]
+    guide = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    script = (REPOSITORY / ".ci/run").read_text(encoding="utf-8")
+    named = {target for step in steps for target in step.partition("make ")[2].split()}
+    named |= set(re.findall(r"`make ([\w-]+)", guide))
+    named |= set(re.findall(r"^(?:timeout .*)?make ([\w-]+)", script, re.MULTILINE))
+    assert {"demo", "check", "test-fast"} <= named <= targets
+    files = re.findall(r"`((?:tests|images)/[\w./]*)`", guide)
+    assert len(files) > 10
+    assert [name for name in files if not (REPOSITORY / name).exists()] == []
