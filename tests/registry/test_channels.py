@@ -91,7 +91,7 @@ def test_a_promoter_that_dies_after_the_move_leaves_a_whole_history(
         register(seed, ap=seed / 10)
     promote(store, "tiny", 1, "staging", approver="kim")
     with monkeypatch.context() as patch:
-        patch.setattr(channels, "_write_down", lambda *_: None)  # killed before it
+        patch.setattr(channels, "_add_to_history", lambda *_: None)  # killed before it
         promote(store, "tiny", 2, "staging", approver="kim")
     assert not store.exists(history_key("tiny", "staging", 2))
     assert [r["version"] for r in history(store, "tiny", "staging")] == [1, 2]
