@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from pipelines.submit import _absolute
+from pipelines.plan import absolute_path
 from sdpose.config import parse_experiment
 from sdpose.errors import UserError
 from sdpose.tools.mmpose_import import import_config
@@ -36,7 +36,7 @@ def test_an_address_stays_one_on_the_way(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     given = {"a": "s3://bucket/x", "b": "auto", "c": None, "d": "~/w.pth", "e": "w.pth"}
-    assert _absolute(given) == {
+    assert {name: absolute_path(path, name) for name, path in given.items()} == {
         **given,
         "d": f"{tmp_path}/w.pth",
         "e": f"{tmp_path}/w.pth",
