@@ -169,14 +169,15 @@ def _with_absolute_paths(options: SubmitOptions) -> SubmitOptions:
 
     return replace(
         options,
-        data_root=absolute(options.data_root, "data_root"),
-        work_dir=absolute(options.work_dir, "work_dir"),
-        resume_from=absolute(options.resume_from, "resume_from"),
-        load_from=absolute(options.load_from, "load_from"),
+        data_root=absolute_path(options.data_root, "data_root"),
+        work_dir=absolute_path(options.work_dir, "work_dir"),
+        resume_from=absolute_path(options.resume_from, "resume_from"),
+        load_from=absolute_path(options.load_from, "load_from"),
     )
 
 
-def absolute(path: str | None, name: str) -> str | None:
+def absolute_path(path: str | None, name: str) -> str | None:
+    """The path of an option as every step finds it; an address and "auto" stay as they are."""
     if path is None or path == "auto" or "://" in path:
         return path
     return os.path.abspath(local_path(path, name))

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from pipelines.plan import absolute
+from pipelines.plan import absolute_path
 from sdpose.config import parse_experiment
 from sdpose.errors import UserError
 from sdpose.tools.mmpose_import import import_config
@@ -35,20 +35,17 @@ def test_an_address_stays_one_on_the_way(tmp_path, monkeypatch):
     """--load-from s3://bucket/w.pth became FOLDER/s3:/bucket/w.pth."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    given = {
-        "s3://bucket/x": "s3://bucket/x",
-        "auto": "auto",
-        None: None,
-        "~/w.pth": f"{tmp_path}/w.pth",
-        "w.pth": f"{tmp_path}/w.pth",
+    given = {"a": "s3://bucket/x", "b": "auto", "c": None, "d": "~/w.pth", "e": "w.pth"}
+    assert {name: absolute_path(path, name) for name, path in given.items()} == {
+        **given,
+        "d": f"{tmp_path}/w.pth",
+        "e": f"{tmp_path}/w.pth",
     }
-    for path, expected in given.items():
-        assert absolute(path, "load_from") == expected
 
 
 def test_an_imported_configuration_says_what_to_download(tmp_path, repository):
     folder = tmp_path / "coco"
-    shutil.copytree(repository / "tests/tools/mmpose_import/mmpose", tmp_path, dirs_exist_ok=True)
+    shutil.copytree(repository / "tests/config/mmpose", tmp_path, dirs_exist_ok=True)
     url = "https://download.openmmlab.com/mmpose/pretrain_models/hrnet_w32-36af842e.pth"
     path = folder / "sdpose_b.py"
     text = path.read_text().replace("pretrained_model/hrnet/hrnet_w32-36af842e.pth", url)

@@ -94,11 +94,11 @@ def test_check_and_cancel(
     experiment = dump_experiment(load_experiment("sdpose_t"))
     for cluster in profiles:
         parameters = {"experiment": experiment, "cluster_profile": dump_cluster(cluster)}
-        config = SimpleNamespace(parameters=parameters)
-        run = SimpleNamespace(run_id="1", state="FAILED", runtime_config=config)
+        config = {"parameters": parameters}
+        run = {"run_id": "1", "state": "FAILED", "runtime_config": config}
         endpoint = Endpoint("http://kfp.test", "the test")
         kfp = SimpleNamespace(run=lambda _id, run=run: run, endpoint=endpoint)
-        cancel(kfp, "1", lambda _text: None)
+        cancel(kfp, "1")
     assert set(_rights(kubernetes)) == _rights_of_the_team(repository, tmp_path)
 
 
