@@ -121,16 +121,6 @@ CHECKS: dict[str, Callable[[str], None]] = {
         "self.container_spec", of="kfp.dsl.pipeline_task.PipelineTask"
     ),
     "kfp.dsl.base_component.BaseComponent": source_has("def pipeline_spec"),
-    "kfp_server_api.ApiClient.call_api": takes(
-        "self", resource_path="", method="", header_params={}, response_type="object", **CALL
-    ),
-    "kfp_server_api.rest.RESTClientObject.pool_manager": source_has(
-        "self.pool_manager.request", of="kfp_server_api.rest.RESTClientObject"
-    ),
-    "kfp_server_api.Configuration.refresh_api_key_hook": source_has(
-        "self.refresh_api_key_hook(self)",
-        of="kfp_server_api.Configuration.get_api_key_with_prefix",
-    ),
     "kubernetes.client.ApiClient.call_api": takes(
         *("self", "path", "GET"),
         query_params=[],

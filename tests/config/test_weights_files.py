@@ -45,7 +45,7 @@ def test_an_address_stays_one_on_the_way(tmp_path, monkeypatch):
 
 def test_an_imported_configuration_says_what_to_download(tmp_path, repository):
     folder = tmp_path / "coco"
-    shutil.copytree(repository / "tests/config/mmpose", tmp_path, dirs_exist_ok=True)
+    shutil.copytree(repository / "tests/tools/mmpose_import/mmpose", tmp_path, dirs_exist_ok=True)
     url = "https://download.openmmlab.com/mmpose/pretrain_models/hrnet_w32-36af842e.pth"
     path = folder / "sdpose_b.py"
     text = path.read_text().replace("pretrained_model/hrnet/hrnet_w32-36af842e.pth", url)
