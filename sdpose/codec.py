@@ -98,8 +98,7 @@ def decode(
 
     Args:
         heatmaps_NKHW: one peak per joint.
-        centers_N2: centres of the crop regions in image pixels (geometry.box_to_center_size).
-        sizes_N2: width and height of the crop regions in image pixels.
+        centers_N2, sizes_N2: the crop regions in image pixels (geometry.box_to_center_size).
         post_process: how the highest pixel is refined: "unbiased" by DARK; "default" by a quarter
             pixel towards the higher neighbour; None not at all.
         kernel: odd width in heatmap pixels of the Gaussian that smooths the map for "unbiased".
@@ -231,10 +230,8 @@ def _gaussian_band(rows: int, first: int, columns: int, kernel: int) -> Tensor:
 def flip_back(heatmaps_NKHW: Tensor, shift: bool) -> Tensor:
     """Undo the mirroring in the heatmaps of mirrored crops, and swap left and right joints.
 
-    Args:
-        heatmaps_NKHW: the model's output for mirrored crops.
-        shift: also move the maps right by one pixel (the first column is kept), which aligns them
-            with those of the unmirrored crops (mmpose's `shift_heatmap`; see geometry.py).
+    `shift` also moves the maps right by one pixel (the first column is kept), which aligns them
+    with those of the unmirrored crops (mmpose's `shift_heatmap`; see geometry.py).
     """
     width = heatmaps_NKHW.shape[-1]
     columns = torch.arange(width - 1, -1, -1, device=heatmaps_NKHW.device)

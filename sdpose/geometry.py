@@ -67,15 +67,7 @@ def _padded(extent_N2: NDArray, padding: float) -> NDArray[np.float32]:
 def extent_to_size(
     extent_wh: ArrayLike, aspect_ratio: float, padding: float
 ) -> NDArray[np.float32]:
-    """Compute the size of the crop region for one extent, as `box_to_center_size` does.
-
-    Args:
-        extent_wh: [2] width and height in image pixels.
-        aspect_ratio: width / height of the crop.
-        padding: the factor by which the region exceeds the extent.
-    Returns:
-        [2] float32, width and height in image pixels.
-    """
+    """Compute the size [2] of the crop region for one extent, as `box_to_center_size` does."""
     extent_12 = np.asarray(extent_wh, dtype=np.float64).reshape(1, 2)
     return _padded(_with_aspect_ratio(extent_12, aspect_ratio), padding)[0]
 

@@ -51,9 +51,7 @@ class JointsMSELoss(nn.Module):
 class TokenDistilLoss(nn.Module):
     """Mean squared difference between a cycle's tokens (student) and the next cycle's (teacher).
 
-    Args:
-        loss_weight: factor of the loss.
-        detach_teacher: stop the gradient at the teacher. The official code does not.
+    `detach_teacher` stops the gradient at the teacher; the official code does not.
     """
 
     def __init__(self, *, loss_weight: float = 1.0, detach_teacher: bool = False) -> None:
@@ -84,13 +82,11 @@ class MaskedTokenDistilLoss(TokenDistilLoss):
     Shapes are static, and nothing synchronises with the device.
 
     Args:
-        loss_weight: factor of the loss.
         mask_ratio: 0..1; round(mask_ratio * T) of a sample's T tokens are masked (Python's `round`,
             halves to even). 0 equals `TokenDistilLoss` bit for bit; 1 gives 0 and zero gradients.
         mask_strategy: which tokens are masked. "random": a new choice for each sample, epoch and
             pair of cycles (`random_scores`); "importance": the least important ones
             (`importance_scores`).
-        detach_teacher: stop the gradient at the teacher.
     """
 
     def __init__(
@@ -112,14 +108,7 @@ class MaskedTokenDistilLoss(TokenDistilLoss):
         sample_keys_N: Tensor | None = None,
         stream: int = 0,
     ) -> Tensor:
-        """Compute the scalar loss.
-
-        Args:
-            student_NTD: the tokens of a cycle.
-            teacher_NTD: the tokens of the next cycle.
-            sample_keys_N: int64, required for "random" masking, see `random_scores`.
-            stream: number of the random stream.
-        """
+        """Compute the scalar loss; `sample_keys_N` and `stream` are those of `random_scores`."""
         num_tokens = teacher_NTD.shape[1]
         num_masked = round(self.mask_ratio * num_tokens)
         masked_NT = self.masked(teacher_NTD, sample_keys_N, stream)
@@ -210,10 +199,7 @@ LOSSES: dict[str, Any] = {
 class PoseLoss(nn.Module):
     """All losses of a training step, summed (not averaged) over cycles or pairs of cycles.
 
-    Args:
-        keypoint: loss of each cycle's heatmaps.
-        vision_tokens: distillation between the vision tokens of adjacent cycles; None: none.
-        keypoint_tokens: the same for keypoint tokens.
+    `keypoint` is for the heatmaps of every cycle, the others for the tokens of adjacent cycles.
     """
 
     def __init__(

@@ -63,9 +63,7 @@ def draw_augmentation(
     """Draw the crop of one person.
 
     Args:
-        rng: the source of the random numbers.
-        center: [2] centre of the box's crop region in image pixels.
-        size: [2] width and height of that region in image pixels.
+        center, size: [2] each, the crop region of the person's box in image pixels.
         joints_K2: image pixels.
         visible_K: 1 for annotated joints, 0 for others.
         aspect_ratio: width / height of the crop.
@@ -127,13 +125,7 @@ def joints_in_crop(
 ) -> tuple[NDArray, NDArray]:
     """Transform joints from image to crop pixels; swap left and right in a mirrored crop.
 
-    Args:
-        joints_K2: image pixels.
-        visible_K: one value per joint, swapped along with the joints.
-        matrix: [2, 3], with `flip` included (geometry.crop_affine).
-        flip: whether the crop is mirrored.
-    Returns:
-        joints_K2 in crop pixels and visible_K.
+    `matrix` is geometry.crop_affine's, made with the same `flip`. Returns joints_K2 and visible_K.
     """
     if flip:
         joints_K2, visible_K = joints_K2[_FLIP_INDEX], visible_K[_FLIP_INDEX]

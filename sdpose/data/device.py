@@ -35,11 +35,7 @@ def on_device(
     A GPU copies and warps on a separate stream: the next batch is prepared while the current one is
     computed, and only the step that uses a batch waits for it.
 
-    Args:
-        batches: from the loader, on the CPU.
-        device: the model's device.
-        image_size_wh: width and height of the crops.
-        layout: memory format of the images.
+    `image_size_wh` is the size of the crops, `layout` the memory format of the images.
     """
     if device.type != "cuda":
         for batch in batches:

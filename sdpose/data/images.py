@@ -57,13 +57,7 @@ def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
 def warp_crop(
     image_HW3: NDArray[np.uint8], matrix: NDArray[np.float64], size_wh: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """Warp an image to a crop [H, W, 3]: bilinear, black outside of the image.
-
-    Args:
-        image_HW3: RGB.
-        matrix: [2, 3] from image to crop pixels (geometry.crop_affine).
-        size_wh: width and height of the crop.
-    """
+    """Warp to a crop [H, W, 3]: bilinear, black outside. `matrix` is geometry.crop_affine's."""
     return cv2.warpAffine(image_HW3, matrix, size_wh, flags=cv2.INTER_LINEAR)
 
 

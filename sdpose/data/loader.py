@@ -49,9 +49,6 @@ def build_train_loader(
     """Build the loader of one training process.
 
     Args:
-        experiment: the resolved experiment.
-        rank: this process, from 0.
-        world_size: number of training processes.
         skip_images: file names, as in the annotation file, of images to skip (those that
             `prepare_coco` found unreadable, if `data.on_corrupt` is skip).
         pack: made by `prepare_coco` from the other images; None: decode photos.
@@ -113,8 +110,7 @@ class TrainLoader:
         samples: loads a batch when indexed with (epoch, sample indices).
         batch_size: samples per batch of this rank.
         num_workers: worker processes; 0 loads in this process.
-        rank: this process, from 0.
-        world_size: number of training processes.
+        rank, world_size: this training process, from 0, and the number of them.
         batches_per_step: batches of this rank per iteration (gradient accumulation).
     """
 

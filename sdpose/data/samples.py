@@ -124,10 +124,7 @@ class PhotoSamples(TrainSamples):
     float32, 0 or 1; sample_keys_N int64, see `sample_keys`; sample_ids_N int64, annotation ids.
 
     Args:
-        persons: the persons to train on.
         file_names: [I] by `persons.image_index`, relative to `image_dir`.
-        image_dir: the folder of the photos.
-        settings: how a person becomes a sample.
     """
 
     def __init__(

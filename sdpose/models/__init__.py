@@ -92,7 +92,6 @@ def load_model(
     """Build the model of an experiment and load all its weights from a file.
 
     Args:
-        config: the `model` section of an experiment.
         path: the file, of any layout that `read_checkpoint` reads.
         name: the file's name in messages; default: its path.
         say: as for `load_weights`.

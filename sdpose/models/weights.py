@@ -102,9 +102,7 @@ def load_backbone_weights(model: SDPose, path: str | Path, say: Say | None = Non
     PyTorch's default distributions before, not by N(0, 0.001).
 
     Args:
-        model: its backbone is changed in place.
-        path: the file, of any layout that `read_checkpoint` reads.
-        say: as for `load_weights`.
+        path, say: as for `load_weights`.
     Returns:
         The report on the backbone alone.
     Raises:
