@@ -60,8 +60,8 @@ class _Crops(NamedTuple):
 class TrainSamples(Dataset):
     """The persons to train on; indexing with (epoch, sample indices) loads a batch.
 
-    The annotations and the seed determine a batch. If a file cannot be read, the result is
-    `Unreadable`.
+    A batch is a function of the data, seed, epoch and indices. If a file cannot be read, the result
+    is `Unreadable`.
     """
 
     def __init__(self, settings: SampleSettings) -> None:

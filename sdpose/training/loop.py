@@ -255,9 +255,7 @@ def _save(run: Run, *, inside_epoch: bool = False) -> None:
     shares_statistics = run.world.size == 1 or run.experiment.sync_bn
     with contextlib.ExitStack() as undo:
         if not shares_statistics:
-            for model in dict.fromkeys(
-                [run.model, run.evaluated_model]
-            ):  # once if both are the same
+            for model in dict.fromkeys([run.model, run.evaluated_model]):  # once if the same
                 if inside_epoch:  # the time of a save must not affect the training
                     undo.enter_context(unchanged_buffers(model))
                 average_buffers(model, run.world)
