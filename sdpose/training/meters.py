@@ -61,7 +61,7 @@ class Progress:
         self.sums = {}
         return (
             f"epochs had {before[1]} iterations of {before[0]} samples and have "
-            f"{iterations_per_epoch} of {global_batch} now: iterations are counted anew (this is "
+            f"{iterations_per_epoch} of {global_batch} now: iterations are renumbered (this is "
             f"{self.iteration}), and the loss may differ"
         )
 

@@ -117,6 +117,6 @@ def check_same_data(experiment: Experiment, start: Start, dataset_digest: str, s
     raise UserError(
         f"{start.path} was trained on other data: {change}; nothing is changed.\n  Bring the data "
         "back (data_root, data.*; `sdpose prepare` shows the digest),\n  choose --work-dir DIR (or "
-        "another exp_name) for a new run,\n  --resume-from auto to go on with the new data all "
-        "the same, or --overwrite to begin anew."
+        "another exp_name) for a new run,\n  --resume-from auto to continue with the new data "
+        "anyway, or --overwrite to start over."
     )
