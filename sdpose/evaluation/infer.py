@@ -155,6 +155,11 @@ class ImageCrops(Dataset[Any]):
 
 
 def crop_batches(crops: ImageCrops, batch_size: int, num_workers: int) -> Iterator[Tensor]:
+    """Yield all crops in order, in batches [batch_size, H, W, 3]; the last one may be smaller.
+
+    Raises:
+        UserError: an image cannot be read.
+    """
     loader = DataLoader(
         crops,
         batch_size=None,  # an item is an image; its crops are batched below

@@ -55,6 +55,8 @@ class LossWatch:
 
 @dataclass(frozen=True)
 class BadStep:
+    """A bad step and its samples, for the log."""
+
     epoch: int  # from 1
     iteration: int  # from 1, in the epoch
     step: int  # from 1, in the run

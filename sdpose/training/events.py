@@ -44,6 +44,8 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class EvaluationRecord:
+    """The evaluation of an epoch."""
+
     epoch: int
     iteration: int
     bbox_source: str

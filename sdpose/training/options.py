@@ -17,6 +17,8 @@ from sdpose.errors import UserError
 
 @dataclass(frozen=True)
 class StepOptions:
+    """Resolved options of a step, without `auto`."""
+
     device: torch.device
     image_size_wh: tuple[int, int]
     amp: torch.dtype | None  # of autocast; None: float32 throughout

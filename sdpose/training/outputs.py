@@ -33,6 +33,8 @@ class Outputs(Protocol):
 
 
 class NoOutputs:
+    """Saves nothing."""
+
     is_due = False
 
     def save(self, checkpoint: Checkpoint) -> None: ...

@@ -49,6 +49,8 @@ def _never(epoch: int, ap: float) -> str:
 
 @dataclass
 class Run:
+    """The mutable state of a run on one rank."""
+
     experiment: Experiment
     world: World
     stop: Stop

@@ -61,10 +61,10 @@ class Pack:
         return rows.offset, len(rows)
 
     def read_persons(self, persons_N: NDArray[np.int64]) -> Persons:
-        """As `CocoAnnotations.persons` gives them, but `image_index` counts rows of `images`.
+        """Read persons as in `CocoAnnotations.persons`, with `image_index` into `images`.
 
-        They are read, not mapped: a page of a map that was touched counts as a process's memory,
-        and in an epoch every page is.
+        The rows are not memory-mapped: touched pages of a map count as the process's memory, and an
+        epoch touches all of them.
         """
         offset, _ = self._person_file
         size = PERSON_ROW.itemsize
