@@ -96,8 +96,7 @@ class SDPose(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Draw from the official distributions: N(0, 0.001) in convolutions, N(0, 0.02) truncated
-        in linear layers and tokens."""
+        """Draw from the official distributions: N(0, 0.001) in the backbone, N(0, 0.02) else."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.001)
