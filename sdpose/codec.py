@@ -1,10 +1,10 @@
-"""Joints to heatmaps and back.
+"""Encode joints as heatmaps, and decode heatmaps to joints.
 
 Shapes: N samples, K joints, H x W heatmap pixels. Heatmap coordinates are crop coordinates times
 heatmap size / image size (see geometry.py for the pixel convention).
 
-`encode` runs in the loader on numpy arrays; `decode` and `flip_back` run on torch tensors, where
-the model left them.
+`encode` runs in the loader on numpy arrays; `decode` and `flip_back` run on torch tensors, on the
+device of the model's output.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from torch import Tensor
 
 from sdpose.skeleton import FLIP_INDEX
 
-# Products of two numbers above it are normal float32 numbers. Arithmetic on subnormal ones, which
-# would ring every Gaussian, is many times slower on most processors.
+# The product of two numbers above this is a normal float32 number. Without the cutoff a ring of
+# subnormals surrounds every Gaussian; arithmetic on them is many times slower on most processors.
 _NEGLIGIBLE = 2e-19
 
-# Smoothed heatmaps are cut off below it before their logarithm is taken (mmpose's value).
+# Smoothed heatmaps are clamped to this minimum before the logarithm (mmpose's value).
 _SMALLEST = 1e-10
 
 
@@ -34,15 +34,20 @@ def encode(
     heatmap_size_wh: tuple[int, int],
     sigma: float,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Gaussian targets, unbiased: centred on the exact position and drawn over the whole map.
+    """Draw unbiased Gaussian targets: centred on the exact position, over the whole map.
 
-    `joints_xy_NK2` is in crop pixels, `visible_NK` is 1 for annotated joints and 0 for others,
-    `sigma` is in heatmap pixels. Returns `targets_NKHW` in [0, 1] and `weights_NK` (0 or 1). A
-    joint that is not visible, or so far outside that not even 3 sigma of its Gaussian reach the
-    map, has an empty map and weight 0.
-
-    Zhang et al., Distribution-Aware Coordinate Representation (CVPR 2020), section 3.2; the 3
-    sigma rule is that of mmpose's TopDownGenerateTarget.
+    Args:
+        joints_xy_NK2: crop pixels.
+        visible_NK: 1 for annotated joints, 0 for others.
+        image_size_wh: width and height of the crop in pixels.
+        heatmap_size_wh: width and height of the heatmaps in pixels.
+        sigma: standard deviation in heatmap pixels.
+    Returns:
+        targets_NKHW in 0..1 and weights_NK, 0 or 1. A joint that is not visible, or whose Gaussian
+        does not reach the map within 3 sigma, has an empty map and weight 0.
+    Source:
+        Zhang et al., Distribution-Aware Coordinate Representation (CVPR 2020), section 3.2; the
+        3 sigma rule: mmpose 0.29 TopDownGenerateTarget.
     """
     along_x_NKW, along_y_NKH, weights_NK = target_factors(
         joints_xy_NK2, visible_NK, image_size_wh, heatmap_size_wh, sigma
@@ -57,9 +62,11 @@ def target_factors(
     heatmap_size_wh: tuple[int, int],
     sigma: float,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """`encode`'s targets as factors: `along_x_NKW`, `along_y_NKH` and `weights_NK`.
+    """Compute the targets of `encode` (same arguments) as separable factors, 1/27 of the bytes.
 
-    targets = along_y_NKH[..., :, None] * along_x_NKW[..., None, :], a 27th of the bytes.
+    Returns:
+        along_x_NKW, along_y_NKH and weights_NK, all float32;
+        targets_NKHW = along_y_NKH[..., :, None] * along_x_NKW[..., None, :].
     """
     size_wh = np.asarray(heatmap_size_wh)
     means_NK2 = joints_xy_NK2 * (size_wh / np.asarray(image_size_wh, dtype=np.float64))
@@ -72,7 +79,7 @@ def target_factors(
 
 
 def _gaussian(means_NK: NDArray, length: int, sigma: float) -> NDArray[np.float32]:
-    """One axis of the (separable) Gaussian: (N, K, length)."""
+    """One axis of the separable Gaussian: [N, K, length]."""
     values = np.exp((np.arange(length) - means_NK[..., None]) ** 2 * (-0.5 / sigma**2))
     values[values < _NEGLIGIBLE] = 0
     return values.astype(np.float32)
@@ -87,17 +94,21 @@ def decode(
     post_process: Literal["unbiased", "default"] | None,
     kernel: int,
 ) -> Tensor:
-    """The joint that each heatmap shows, in image pixels.
+    """Locate the joint of each heatmap, in image pixels.
 
-    `centers_N2` and `sizes_N2` are the crop regions (geometry.box_to_center_size). `post_process`
-    refines the highest pixel: "unbiased" by DARK, for which `kernel` is the odd width in heatmap
-    pixels of the Gaussian that smooths the map; "default" by a quarter pixel towards the higher
-    neighbour; None not at all. Returns `keypoints_NK3` float32 on the device of the heatmaps:
-    x, y and the score, which is the highest value of the map as it came. The first of equal
-    pixels in C order counts; a map without a positive value has its joint at heatmap (-1, -1).
-
-    Reproduces mmpose 0.29's keypoints_from_heatmaps with use_udp=False. Where that yields no
-    finite step (the smoothed map has no positive value), this one leaves the pixel as it is.
+    Args:
+        heatmaps_NKHW: one peak per joint.
+        centers_N2, sizes_N2: the crop regions in image pixels (geometry.box_to_center_size).
+        post_process: how the highest pixel is refined: "unbiased" by DARK; "default" by a quarter
+            pixel towards the higher neighbour; None not at all.
+        kernel: odd width in heatmap pixels of the Gaussian that smooths the map for "unbiased".
+    Returns:
+        keypoints_NK3 float32, on the device of the heatmaps: x, y and the score, the highest value
+        of the unsmoothed map. Of equal pixels the first in C order counts; without a positive
+        value the joint lies at heatmap position (-1, -1).
+    Source:
+        mmpose 0.29 keypoints_from_heatmaps with use_udp=False. Deviation: where mmpose gets no
+        finite step (the smoothed map has no positive value), the highest pixel is not refined.
     """
     height, width = heatmaps_NKHW.shape[-2:]
     scores_NK, peak_NK = heatmaps_NKHW.flatten(2).max(dim=-1)
@@ -120,17 +131,17 @@ def decode(
 
 
 def _dark_step(heatmaps_NKHW: Tensor, scores_NK: Tensor, peaks_NK2: Tensor, kernel: int) -> Tensor:
-    """Newton's step from the highest pixel to the top of the log-Gaussian: -H^-1 g.
+    """The Newton step -H^-1 g from the highest pixel to the maximum of the log-heatmap.
 
     DARK (Zhang et al., CVPR 2020), equations 8 to 12, with derivatives by central differences.
-    There is no step within two pixels of the border.
+    Peaks within two pixels of the border are not refined.
     """
     around_NK55 = _smooth_around(heatmaps_NKHW, peaks_NK2, kernel)
     inside_NK = _inside(peaks_NK2, heatmaps_NKHW.shape, margin=2)
 
-    # The smoothed map is scaled back to the old maximum. That adds a constant to the logarithm and
-    # cancels, unless a value is cut off: only then is the whole map's smoothed maximum needed.
-    # (Scaling never lowers a positive value: smoothing cannot raise the maximum.)
+    # mmpose scales the smoothed map back to its original maximum. This adds a constant to the
+    # logarithm and cancels, unless a value is clamped: only then is the smoothed maximum of the
+    # whole map needed. (Smoothing cannot raise the maximum, so scaling never lowers a value.)
     cut_NK = inside_NK & (around_NK55 < _SMALLEST).flatten(2).any(dim=-1)
     scale_M = scores_NK[cut_NK] / _smooth(heatmaps_NKHW[cut_NK], kernel).amax(dim=(-2, -1))
     around_NK55[cut_NK] *= scale_M[:, None, None]
@@ -171,7 +182,7 @@ def _inside(peaks_NK2: Tensor, shape: torch.Size, margin: int) -> Tensor:
 
 
 def _window(maps_NKHW: Tensor, peaks_NK2: Tensor, radius: int) -> Tensor:
-    """The pixels around each peak, 0 beyond the map: (N, K, 2 * radius + 1, 2 * radius + 1)."""
+    """The pixels around each peak, 0 beyond the map: [N, K, 2 * radius + 1, 2 * radius + 1]."""
     height, width = maps_NKHW.shape[-2:]
     offsets = torch.arange(-radius, radius + 1, device=maps_NKHW.device)
     x_NKR = peaks_NK2[..., :1] + offsets
@@ -185,19 +196,19 @@ def _window(maps_NKHW: Tensor, peaks_NK2: Tensor, radius: int) -> Tensor:
     return values_NKRR.where(on_map_NKRR, 0.0)
 
 
-# Smoothing is a product with a banded matrix from either side: on a GPU, too, it is exact to
-# float64, where a convolution would round its inputs to TF32.
+# Smoothing multiplies by a banded matrix from both sides: this keeps float64 precision on a GPU,
+# where a convolution would round its inputs to TF32.
 
 
 def _smooth_around(heatmaps_NKHW: Tensor, peaks_NK2: Tensor, kernel: int) -> Tensor:
-    """The 5 x 5 pixels of the smoothed maps around each peak: (N, K, 5, 5) float64."""
+    """The 5 x 5 pixels of the smoothed maps around each peak: [N, K, 5, 5] float64."""
     window_NKRR = _window(heatmaps_NKHW, peaks_NK2, radius=2 + kernel // 2).double()
     band_5R = _gaussian_band(5, kernel // 2, 5 + kernel - 1, kernel).to(window_NKRR.device)
     return band_5R @ window_NKRR @ band_5R.T
 
 
 def _smooth(maps_MHW: Tensor, kernel: int) -> Tensor:
-    """Maps under a Gaussian blur with zero padding: (M, H, W) float64."""
+    """Gaussian blur with zero padding: [M, H, W] float64."""
     height, width = maps_MHW.shape[-2:]
     rows_HH = _gaussian_band(height, 0, height, kernel).to(maps_MHW.device)
     columns_WW = _gaussian_band(width, 0, width, kernel).to(maps_MHW.device)
@@ -205,10 +216,10 @@ def _smooth(maps_MHW: Tensor, kernel: int) -> Tensor:
 
 
 def _gaussian_band(rows: int, first: int, columns: int, kernel: int) -> Tensor:
-    """Row i of the (rows, columns) float64 matrix holds the kernel, centred on `first` + i.
+    """Float64 matrix [rows, columns] whose row i holds the kernel, centred on `first` + i.
 
-    The kernel is OpenCV's for the standard deviation 0.3 * ((kernel - 1) / 2 - 1) + 0.8 (its small
-    ones are tabulated, and differ from that).
+    The kernel is OpenCV's, with standard deviation 0.3 * ((kernel - 1) / 2 - 1) + 0.8, except for
+    small widths, which OpenCV takes from a table.
     """
     weights = torch.from_numpy(cv2.getGaussianKernel(kernel, 0)[:, 0])
     centers = torch.arange(rows)[:, None] + first
@@ -217,10 +228,10 @@ def _gaussian_band(rows: int, first: int, columns: int, kernel: int) -> Tensor:
 
 
 def flip_back(heatmaps_NKHW: Tensor, shift: bool) -> Tensor:
-    """Brings the heatmaps of mirrored crops back: mirrors them and swaps left and right joints.
+    """Undo the mirroring in the heatmaps of mirrored crops, and swap left and right joints.
 
-    With `shift` they are moved right by one pixel as well (the first column is kept), which
-    aligns them with those of the crops (mmpose's `shift_heatmap`; see geometry.py).
+    `shift` also moves the maps right by one pixel (the first column is kept), which aligns them
+    with those of the unmirrored crops (mmpose's `shift_heatmap`; see geometry.py).
     """
     width = heatmaps_NKHW.shape[-1]
     columns = torch.arange(width - 1, -1, -1, device=heatmaps_NKHW.device)

@@ -1,17 +1,17 @@
-"""Boxes to crops: the affine between an image and the crop that the model sees.
+"""From boxes to crops: the affine map between an image and the crop that the model sees.
 
-The pixel convention, stated once and used everywhere:
+The pixel convention of the whole package:
 
 * Coordinates are (x, y) in pixels and the centre of a pixel has integer coordinates: the first
   pixel is centred on (0, 0) and an image mirrored left to right maps x to `width - 1 - x`.
 * A crop of `output_size_wh` = (W, H) has the centre of its box at (W / 2, H / 2), half a pixel
   beyond the centre (W - 1) / 2 of its pixel grid, as in the official code (mmpose 0.29 without
-  UDP). A mirrored crop is therefore off by one crop pixel from the crop of the mirrored image;
-  `codec.flip_back(shift=True)` makes up for it in heatmap pixels.
+  UDP). A mirrored crop is therefore shifted by one crop pixel against the crop of the mirrored
+  image; `codec.flip_back(shift=True)` compensates for it in heatmap pixels.
 * A heatmap has the crop's convention at a lower resolution: heatmap = crop * W_heatmap / W_crop.
 
-A box's crop region is given as centre and size (width, height) in image pixels. The size is
-mmpose's `scale` times 200; it always has the aspect ratio of the crop.
+The crop region of a box is given as its centre and size (width, height) in image pixels. The size
+is mmpose's `scale` times 200 and always has the aspect ratio of the crop.
 """
 
 from __future__ import annotations
@@ -26,11 +26,16 @@ from numpy.typing import ArrayLike, NDArray
 def box_to_center_size(
     boxes_xywh: ArrayLike, aspect_ratio: float, padding: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The crop region of each box: its centre, and its size grown to the crop's aspect ratio.
+    """Compute the crop region of each box: its centre, and its size at the crop's aspect ratio.
 
-    `boxes_xywh` is (N, 4) in image pixels, `aspect_ratio` width / height of the crop, `padding`
-    the factor by which the region exceeds the box. Returns `centers_N2` and `sizes_N2` in image
-    pixels, rounded to float32 where mmpose's TopDownGetBboxCenterScale rounds.
+    Args:
+        boxes_xywh: [N, 4] left, top, width, height in image pixels.
+        aspect_ratio: width / height of the crop.
+        padding: the region is the enlarged box times this factor (1.25 in the official code).
+    Returns:
+        centers_N2 and sizes_N2, float32, in image pixels.
+    Source:
+        mmpose 0.29 TopDownGetBboxCenterScale, with its roundings to float32.
 
     >>> center, size = box_to_center_size([[10, 20, 30, 80]], aspect_ratio=0.75, padding=1.25)
     >>> center.tolist(), size.tolist()
@@ -62,7 +67,7 @@ def _padded(extent_N2: NDArray, padding: float) -> NDArray[np.float32]:
 def extent_to_size(
     extent_wh: ArrayLike, aspect_ratio: float, padding: float
 ) -> NDArray[np.float32]:
-    """The size of the crop region for one extent (width, height), as in `box_to_center_size`."""
+    """Compute the size [2] of the crop region for one extent, as `box_to_center_size` does."""
     extent_12 = np.asarray(extent_wh, dtype=np.float64).reshape(1, 2)
     return _padded(_with_aspect_ratio(extent_12, aspect_ratio), padding)[0]
 
@@ -74,17 +79,22 @@ def crop_affine(
     output_size_wh: tuple[int, int],
     flip: bool = False,
 ) -> NDArray[np.float64]:
-    """The (2, 3) matrix from image pixels to crop pixels.
+    """Compute the [2, 3] matrix from image pixels to crop pixels.
 
-    The region's centre lands on (W / 2, H / 2), one factor W / size[0] scales both axes, and the
-    region is turned by `rotation_deg` (what is up in the crop points in the image `rotation_deg`
-    clockwise of up, as seen on a screen). With `flip` the region is mirrored left to right before
-    it is turned; `center` stays that of the unmirrored image. That equals mirroring the image and
-    the centre (x to width - 1 - x) first, in which the image's width cancels.
+    The region's centre maps to (W / 2, H / 2), and the factor W / size[0] scales both axes.
 
-    The matrix is solved by OpenCV from three float32 points, as in mmpose's get_affine_transform:
-    the centre, the point half a width above it, and that one's neighbour at a right angle. An exact
-    matrix differs by 1e-6, and the warp of every tenth crop by a grey level in a few pixels.
+    Args:
+        center: [2] centre of the region in pixels of the image as stored, not mirrored.
+        size: [2] width and height of the region in image pixels; only the width is used.
+        rotation_deg: degrees; the direction that is up in the crop points `rotation_deg` clockwise
+            of up in the image, as seen on a screen.
+        output_size_wh: width and height of the crop.
+        flip: mirror the region left to right before it is rotated. This equals mirroring the image
+            and the centre first (x to width - 1 - x): the image's width cancels.
+    Source:
+        mmpose 0.29 get_affine_transform: OpenCV solves for the matrix from three float32 points
+        (the centre, the point half a width above it, and a third at a right angle to them). An
+        exact matrix differs by 1e-6, and one crop in ten by a grey level in a few pixels.
     """
     width, height = output_size_wh
     angle = math.radians(rotation_deg)
@@ -103,13 +113,13 @@ def crop_affine(
 
 
 def invert_affine(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The (2, 3) matrix that undoes an invertible (2, 3) matrix."""
+    """Return the inverse, [2, 3], of an invertible [2, 3] matrix."""
     linear = np.linalg.inv(matrix[:, :2])
     return np.concatenate([linear, -linear @ matrix[:, 2:]], axis=1)
 
 
 def apply_affine(points: ArrayLike, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Transforms points (..., 2) by a (2, 3) matrix.
+    """Transform points [..., 2] by a [2, 3] matrix.
 
     >>> apply_affine([[1, 2]], np.array([[2.0, 0, 10], [0, 2, 20]])).tolist()
     [[12.0, 24.0]]

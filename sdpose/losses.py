@@ -1,7 +1,7 @@
-"""The training losses: heatmaps, and tokens between adjacent cycles.
+"""The training losses: on heatmaps, and between the tokens of adjacent cycles.
 
 Shapes: N batch, K keypoints, H W heatmap, T tokens, D token width.
-Losses are computed in float32 at least, also from bfloat16 predictions.
+Losses are computed in float32 or wider, also from bfloat16 predictions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sdpose.config.schema import TokenDistilLoss as TokenDistilCfg
 
 
 class CycleOutput(Protocol):
-    """What the losses read of one pass through the transformer."""
+    """The part of one cycle's output that the losses read."""
 
     @property
     def heatmaps(self) -> Tensor: ...
@@ -28,9 +28,9 @@ class CycleOutput(Protocol):
 
 
 class JointsMSELoss(nn.Module):
-    """Mean over joints of the mean over batch and pixels of (weight (prediction - target))^2.
+    """Mean over joints of the mean over batch and pixels of (weight * (prediction - target))^2.
 
-    As mmpose's JointsMSELoss: no factor 0.5, and ignored joints count in the mean.
+    Without a factor 0.5, and with ignored joints counted in the mean, as in mmpose's JointsMSELoss.
     """
 
     def __init__(self, *, use_target_weight: bool = True, loss_weight: float = 1.0) -> None:
@@ -41,7 +41,7 @@ class JointsMSELoss(nn.Module):
     def forward(
         self, heatmaps_NKHW: Tensor, targets_NKHW: Tensor, target_weights_NK: Tensor
     ) -> Tensor:
-        """`target_weights_NK` is 1 for annotated joints, else 0."""
+        """Compute the scalar loss; `target_weights_NK` is 1 for annotated joints, else 0."""
         error_NKHW = heatmaps_NKHW - targets_NKHW
         if self.use_target_weight:
             error_NKHW = error_NKHW * target_weights_NK[:, :, None, None]
@@ -49,10 +49,9 @@ class JointsMSELoss(nn.Module):
 
 
 class TokenDistilLoss(nn.Module):
-    """Mean squared difference between a cycle's tokens and the next cycle's.
+    """Mean squared difference between a cycle's tokens (student) and the next cycle's (teacher).
 
-    The official code lets the gradient into both sides; `detach_teacher` stops it at the later
-    cycle.
+    `detach_teacher` stops the gradient at the teacher; the official code does not.
     """
 
     def __init__(self, *, loss_weight: float = 1.0, detach_teacher: bool = False) -> None:
@@ -67,7 +66,7 @@ class TokenDistilLoss(nn.Module):
         sample_keys_N: Tensor | None = None,
         stream: int = 0,
     ) -> Tensor:
-        """The last two say what is masked at random (`MaskedTokenDistilLoss`); unread here."""
+        """Compute the scalar loss; only `MaskedTokenDistilLoss` uses the last two arguments."""
         return self._squared_error(student_NTD, teacher_NTD).mean() * self.loss_weight
 
     def _squared_error(self, student_NTD: Tensor, teacher_NTD: Tensor) -> Tensor:
@@ -78,14 +77,16 @@ class TokenDistilLoss(nn.Module):
 
 
 class MaskedTokenDistilLoss(TokenDistilLoss):
-    """`TokenDistilLoss` over the tokens that are not masked: the mean over their elements.
+    """`TokenDistilLoss` as the mean over the tokens that are not masked.
 
-    Of every sample's T tokens, round(mask_ratio x T) are masked (Python's `round`, halves to
-    even). `random`: a fresh choice per sample, epoch and pair of cycles, see `random_scores`.
-    `importance`: the least important ones, see `importance_scores`.
+    Shapes are static, and nothing synchronises with the device.
 
-    With `mask_ratio` 0 it is `TokenDistilLoss` bit for bit, with 1 it is 0 with zero gradients.
-    Shapes are static and nothing waits for the device.
+    Args:
+        mask_ratio: 0..1; round(mask_ratio * T) of a sample's T tokens are masked (Python's `round`,
+            halves to even). 0 equals `TokenDistilLoss` bit for bit; 1 gives 0 and zero gradients.
+        mask_strategy: which tokens are masked. "random": a new choice for each sample, epoch and
+            pair of cycles (`random_scores`); "importance": the least important ones
+            (`importance_scores`).
     """
 
     def __init__(
@@ -107,18 +108,18 @@ class MaskedTokenDistilLoss(TokenDistilLoss):
         sample_keys_N: Tensor | None = None,
         stream: int = 0,
     ) -> Tensor:
-        """`sample_keys_N` int64 and `stream` choose what `random` masks."""
+        """Compute the scalar loss; `sample_keys_N` and `stream` are those of `random_scores`."""
         num_tokens = teacher_NTD.shape[1]
         num_masked = round(self.mask_ratio * num_tokens)
         masked_NT = self.masked(teacher_NTD, sample_keys_N, stream)
         error_NTD = self._squared_error(student_NTD, teacher_NTD)
         error_NTD = error_NTD.masked_fill(masked_NT[:, :, None], 0.0)
-        # The mean over all tokens, scaled to the mean over those kept: x 1.0 where none is masked.
+        # From the mean over all tokens to the mean over the kept ones; exactly 1 if none is masked.
         scale = num_tokens / max(num_tokens - num_masked, 1)
         return error_NTD.mean() * scale * self.loss_weight
 
     def masked(self, teacher_NTD: Tensor, sample_keys_N: Tensor | None, stream: int) -> Tensor:
-        """Which tokens the loss leaves out, bool (N, T)."""
+        """Select the tokens that the loss ignores: bool [N, T], arguments as in `forward`."""
         num_tokens = teacher_NTD.shape[1]
         if self.mask_strategy == "importance":
             scores_NT = importance_scores(teacher_NTD)
@@ -129,29 +130,37 @@ class MaskedTokenDistilLoss(TokenDistilLoss):
 
 
 def lowest(scores_NT: Tensor, count: int) -> Tensor:
-    """Where the `count` lowest scores of each row are, bool (N, T); of equal ones the first."""
+    """Mark the `count` lowest scores of each row: bool [N, T]. Of equal scores the first win."""
     order_NT = scores_NT.argsort(dim=1, stable=True)
     masked_NT = torch.zeros_like(scores_NT, dtype=torch.bool)
     return masked_NT.scatter(1, order_NT[:, :count], True)
 
 
 def importance_scores(teacher_NTD: Tensor) -> Tensor:
-    """How important each of the later cycle's tokens is: its energy, the sum of squares (N, T).
+    """Score the importance of the teacher's tokens by their energy, the sum of squares: [N, T].
 
-    This is the activation-based attention map of Zagoruyko & Komodakis (ICLR 2017), for tokens.
-    It needs nothing but the sample's own tokens, so it is the same on any number of processes;
-    and the sine position embedding does not bias it, since it has the same norm everywhere.
+    It depends on the sample's own tokens only, so it is the same on any number of processes. The
+    sine position embedding does not bias it, because its norm is the same at every position.
+
+    Source: the activation-based attention map of Zagoruyko & Komodakis (ICLR 2017), on tokens.
     """
     return teacher_NTD.detach().float().square().sum(dim=2)
 
 
 def random_scores(sample_keys_N: Tensor, num_tokens: int, stream: int) -> Tensor:
-    """Random int64 scores (N, T) as a pure function of key, stream and token.
+    """Draw int64 scores [N, T] as a pure function of key, stream and token index.
 
-    A counter-based generator: SplitMix64 (Steele, Lea & Flood, OOPSLA 2014) of the key with the
-    stream mixed in, then of the token's index. There is no generator state, so that a sample has
-    the same mask for any batch, process and resumption. Scores of different streams (vision
-    tokens, keypoint tokens, each pair of cycles) are independent.
+    Without generator state a sample has the same mask in any batch, in any process, and after
+    resuming.
+
+    Args:
+        sample_keys_N: int64, one key for each sample and epoch (`data.randomness.sample_keys`).
+        num_tokens: T.
+        stream: scores of different streams are independent; each kind of token and each pair of
+            cycles has its own.
+    Source:
+        SplitMix64 (Steele, Lea & Flood, OOPSLA 2014), applied to the key with the stream mixed in,
+        then to that plus the token's counter.
     """
     stream_key = _signed(_GOLDEN_GAMMA * (stream + 1))
     row_keys_N1 = _mix(sample_keys_N ^ stream_key)[:, None]
@@ -163,20 +172,20 @@ _GOLDEN_GAMMA = 0x9E3779B97F4A7C15
 
 
 def _signed(value: int) -> int:
-    """The int64 with the lowest 64 bits of `value`."""
+    """Reinterpret the lowest 64 bits of `value` as an int64."""
     value &= 2**64 - 1
     return value - 2**64 if value >= 2**63 else value
 
 
 def _mix(z: Tensor) -> Tensor:
-    """SplitMix64's finaliser on int64 tensors, whose products wrap."""
+    """SplitMix64's finaliser on int64 tensors, whose products wrap around."""
     z = (z ^ _shift_right(z, 30)) * _signed(0xBF58476D1CE4E5B9)
     z = (z ^ _shift_right(z, 27)) * _signed(0x94D049BB133111EB)
     return z ^ _shift_right(z, 31)
 
 
 def _shift_right(z: Tensor, bits: int) -> Tensor:
-    """Logical shift; `>>` on int64 repeats the sign."""
+    """Logical right shift; `>>` on int64 extends the sign bit."""
     return (z >> bits) & ((1 << (64 - bits)) - 1)
 
 
@@ -188,7 +197,10 @@ LOSSES: dict[str, Any] = {
 
 
 class PoseLoss(nn.Module):
-    """All losses of a training step, summed over cycles or pairs of cycles, not averaged."""
+    """All losses of a training step, summed (not averaged) over cycles or pairs of cycles.
+
+    `keypoint` is for the heatmaps of every cycle, the others for the tokens of adjacent cycles.
+    """
 
     def __init__(
         self,
@@ -209,14 +221,22 @@ class PoseLoss(nn.Module):
         target_weights_NK: Tensor,
         sample_keys_N: Tensor,
     ) -> dict[str, Tensor]:
-        """Scalars by name, already weighted: `heatmap_loss`, and `vis_dist_loss` and
-        `kpt_dist_loss` where configured. The training loss is their sum."""
+        """Compute the losses of a batch; the training loss is their sum.
+
+        Args:
+            outputs: one entry per cycle.
+            targets_NKHW: heatmaps in 0..1.
+            target_weights_NK: 1 for annotated joints, else 0.
+            sample_keys_N: int64, see `random_scores`.
+        Returns:
+            Weighted scalars: `heatmap_loss`; where configured `vis_dist_loss`, `kpt_dist_loss`.
+        """
         losses = {
             "heatmap_loss": _total(
                 self.keypoint(cycle.heatmaps, targets_NKHW, target_weights_NK) for cycle in outputs
             )
         }
-        # Every pair of cycles, and either kind of token, masks by a random stream of its own.
+        # Each pair of cycles and each kind of token has its own random stream for masking.
         if self.vision_tokens is not None:
             losses["vis_dist_loss"] = _between_cycles(
                 self.vision_tokens, [cycle.vision_tokens for cycle in outputs], sample_keys_N, 0
@@ -231,7 +251,7 @@ class PoseLoss(nn.Module):
 def _between_cycles(
     loss: TokenDistilLoss, tokens: list[Tensor], sample_keys_N: Tensor, first_stream: int
 ) -> Tensor:
-    """The sum over adjacent cycles, the later one as the teacher; 0 for a single cycle."""
+    """Sum over adjacent cycles, the later one as the teacher; 0 for a single cycle."""
     if len(tokens) == 1:
         return tokens[0].new_zeros(())
     return _total(
@@ -245,7 +265,7 @@ def _total(terms: Iterable[Tensor]) -> Tensor:
 
 
 def build_loss(config: KeypointHead) -> PoseLoss:
-    """The losses of an experiment (`experiment.model.keypoint_head`)."""
+    """Build the losses of an experiment from its `model.keypoint_head`."""
     keypoint = config.loss_keypoint
     return PoseLoss(
         keypoint=LOSSES[keypoint.type](
@@ -263,6 +283,6 @@ def _token_loss(config: TokenDistilCfg | None) -> TokenDistilLoss | None:
     return LOSSES[config.type](
         loss_weight=config.loss_weight,
         detach_teacher=config.detach_teacher,
-        # the schema fills both in where they are read, and leaves them out elsewhere
+        # None for a loss without masking; the schema fills in the defaults for the others.
         **{key: value for key, value in masking.items() if value is not None},
     )

@@ -1,4 +1,4 @@
-"""The COCO person skeleton: 17 joints, their mirror pairs, limbs and evaluation constants.
+"""The COCO person skeleton: 17 joints, their left-right pairs, limbs and evaluation constants.
 
 "Left" and "right" are the person's own. Order, pairs and limbs are those of the COCO keypoint
 annotations (https://cocodataset.org/#format-data); the sigmas are the per-joint standard
@@ -31,7 +31,7 @@ NUM_JOINTS = len(JOINT_NAMES)
 
 FLIP_PAIRS = ((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16))
 
-# FLIP_INDEX[j] is the joint that j becomes in a mirrored image.
+# FLIP_INDEX[j] is the joint that joint j becomes in a mirrored image.
 FLIP_INDEX = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
 
 # Pairs of joint indices, zero-based, in the order of COCO's "skeleton" field.

@@ -1,4 +1,4 @@
-"""A YAML document of one pydantic model: read, checked, and every problem of it explained."""
+"""Validate a YAML document by a pydantic model, and explain every problem."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sdpose.errors import UserError, did_you_mean
 
 M = TypeVar("M", bound=BaseModel)
 
-_SHOWN = 20  # each unknown key is compared with all that are allowed
+_SHOWN = 20  # explaining is slow: each unknown key is compared with all allowed ones
 _LONGEST_LINE = 500
 
 # By pydantic's kind of problem.
@@ -34,15 +34,19 @@ def parse_document(
     source: str,
     given_by: dict[str, str] | None = None,
 ) -> M:
-    """Validates YAML text, or the mapping that it holds.
+    """Validate a document.
 
-    source: where it comes from, for the message. given_by: option that set a key, by key path.
-    Raises UserError naming every problem: unknown key, wrong type or range.
+    Args:
+        document: YAML text, or the mapping that it holds.
+        source: its origin, for messages.
+        given_by: the options or files that set keys, by key path, for messages.
+    Raises:
+        UserError: lists every problem: unknown key, wrong type or range.
     """
     values = parse_yaml(document, source) if isinstance(document, str | bytes) else document
     try:
         return model.model_validate(values)
-    except RecursionError:  # a mapping of a checkpoint, which no reader of text has bounded
+    except RecursionError:  # a mapping from a checkpoint; only parsing text limits the depth
         raise UserError(f"{source}: nested too deeply") from None
     except ValidationError as error:
         problems = error.errors(include_url=False)
@@ -56,7 +60,7 @@ def parse_document(
 
 
 def _lines(explained: list[tuple[str, str]], given_by: dict[str, str]) -> list[str]:
-    """One line for each problem, with its origin; one for all that an option sets at once."""
+    """One line per problem, with its origin; problems that one option causes share a line."""
     keys_of: dict[tuple[str, str, str], list[str]] = {}
     for path, text in explained:
         origin = next((by for key, by in given_by.items() if same_branch(key, path)), "")
@@ -69,7 +73,11 @@ def _lines(explained: list[tuple[str, str]], given_by: dict[str, str]) -> list[s
 
 
 def parse_yaml(text: str | bytes, source: str) -> dict[str, Any]:
-    """The mapping of a YAML text. Raises DocumentError, a UserError."""
+    """Parse YAML text that holds a mapping.
+
+    Raises:
+        DocumentError: (a UserError) it is not valid YAML, or not a mapping.
+    """
     values = parse_yaml_value(text, source)
     if not isinstance(values, dict):
         raise DocumentError(f"{source}: expected 'key: value' lines, found {describe(values)}")
@@ -77,7 +85,7 @@ def parse_yaml(text: str | bytes, source: str) -> dict[str, Any]:
 
 
 def _explain(problem: Any, root: type[BaseModel]) -> tuple[str, str]:
-    """For one pydantic problem: where, and what is wrong and allowed."""
+    """Explain a pydantic problem: the key path; what is wrong and what is allowed."""
     location = [part for part in problem["loc"] if part != "__root__"]
     path = ".".join(str(part) for part in location) or root.__name__.lower()
     kind, value = problem["type"], problem["input"]
@@ -121,7 +129,7 @@ def _section_at(root: type[BaseModel], location: list[Any]) -> type[BaseModel] |
     for key in location:
         field = section.model_fields.get(str(key))
         if field is None:
-            if isinstance(key, int):  # an element of a tuple of sections
+            if isinstance(key, int):  # index into a tuple of sections
                 continue
             return None
         candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]

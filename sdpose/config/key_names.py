@@ -1,4 +1,4 @@
-"""From the name that somebody typed to the key that is meant."""
+"""Resolve short and misspelled names to the keys of an experiment."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from sdpose.config.short_keys import OTHER_NAMES, SHORT_KEYS
 from sdpose.errors import UserError, either
 
 _SHOWN = 6
-_FEW = 12  # allowed names that a message can list
-_LONGEST = 100  # comparing takes the square of a word's length
+_FEW = 12  # a message lists up to this many allowed names
+_LONGEST = 100  # the time of a comparison grows with the square of the length
 
 
 def full_paths(name: str, values: dict[str, Any]) -> tuple[str, ...]:
-    """The keys that a name stands for in an experiment of these values; a full path is its own.
+    """Resolve a short name to the keys that it sets; a full path is returned unchanged.
 
+    Args:
+        values: of the experiment; keys in sections that are off (null) are omitted.
     Raises:
         UserError: all of them are in sections that are off.
     """
@@ -39,23 +41,23 @@ def full_paths(name: str, values: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _long(name: str) -> tuple[str, ...]:
-    """The full paths of a name; of loss_vis_token_dist.type, too, which begins with a short one."""
+    """The full paths of a name, or of a path that starts with a short name."""
     head, dot, rest = name.partition(".")
     return tuple(path + dot + rest for path in SHORT_KEYS.get(head, (head,)))
 
 
 def spell_out(values: dict[str, Any], base: dict[str, Any], source: str) -> dict[str, Any]:
-    """A document with the nested keys that its short and dotted ones at the top stand for.
+    """Replace the short and dotted keys at the top of a document by nested keys.
 
     Args:
-        base: what it is merged into.
-        source: the file, for the message.
+        base: the document that it will be merged into.
+        source: the file, for messages.
     Raises:
         UserError: a key is given in two ways.
     """
     names = [n for n in values if isinstance(n, str) and (n in SHORT_KEYS or "." in n)]
     result = {key: value for key, value in values.items() if key not in names}
-    # Sections first: whether a loss is off must be known to what sets both.
+    # Sections first: names that set both losses must know whether one is off.
     for name in sorted(names, key=lambda each: len(_long(each))):
         try:
             paths = full_paths(name, merge(base, result))
@@ -73,7 +75,7 @@ def spell_out(values: dict[str, Any], base: dict[str, Any], source: str) -> dict
 
 
 def key_paths(section: type[BaseModel]) -> list[str]:
-    """Every key of a document, and every section, by their dotted paths."""
+    """Return the dotted paths of all keys and sections of a document."""
     paths: dict[str, None] = {}
     for key in keys(section):
         parts = key.path.split(".")
@@ -82,9 +84,9 @@ def key_paths(section: type[BaseModel]) -> list[str]:
 
 
 def hint_for(name: str, root: type[BaseModel], siblings: Sequence[str]) -> str:
-    """What a key that does not exist may mean: keys of that name elsewhere, and the nearest ones.
+    """Suggest what an unknown key may mean: keys of that name elsewhere, and similar names.
 
-    siblings: the keys that exist in its place.
+    `siblings` are the keys that its section has.
     """
     paths = key_paths(root)
     if (dotted := re.sub("[:/]", ".", name)) != name and dotted in paths:
@@ -112,7 +114,7 @@ def hint_for(name: str, root: type[BaseModel], siblings: Sequence[str]) -> str:
 
 
 def described_short_keys(names: Iterable[str]) -> list[str]:
-    """A line for each name that is short, with the keys that it stands for."""
+    """Return one line for each short name, with the keys that it stands for."""
     return [
         f"{name} is short for {' and '.join(_long(name))}"
         for name in names

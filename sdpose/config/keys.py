@@ -1,4 +1,4 @@
-"""Every key of an experiment, read from the schema."""
+"""List every key of an experiment, from the schema."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from sdpose.config.schema import Experiment
 
 @dataclass(frozen=True)
 class Key:
-    """A value that an experiment can have, or a section that can be null."""
+    """The key of a value, or of a section that can be null."""
 
     path: str  # dotted
     meaning: str
-    default: Any  # ... if there is none
-    choices: tuple[Any, ...]  # all of them, where they can be listed
+    default: Any  # Ellipsis if there is none
+    choices: tuple[Any, ...]  # empty if they cannot be listed
     examples: tuple[Any, ...]  # of the schema's field
 
     @property
     def example(self) -> Any:
-        """A value that can be written there; another one than the default, where there is one."""
+        """A valid value; one other than the default if there is any."""
         others = (choice for choice in self.choices if choice != self.default)
         return self.examples[0] if self.examples else next(others, self.default)
 
@@ -32,8 +32,13 @@ class Key:
 def keys(
     section: type[BaseModel] = Experiment, prefix: str = "", values: BaseModel | None = None
 ) -> Iterator[Key]:
-    """Every key, those of sections behind their section's. values: the section as it is by default,
-    where that is not what its own fields say."""
+    """Yield every key; the keys of a section follow the section's own.
+
+    Args:
+        section: the schema to list.
+        prefix: put before every path.
+        values: the section's default value, if it differs from the defaults of its fields.
+    """
     for name, field in section.model_fields.items():
         path, default = prefix + name, ... if field.is_required() else field.default
         if values is not None:
@@ -54,12 +59,12 @@ def keys(
 
 
 def example_of(path: str) -> str | None:
-    """A value that can be written for a key of an experiment, as YAML; None: no such key."""
+    """Return a valid value of an experiment's key as YAML; None: there is no such key."""
     return next((as_yaml(key.example) for key in keys() if key.path == path), None)
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:
-    """The section that a key takes, or may take; of a list of sections none."""
+    """The section that a key may hold; None for values and for lists of sections."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     if get_origin(annotation) is tuple:
@@ -80,7 +85,7 @@ def _choices(annotation: Any) -> tuple[Any, ...]:
 
 
 def as_yaml(value: Any) -> str:
-    """On one line, as it can be written."""
+    """Write a value as YAML on one line."""
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json", exclude_none=True)
     if isinstance(value, str):

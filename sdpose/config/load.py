@@ -1,8 +1,8 @@
-"""From a few lines of YAML to one resolved experiment.
+"""Resolve a few lines of YAML to a complete experiment.
 
-An experiment file states its differences from its `base:` (a name beside it, or of a shipped
-experiment), which may have a base itself; the first of the chain differs from the schema's
-defaults. `--set key.path=value` comes last.
+An experiment file states its differences from its `base:` (an experiment in the same folder, or a
+shipped one), which may have a base itself; the first of the chain states its differences from the
+schema's defaults. `--set key.path=value` overrides them all.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ EXPERIMENTS_VARIABLE = "SDPOSE_EXPERIMENTS"
 MAX_BASES = 20
 WEIGHTS = {".pth", ".pt", ".safetensors", ".ckpt", ".onnx"}
 
-Chain = list[tuple[Path, dict[str, Any]]]  # a document after its bases, the first base first
+Chain = list[tuple[Path, dict[str, Any]]]  # the bases, the first one first, then the document
 
 
 def experiments_dir() -> Path:
-    """`pipelines/experiments` of this repository, or $SDPOSE_EXPERIMENTS."""
+    """Return $SDPOSE_EXPERIMENTS, or else `pipelines/experiments` of this repository."""
     configured = os.environ.get(EXPERIMENTS_VARIABLE)
     if configured:
         return Path(configured)
@@ -41,7 +41,7 @@ def experiments_dir() -> Path:
 
 
 class Override(str):
-    """`key.path=value` that nobody typed: `by` says in messages whose it is, instead of --set."""
+    """A `key.path=value` that the user did not type; messages name its origin `by`, not --set."""
 
     by: str
 
@@ -54,11 +54,15 @@ class Override(str):
 def load_experiment(
     name_or_path: str | Path, overrides: Iterable[str] = (), **top_level: str | None
 ) -> Experiment:
-    """The resolved experiment of a name in `pipelines/experiments`, or of a YAML file.
+    """Load and resolve an experiment.
 
-    overrides: texts `key.path=value`, the value in YAML. top_level: the command line's own options
-    (data_root, work_dir, ...), which win over both; None means not given.
-    Raises UserError naming every problem: unknown experiment or key, wrong type or range.
+    Args:
+        name_or_path: a name in `experiments_dir()`, or a YAML file.
+        overrides: `key.path=value`, the value in YAML.
+        top_level: options of the command line (data_root, work_dir, ...), which override all else;
+            None means not given.
+    Raises:
+        UserError: lists every problem: unknown experiment or key, wrong type or range.
     """
     return _load(name_or_path, overrides, top_level)[0]
 
@@ -66,15 +70,17 @@ def load_experiment(
 def load_document(
     values: dict[str, Any], source: Path, overrides: Iterable[str] = (), **top_level: str | None
 ) -> Experiment:
-    """`load_experiment` for a whole document that is at hand. source: its file, for messages."""
+    """Resolve a complete document like `load_experiment`; messages name its file `source`."""
     return _resolve([(source, values)], overrides, top_level)[0]
 
 
 def load_with_origins(
     name_or_path: str | Path, overrides: Iterable[str] = (), **top_level: str | None
 ) -> tuple[Experiment, dict[str, str]]:
-    """`load_experiment`, and where each value comes from: a file, an option or "default", by dotted
-    key."""
+    """Load an experiment like `load_experiment`, with the origin of each value by dotted key.
+
+    An origin is a file, an option, or "default".
+    """
     experiment, chain, given_by = _load(name_or_path, overrides, top_level)
     return experiment, _origins(experiment, chain, given_by)
 
@@ -82,7 +88,7 @@ def load_with_origins(
 def _load(
     name_or_path: str | Path, overrides: Iterable[str], top_level: dict[str, str | None]
 ) -> tuple[Experiment, Chain, dict[str, str]]:
-    """The experiment, the documents it is made of, and the options that set a key."""
+    """The experiment, its chain of documents, and the options by the key that they set."""
     path = find_document(str(name_or_path), experiments_dir(), "experiment")
     return _resolve(_chain(_read(path), path), overrides, top_level)
 
@@ -114,43 +120,48 @@ def parse_experiment(
     source: str = "experiment",
     given_by: dict[str, str] | None = None,
 ) -> Experiment:
-    """Validates a whole experiment: the text that `dump_experiment` wrote, or a mapping."""
+    """Validate a complete experiment; arguments as in `document.parse_document`."""
     return parse_document(Experiment, document, source, given_by)
 
 
 def dump_experiment(experiment: Experiment, *, whole: bool = True) -> str:
-    """The resolved experiment as YAML; what travels from step to step.
+    """Dump a resolved experiment as YAML, the form that is passed from step to step.
 
-    whole: False leaves out what is the default, which the same code fills in again; where many
-    experiments travel together.
+    `whole=False` omits defaults, to pass many experiments: only the same code restores them.
     """
     return dump_yaml(experiment.model_dump(mode="json", exclude_defaults=not whole))
 
 
 def dump_yaml(values: dict[str, Any]) -> str:
-    """YAML for people: keys in their order, letters of all scripts as they are."""
+    """Dump YAML for human readers: keys in their order, letters of all scripts unescaped."""
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
     if printable(text) == text:
         return text
-    # a mark that reorders what is read, for example, which PyYAML takes for a letter
+    # An invisible character, such as one that reverses the text direction, which PyYAML does not
+    # escape if allow_unicode is set.
     return yaml.safe_dump(values, sort_keys=False, width=100)
 
 
 def experiment_digest(experiment: Experiment) -> str:
-    """sha256 of what `sdpose config show` prints, in hex."""
+    """Return the sha256 of what `sdpose config show` prints, in hex."""
     return hashlib.sha256(dump_experiment(experiment).encode()).hexdigest()
 
 
 def experiment_differences(first: Experiment, second: Experiment) -> dict[str, tuple[Any, Any]]:
-    """The settings in which two experiments differ: dotted key to both values, None where the key
-    is not there."""
+    """Return the differing values of two experiments by dotted key; None: the key is missing."""
     old, new = (flatten(experiment.model_dump(mode="json")) for experiment in (first, second))
     keys = [*old, *(key for key in new if key not in old)]
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
 
 
 def find_document(name_or_path: str, folder: Path, kind: str) -> Path:
-    """The file of a name in `folder`, or of a path. kind: "experiment" or "sweep"."""
+    """Return the file of a name in `folder`, or of a path.
+
+    Args:
+        kind: "experiment" or "sweep".
+    Raises:
+        UserError: there is no such file, or it is not a YAML document.
+    """
     path = Path(name_or_path)
     if path.suffix == ".py":
         raise UserError(
@@ -187,7 +198,7 @@ def _hint_for_file(path: Path, folder: Path) -> str:
 
 
 def resolve_experiment(text: str, path: Path) -> Experiment:
-    """The experiment of a file's text, its base looked up as if it were the file `path`."""
+    """Resolve the text of an experiment file, with its base looked up relative to `path`."""
     _, values = _merged(_chain(parse_yaml(text, str(path)), path))
     return parse_experiment(values, source=str(path))
 
@@ -197,7 +208,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _chain(values: dict[str, Any], path: Path) -> Chain:
-    """A document and its bases, each without its `base`."""
+    """A document and its bases, each without the key `base`."""
     chain = [(path, values)]
     while (name := values.pop("base", None)) is not None:
         if not isinstance(name, str):
@@ -223,11 +234,11 @@ def _is_same(one: Path, other: Path) -> bool:
 
 
 def _merged(chain: Chain) -> tuple[Chain, dict[str, Any]]:
-    """The documents without short keys, and what they make together."""
+    """The documents with short keys spelled out, and the mapping that they merge to."""
     spelled_out: Chain = []
     merged: dict[str, Any] = {}
-    # One model in the registry for an experiment and all that are based on it, however they and
-    # their sweeps are named.
+    # An experiment and all those based on it share one registered model, whatever the names of the
+    # others and of their sweeps.
     if is_name(family := chain[0][1].get("exp_name")):
         merged["registry"] = {"model": family}
     for path, values in chain:
@@ -237,13 +248,13 @@ def _merged(chain: Chain) -> tuple[Chain, dict[str, Any]]:
 
 
 def _origins(experiment: Experiment, chain: Chain, given_by: dict[str, str]) -> dict[str, str]:
-    """By dotted key of the experiment; what comes later in the chain wins, and options over all."""
+    """Origins by dotted key: options override files, later files of the chain earlier ones."""
     origins = {}
     files = [(str(path), flatten(values)) for path, values in chain]
     for key in flatten(experiment.model_dump(mode="json")):
         origins[key] = "default"
         for path, values in files:
-            # A parent that is no mapping (null, say) sets all that is below it.
+            # A parent that is not a mapping (null, for example) sets all keys below it.
             if any(key == known or key.startswith(f"{known}.") for known in values):
                 origins[key] = path
         for option, text in given_by.items():

@@ -1,4 +1,4 @@
-"""Nested mappings, and the dotted paths of what is in them."""
+"""Nested mappings, and the dotted paths of their values."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one with dotted keys; lists stay values.
+    """Flatten nested mappings to dotted keys; lists are values.
 
     >>> flatten({"optimizer": {"type": "Adam", "betas": [0.9, 0.999]}})
     {'optimizer.type': 'Adam', 'optimizer.betas': [0.9, 0.999]}
@@ -21,7 +21,8 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def nested(path: str, value: Any) -> dict[str, Any]:
-    """
+    """Nest a value under a dotted path.
+
     >>> nested("optimizer.lr", 1)
     {'optimizer': {'lr': 1}}
     """
@@ -31,7 +32,7 @@ def nested(path: str, value: Any) -> dict[str, Any]:
 
 
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Mappings merge key by key; any other value, lists too, replaces the base's."""
+    """Merge mappings key by key; any other value, including a list, replaces the base's."""
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
@@ -43,7 +44,7 @@ def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_off(values: dict[str, Any], path: str) -> bool:
-    """Whether a section, or one above it, is given as null."""
+    """Return whether a section, or one above it, is set to null."""
     node: Any = values
     for key in path.split("."):
         if not isinstance(node, dict) or key not in node:
@@ -55,6 +56,6 @@ def is_off(values: dict[str, Any], path: str) -> bool:
 
 
 def same_branch(one: str, other: str) -> bool:
-    """Whether one key path is the other, or lies above or below it."""
+    """Return whether the key paths are equal or one is above the other."""
     shorter, longer = sorted((one + ".", other + "."), key=len)
     return longer.startswith(shorter)

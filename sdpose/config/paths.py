@@ -1,6 +1,6 @@
-"""Paths as people type them: `~/x`, `$DATA/x` and `file:///x` in an experiment or an option.
+"""Expand `~/x`, `$DATA/x` and `file:///x` in the paths of an experiment or an option.
 
-No shell has expanded them there, and a folder of that literal name is hardly ever meant.
+No shell expands them there, and a folder of that literal name is hardly ever meant.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from sdpose.errors import UserError
 
-# True: an address is a value of its own there, and is left as it is.
+# True: the key also takes addresses (scheme://...), which are not expanded.
 _KEYS = {
     "data_root": False,
     "work_dir": True,
@@ -31,7 +31,7 @@ _KEYS = {
 
 
 def expand_paths(values: dict[str, Any]) -> dict[str, Any]:
-    """An experiment's values, not validated yet, with `local_path` of every path in them."""
+    """Apply `local_path` to every path in the values of an experiment, before their validation."""
     for key, takes_addresses in _KEYS.items():
         node: Any = values
         for part in key.split("."):
@@ -44,13 +44,13 @@ def expand_paths(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def local_path(text: str, key: str) -> str:
-    """The path with `~`, variables and file:// resolved.
+    """Resolve `~`, variables and file:// in a path.
 
     >>> local_path("file:///data/my%20photos", "data_root")
     '/data/my photos'
 
     Raises:
-        UserError: no such variable or home folder, or a path of Windows; it names `key`.
+        UserError: no such variable or home folder, or a Windows path; the message names `key`.
     """
     drive = re.match(r"([A-Za-z]):[\\/]", text)
     if drive or text.startswith("\\\\"):

@@ -1,8 +1,8 @@
-"""The random part of a training sample: where the crop lies, how it is turned, what it mirrors.
+"""Random augmentation of a training sample: position, size, rotation and mirroring of its crop.
 
-The distributions, and the order in which they draw, are those of mmpose 0.29's top-down training
+The distributions, and the order of the draws, are those of mmpose 0.29's top-down training
 pipeline as the official configurations use it: random shift of the box, mirroring, half body,
-random scale and rotation. Fed with the same draws it gives the same crop.
+random scale and rotation. Given the same draws it returns the same crop.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from sdpose.geometry import apply_affine, extent_to_size
 from sdpose.skeleton import FLIP_INDEX, UPPER_BODY
 
-# The crop of half a body exceeds the extent of its joints by this factor.
+# The crop of half a body is the extent of its joints times this factor.
 HALF_BODY_PADDING = 1.5
-# Which half is kept: the upper one if a standard normal draw is below it, that is in 69 %.
+# The upper half is kept if a standard normal draw is below this, in 69 % of the cases.
 UPPER_BODY_BELOW = 0.5
 
 _FLIP_INDEX = np.array(FLIP_INDEX)
@@ -26,7 +26,7 @@ _IS_UPPER = np.isin(np.arange(len(FLIP_INDEX)), UPPER_BODY)
 
 
 class RandomSource(Protocol):
-    """What is drawn from: a numpy Generator (or RandomState, which the reference was made with)."""
+    """A numpy Generator (or the RandomState that made the reference numbers)."""
 
     def random(self) -> float: ...
     def uniform(self, low: float, high: float, size: int) -> Any: ...
@@ -35,9 +35,9 @@ class RandomSource(Protocol):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """A crop region as `geometry.crop_affine` takes it."""
+    """A crop region: arguments of `geometry.crop_affine`."""
 
-    center: NDArray  # [2], pixels of the image as it is, not mirrored
+    center: NDArray  # [2], pixels of the image as stored, not mirrored
     size: NDArray  # [2], width and height in image pixels
     rotation_deg: float = 0.0
     flip: bool = False
@@ -60,14 +60,23 @@ def draw_augmentation(
     rot_factor: float,
     rot_prob: float,
 ) -> Augmentation:
-    """Draws the crop of one person whose box has the region (`center`, `size`) in image pixels.
+    """Draw the crop of one person.
 
-    * With `shift_prob` the centre moves by up to `shift_factor` of the region's size, uniformly.
-    * With `flip_prob` the crop is mirrored.
-    * With `prob_half_body`, if more than `num_joints_half_body` joints are visible, the region is
-      replaced by that of the upper or the lower body.
-    * The size is multiplied by 1 + N(0, scale_factor), clipped to 1 -+ scale_factor.
-    * With `rot_prob` it is turned by N(0, rot_factor) degrees, clipped to twice that.
+    Args:
+        center, size: [2] each, the crop region of the person's box in image pixels.
+        joints_K2: image pixels.
+        visible_K: 1 for annotated joints, 0 for others.
+        aspect_ratio: width / height of the crop.
+        shift_factor: the centre moves uniformly by up to this share of the size ...
+        shift_prob: ... with this probability.
+        flip_prob: probability that the crop is mirrored.
+        num_joints_half_body: if more joints than this are visible, the region is replaced by that
+            of the upper or the lower body ...
+        prob_half_body: ... with this probability.
+        scale_factor: the size is multiplied by 1 + N(0, scale_factor), clipped to
+            1 - scale_factor .. 1 + scale_factor.
+        rot_factor: degrees; the crop is rotated by N(0, rot_factor), clipped to twice that ...
+        rot_prob: ... with this probability.
     """
     crop = Augmentation(center, size)
     if rng.random() < shift_prob:
@@ -86,11 +95,17 @@ def draw_augmentation(
 def half_body(
     joints_K2: NDArray, visible_K: NDArray, keep_upper: bool, aspect_ratio: float
 ) -> Augmentation | None:
-    """The region of the visible joints of one half of the body.
+    """Compute the region of the visible joints of one half of the body.
 
-    It is the wanted half if more than two of its joints are visible, else the other one under the
-    same condition, else the upper one; None if fewer than two joints remain or all are in one
-    place (where mmpose would crop nothing at all).
+    Args:
+        joints_K2: image pixels.
+        visible_K: 1 for annotated joints, 0 for others.
+        keep_upper: the preferred half. It is used if more than two of its joints are visible, else
+            the other half under the same condition, else the upper half.
+        aspect_ratio: width / height of the crop.
+    Returns:
+        The region, not rotated or mirrored; None if fewer than two joints remain or all coincide
+        (mmpose would make an empty crop).
     """
     visible_K = visible_K > 0
     upper_K, lower_K = visible_K & _IS_UPPER, visible_K & ~_IS_UPPER
@@ -108,7 +123,10 @@ def half_body(
 def joints_in_crop(
     joints_K2: NDArray, visible_K: NDArray, matrix: NDArray, flip: bool
 ) -> tuple[NDArray, NDArray]:
-    """The joints in crop pixels and their visibility; in a mirrored crop left and right swap."""
+    """Transform joints from image to crop pixels; swap left and right in a mirrored crop.
+
+    `matrix` is geometry.crop_affine's, made with the same `flip`. Returns joints_K2 and visible_K.
+    """
     if flip:
         joints_K2, visible_K = joints_K2[_FLIP_INDEX], visible_K[_FLIP_INDEX]
     return apply_affine(joints_K2, matrix), visible_K

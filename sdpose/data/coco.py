@@ -1,8 +1,8 @@
-"""COCO keypoint annotations, read into arrays.
+"""Read COCO keypoint annotations into arrays.
 
-Which persons and boxes count, and in which order, follows mmpose 0.29's `TopDownCocoDataset`, so
-that results compare row by row with those of the official code. What COCO's own tools would pass
-over (duplicate ids, NaN, annotations of unknown images) is refused by name: it changes AP silently.
+The selection and order of persons and boxes follow mmpose 0.29's `TopDownCocoDataset`, so that
+results compare row by row with those of the official code. Defects that COCO's own tools ignore
+(duplicate ids, NaN, annotations of unknown images) are errors here: they change AP silently.
 
 N = boxes or persons, I = images, A = annotations of the person category, K = 17 joints.
 """
@@ -36,13 +36,13 @@ from sdpose.skeleton import JOINT_NAMES, NUM_JOINTS
 
 @dataclass(frozen=True)
 class Boxes:
-    """What is evaluated: one row per box."""
+    """Boxes to evaluate, one row per box."""
 
-    image_index: Ints  # [N], into the images table
+    image_index: Ints  # [N], into CocoAnnotations' image arrays
     image_id: Ints  # [N]
     key: Ints  # [N], annotation id, or index in the detection file
-    boxes_xywh: Floats  # [N,4], pixels
-    box_score: Floats  # [N], 1 for ground truth
+    boxes_xywh: Floats  # [N,4], image pixels
+    box_score: Floats  # [N], 0..1; 1 for ground truth
 
     def __len__(self) -> int:
         return len(self.key)
@@ -65,15 +65,15 @@ class Persons(Boxes):
 
 @dataclass(frozen=True)
 class CocoAnnotations:
-    """A COCO keypoints file as arrays; other categories than the persons' are left out."""
+    """A COCO keypoints file as arrays, without the categories other than person."""
 
     path: Path
     image_ids: Ints  # [I], file order
-    file_names: tuple[str, ...]  # [I], relative to the folder of the images
+    file_names: tuple[str, ...]  # [I], relative to the image folder
     image_sizes_wh: Ints  # [I,2], pixels
     image_licenses: Ints  # [I], ids into `licenses`; -1 = none given
     licenses: dict[int, str]
-    person_category: dict[str, Any]  # the file's own entry
+    person_category: dict[str, Any]  # as in the file
     ann_ids: Ints  # [A], file order
     ann_image_index: Ints  # [A]
     boxes_xywh: Floats  # [A,4], as in the file
@@ -81,16 +81,16 @@ class CocoAnnotations:
     iscrowd: NDArray[np.bool_]  # [A]
     num_keypoints: Ints  # [A]
     keypoints: Floats  # [A,17,3] = x, y, v (0 not annotated, 1 hidden, 2 visible)
-    # By reason, annotations that are not the person category's.
+    # Numbers of annotations of other categories, by reason.
     others: Mapping[str, int] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()  # what was assumed where the file does not say it
+    notes: tuple[str, ...] = ()  # assumptions made where the file has no value
 
     def persons(self) -> Persons:
-        """The persons that training and ground-truth evaluation use.
+        """Select the persons for training and ground-truth evaluation.
 
-        Images in file order, annotations in file order within each. Left out are crowds, persons
-        without keypoints, with area <= 0 or a box that is empty once clipped to
-        0 <= x1 < x2 <= width - 1 (and the same in y); see `left_out`.
+        Images are in file order, and so are the annotations of an image. Skipped are crowds and
+        persons without keypoints, with area <= 0, or with a box that is empty once clipped to
+        0 <= x1 < x2 <= width - 1 (and likewise in y); see `left_out`.
         """
         boxes = self._clipped_xywh()
         rows = np.flatnonzero(self._rules(boxes) == 0)
@@ -106,7 +106,7 @@ class CocoAnnotations:
         )
 
     def left_out(self) -> dict[str, int]:
-        """Numbers of annotations that `persons` leaves out, by reason."""
+        """Count the annotations that `persons` skips, by reason."""
         return count_left_out(self._rules(self._clipped_xywh()), self.others)
 
     def _clipped_xywh(self) -> Floats:
@@ -127,7 +127,7 @@ class CocoAnnotations:
         )
 
     def without_images(self, file_names: Collection[str]) -> CocoAnnotations:
-        """The same annotations without some images and all that is annotated in them."""
+        """Return a copy without the images of these file names and their annotations."""
         left_out = frozenset(file_names)
         if not left_out:
             return self
@@ -151,12 +151,14 @@ class CocoAnnotations:
 
 
 def load_annotations(path: str | Path) -> CocoAnnotations:
-    """Reads and checks a COCO keypoints file (https://cocodataset.org/#format-data).
+    """Read and check a COCO keypoints file (https://cocodataset.org/#format-data).
 
-    The persons are the category named `person` (else the only category with 17 keypoints).
-    An annotation without `keypoints` counts as a person whose joints are not annotated.
-    Raises UserError with all problems, each with the first offenders and their number: not JSON,
-    missing tables or keys, NaN, duplicate ids, unknown images, another skeleton.
+    Persons are the category named `person`, or else the only category with 17 keypoints. An
+    annotation without `keypoints` is a person whose joints are not annotated.
+
+    Raises:
+        UserError: lists every problem with its first offenders and their number: not JSON, missing
+            tables or keys, NaN, duplicate ids, unknown images, another skeleton.
     """
     path = Path(path)
     document = read_json(path)
@@ -200,12 +202,12 @@ def load_annotations(path: str | Path) -> CocoAnnotations:
 
 
 def categories_of(categories: list[Any]) -> list[dict[str, Any]]:
-    """The usable entries of a file's `categories`."""
+    """Return the entries of `categories` that are objects with an integer id."""
     return [c for c in categories if isinstance(c, dict) and type(c.get("id")) is int]
 
 
 def persons_of(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those named `person`, else those with 17 keypoints; of persons there should be one."""
+    """Return the categories named `person`, or else those with 17 keypoints; one is expected."""
     named = [c for c in entries if c.get("name") == "person"]
     return named or [c for c in entries if len(_list(c.get("keypoints"))) == NUM_JOINTS]
 
@@ -272,8 +274,7 @@ def _images(images: list[Any], licenses: Any, problems: Problems) -> dict[str, A
 def _annotations(
     annotations: list[Any], category_id: int, problems: Problems
 ) -> tuple[dict[str, Any], list[str]]:
-    """The arrays of one category's annotations, with `image_ids` instead of `ann_image_index`, and
-    notes."""
+    """The arrays of one category (`image_ids` instead of `ann_image_index`), and the notes."""
     wrong = [i for i, a in enumerate(annotations) if not isinstance(a, dict)]
     problems.add("annotations that are no objects", (f"index {i}" for i in wrong))
     position, others = [], []
@@ -304,7 +305,7 @@ def _annotations(
     crowds = integers([row.get("iscrowd", 0) for row in rows], "iscrowd", names, problems)
     meaning = "[x, y, width, height]; the extent of the joints and a margin will do"
     boxes = floats([row.get("bbox") for row in rows], 4, "bbox", names, problems, meaning)
-    # mmpose trains without areas, COCOeval has none to go without: OKS is measured by them.
+    # mmpose trains without areas, but COCOeval requires them: OKS is relative to the area.
     stated = np.array(["area" in row for row in rows], dtype=bool)
     areas = floats([[row.get("area", 0)] for row in rows], 1, "area", names, problems)[:, 0]
     areas = np.where(stated, areas, np.maximum(0, boxes[:, 2]) * np.maximum(0, boxes[:, 3]))

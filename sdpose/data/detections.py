@@ -1,4 +1,4 @@
-"""Person boxes of a detector, from COCO result files."""
+"""Load the person boxes of a detector from COCO result files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sdpose.errors import UserError
 
 @dataclass(frozen=True)
 class Detections(Boxes):
-    """Boxes of a detector, and how many rows of its file were not used."""
+    """Boxes of a detector, and the numbers of rows of its file that were skipped."""
 
     num_other_images: int  # of images that the annotation file does not have
     num_empty: int  # without width or height
@@ -25,11 +25,15 @@ class Detections(Boxes):
 def load_detections(
     path: str | Path, annotations: CocoAnnotations, score_threshold: float = 0.0
 ) -> Detections:
-    """Person boxes of a COCO detection result file: a list of {image_id, category_id, bbox, score}.
+    """Load the person boxes with score >= score_threshold, in file order and not clipped.
 
-    File order; the person category, score >= score_threshold; boxes are not clipped. Rows of images
-    that `annotations` does not have, and boxes without width or height, are left out and counted.
-    Raises UserError with all problems, or if no row is of these images.
+    Args:
+        path: COCO detection results, a list of {image_id, category_id, bbox, score}.
+        annotations: rows of other images are skipped and counted, as are boxes without width or
+            height.
+        score_threshold: 0..1.
+    Raises:
+        UserError: lists every problem; or no row is of these images.
     """
     path = Path(path)
     rows = read_json(path)

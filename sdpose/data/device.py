@@ -1,4 +1,4 @@
-"""The last part of a batch's way: onto the device, and there from raw pixels to tensors.
+"""Move batches to the device, and turn raw pixels into the step's tensors there.
 
 N samples, K joints, H x W pixels of a crop or a heatmap.
 """
@@ -18,9 +18,9 @@ from sdpose.data.images import NORMALIZED, normalize
 from sdpose.data.samples import Batch
 from sdpose.data.warp import warp_regions
 
-# Read by the host alone, when training diverges.
+# Only the host reads it, when training diverges.
 _ON_HOST = "sample_ids_N"
-# So far the host may run ahead of the GPU: every batch is 0.8 MB a sample of its memory.
+# How far the host may run ahead of the GPU: a batch takes 0.8 MB of its memory per sample.
 _BATCHES_AHEAD = 3
 
 
@@ -30,10 +30,12 @@ def on_device(
     image_size_wh: tuple[int, int],
     layout: torch.memory_format = torch.contiguous_format,
 ) -> Iterator[Batch]:
-    """The loader's batches on the device, as `finish` makes them; images in this memory format.
+    """Yield the loader's batches on the device, as `finish` returns them.
 
-    On a GPU all of it happens on a stream of its own: the host, which runs ahead of the GPU, hands
-    over the next batch while this one is computed, and only the step that needs it waits for it.
+    A GPU copies and warps on a separate stream: the next batch is prepared while the current one is
+    computed, and only the step that uses a batch waits for it.
+
+    `image_size_wh` is the size of the crops, `layout` the memory format of the images.
     """
     if device.type != "cuda":
         for batch in batches:
@@ -55,7 +57,7 @@ def on_device(
         computing.wait_stream(copying)
         for name, tensor in finished.items():
             if name != _ON_HOST:
-                tensor.record_stream(computing)  # its memory is not reused before the step is done
+                tensor.record_stream(computing)  # keeps its memory until the step is done
         yield finished
         taken.append(computing.record_event())
 
@@ -65,8 +67,10 @@ def _laid_out(batch: Batch, layout: torch.memory_format) -> Batch:
 
 
 def finish(batch: Batch, image_size_wh: tuple[int, int]) -> Batch:
-    """What the step takes: a batch of `PhotoSamples` as it is, one of `PackedSamples` made equal to
-    it, on the device where it lies. Nothing waits for the device."""
+    """Convert a batch of `PackedSamples` to the tensors of `PhotoSamples`, on its own device.
+
+    A batch of `PhotoSamples` is returned unchanged. Nothing synchronises with the device.
+    """
     if "pixels_B" not in batch:
         return batch
     raw = dict(batch)
@@ -89,7 +93,7 @@ def crops_on_device(
     inverse_N23: Tensor,
     image_size_wh: tuple[int, int],
 ) -> Tensor:
-    """Normalised crops (N, 3, H, W) float32, by torch alone; arguments as `warp_regions`."""
+    """Compute normalised crops [N, 3, H, W] float32 with torch; arguments as in `warp_regions`."""
     crops_N3HW = warp_regions(pixels_B, offsets_N, regions_N4, inverse_N23, image_size_wh)
     table = _normalization_table(pixels_B.device)
     return torch.stack(
@@ -109,9 +113,9 @@ def _crops_on_cpu(
     inverse_N23: Tensor,
     image_size_wh: tuple[int, int],
 ) -> Tensor:
-    """The same by OpenCV, whose warp takes a 40th of the time that torch's takes on a CPU.
+    """The same with OpenCV, whose warp takes 1/40 of the time of torch's on a CPU.
 
-    Moving the origin to the region's corner rounds the matrix: some ten pixels of a batch differ.
+    Moving the origin to the region's corner rounds the matrix: about ten pixels per batch differ.
     """
     width, height = image_size_wh
     images_N3HW = np.empty((len(offsets_N), 3, height, width), dtype=np.float32)

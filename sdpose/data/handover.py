@@ -1,8 +1,8 @@
-"""How batches come from loader processes, and what ends a run when they cannot.
+"""Receive batches from loader processes, and report why a batch could not be transferred.
 
-A loader process copies a batch to shared memory in a thread of its own, as it sends it. If that
-fails, multiprocessing prints a traceback and drops the batch, for which the training process then
-waits for ever. Here the error takes the batch's place.
+A loader process copies a batch to shared memory on a thread of its queue. If that fails,
+multiprocessing prints a traceback and drops the batch, and the training process would wait for it
+forever. Here the error is sent in place of the batch.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from torch.utils.data import DataLoader
 
 from sdpose.errors import UserError
 
-# What torch says when /dev/shm is full: a kernel that finds out when memory is written to ends the
-# process with SIGBUS.
+# Torch's messages when /dev/shm is full: a kernel that notices it only when memory is written to
+# kills the process with SIGBUS.
 _SHM_FULL = ("killed by signal: Bus error", "unable to allocate shared memory")
 _TOO_MANY_FILES = "Too many open files"
 _END = object()
 
 
 def report_failures() -> None:
-    """In a loader process: what cannot be handed over is reported, whatever the reason."""
-    # The hook that concurrent.futures overrides; the name is private.
+    """In a loader process, send every error of a transfer to the training process."""
+    # concurrent.futures overrides this hook too; the name is private.
     setattr(multiprocessing.queues.Queue, "_on_queue_feeder_error", _send_error)  # noqa: B010
 
 
 def _send_error(queue: Any, error: Exception, item: Any) -> None:
-    """item: (number of the batch, batch), or its bytes if the pipe did not take them."""
+    """`item` is (number of the batch, batch), or its bytes if writing to the pipe failed."""
     if not isinstance(item, tuple):
         os._exit(1)  # the training process notices
     exc_info = type(error), error, error.__traceback__
@@ -42,14 +42,15 @@ def _send_error(queue: Any, error: Exception, item: Any) -> None:
 
 
 def start(loader: DataLoader) -> Iterator[Any]:
-    """Starts the loader's processes now, and iterates over what they load.
+    """Start the loader's processes now, and return the iterator over their batches.
 
-    Raises UserError if shared memory or file descriptors run out.
+    Raises:
+        UserError: shared memory or file descriptors are exhausted.
     """
     with explained(loader.num_workers, starting=True):
         if loader.num_workers:
-            # As many as the loader is about to make: if one of its own cannot be made, torch prints
-            # a traceback of its half-made iterator, too.
+            # As many as the loader will create: if creating one of its own fails, torch also prints
+            # a traceback of its incomplete iterator.
             queues: list[Any] = [multiprocessing.Queue() for _ in range(loader.num_workers + 2)]
             for queue in queues:
                 queue.close()
@@ -68,10 +69,11 @@ def _items(items: Iterator[Any], workers: int) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def explained(workers: int, *, starting: bool = False) -> Iterator[None]:
-    """Errors of loader processes, of which there are `workers`, with what to change.
+    """Replace errors of loader processes by a UserError that says what to change.
 
-    starting: the queues between the processes are being made, of which each takes some shared
-    memory, too.
+    Args:
+        workers: number of loader processes.
+        starting: whether the queues are being created, which also takes shared memory.
     """
     try:
         yield

@@ -1,9 +1,9 @@
-"""One image file to pixels, and pixels to the model's input.
+"""Decode image files, crop them, and normalise the crops to the model's input.
 
-Files are read as the official pipeline reads them (mmcv, OpenCV backend): whatever is stored comes
-out as 8-bit RGB. Grey is repeated, CMYK converted, 16 bits are cut to 8, transparency is dropped
-and an EXIF orientation is applied, so that width and height are those of the image as shown. A file
-that ends early is refused, not filled up with grey.
+Files are read as in the official pipeline (mmcv, OpenCV backend): every format becomes 8-bit RGB.
+Grey is repeated, CMYK is converted, 16 bits are reduced to 8, transparency is dropped, and the EXIF
+orientation is applied, so that width and height are those of the image as shown. A truncated file
+is an error; its missing part is not filled with grey.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-# ImageNet, RGB, of values in [0, 1]; the statistics that the official configurations use.
+# ImageNet statistics of the official configurations: RGB, for values in 0..1.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
@@ -22,11 +22,15 @@ MAX_SIDE = 32766  # cv2.warpAffine's limit
 
 
 class ImageError(ValueError):
-    """A file that is missing or is no complete image; the message names it and says why."""
+    """The file is missing or not a complete image; the message has its name and the reason."""
 
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:
-    """The image as (H, W, 3) uint8 RGB; `ImageError` if there is none."""
+    """Read an image as [H, W, 3] uint8 RGB.
+
+    Raises:
+        ImageError: the file is missing or not a complete image.
+    """
     try:
         data = Path(path).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
@@ -35,7 +39,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
 
 
 def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
-    """Like `read_image`, from the file's bytes; `name` is what an error calls it."""
+    """Decode the bytes of an image file, see `read_image`; error messages call it `name`."""
     if not data:
         raise ImageError(f"{name}: empty file")
     try:
@@ -53,14 +57,14 @@ def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
 def warp_crop(
     image_HW3: NDArray[np.uint8], matrix: NDArray[np.float64], size_wh: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """The crop (H, W, 3) uint8: bilinear, black outside. `matrix` is geometry.crop_affine's."""
+    """Warp to a crop [H, W, 3]: bilinear, black outside. `matrix` is geometry.crop_affine's."""
     return cv2.warpAffine(image_HW3, matrix, size_wh, flags=cv2.INTER_LINEAR)
 
 
 def normalize(
     crop_HW3: NDArray[np.uint8], out: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
-    """The model's input (3, H, W) float32: (value / 255 - MEAN) / STD; written into `out`."""
+    """Compute (value / 255 - MEAN) / STD as [3, H, W] float32, in `out` if given."""
     if out is None:
         out = np.empty((3, *crop_HW3.shape[:2]), dtype=np.float32)
     for channel, plane_HW in enumerate(cv2.split(crop_HW3)):

@@ -1,7 +1,7 @@
-"""Are the joints of a dataset those of a skeleton, in its order?
+"""Check that the joints of a dataset are those of a skeleton, in the same order.
 
-Flip pairs, half-body sets and sigmas belong to positions: joints in another order train left and
-right mixed up, and no loss curve shows it.
+Flip pairs, half-body sets and sigmas are by position: with joints in another order, training
+confuses left and right, and no loss curve shows it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-# What exporters call a joint, in letters only; a side is put before or after it.
+# Names of a joint in other tools, letters only; a side is put before or after it.
 _PARTS = {
     "nose": ("nose", "코"),
     "eye": ("eye", "눈"),
@@ -37,7 +37,7 @@ _SPELLINGS = {alias: part for part, aliases in _PARTS.items() for alias in alias
 
 
 def joint_of(name: object) -> str:
-    """The usual name of a joint in any of its spellings; an unknown one comes back as it is.
+    """Return COCO's name for any spelling of a joint; an unknown name in lower case.
 
     >>> [joint_of(name) for name in ("L_Eye", "Right-Hip", "lshoulder", "knee (left)", "head top")]
     ['left_eye', 'right_hip', 'left_shoulder', 'left_knee', 'head top']
@@ -46,9 +46,9 @@ def joint_of(name: object) -> str:
 
 
 def joint_names_problem(names: Sequence[object], skeleton: Sequence[str]) -> str:
-    """Why the joints are not the skeleton's, with both lists; "" if they are.
+    """Return why the joints are not the skeleton's, with both lists; "" if they are.
 
-    No names, and names that say nothing, may be anything: the number alone is compared.
+    Without names, or with names that are only numbers, only their count is compared.
     """
     joints = [joint_of(name) for name in names]
     if len(joints) not in (0, len(skeleton)):
@@ -73,7 +73,7 @@ def joint_names_problem(names: Sequence[object], skeleton: Sequence[str]) -> str
 
 
 def says_nothing(names: Sequence[object]) -> bool:
-    """No names, or names like "1" and "kp_12", which differ in their number only."""
+    """Return whether there are no names, or only names like "1" and "kp_12" that are numbered."""
     numbered = all(re.search(r"\d", str(name)) for name in names)
     return numbered and len({_letters(name) for name in names}) <= 1
 

@@ -1,12 +1,11 @@
-"""Training batches: which sample comes when, and who loads it.
+"""Training batches: the order of the samples, and their distribution over ranks and workers.
 
-A sample's place in the order and its augmentation depend on (seed, epoch, sample index) alone, so
-that any number of processes and workers, and a run resumed in the middle of an epoch, see the same
-global batches.
+A sample's position and augmentation depend on (seed, epoch, sample index) only. Any number of
+processes and workers, and a run resumed within an epoch, therefore see the same global batches.
 
-A worker process loads whole batches and hands them over in shared memory (/dev/shm; from photos a
-batch of 64 takes 49 MiB there, from a pack some 14, and up to two wait per worker). It holds arrays
-only, no lists of objects, whose reference counts would copy the parent's memory page by page.
+A worker process loads whole batches and returns them in shared memory (/dev/shm; a batch of 64
+takes 49 MiB from photos, about 14 MiB from a pack, and up to two wait per worker). Datasets hold
+arrays only: reference counts of a list's objects would copy the parent's memory page by page.
 """
 
 from __future__ import annotations
@@ -47,12 +46,14 @@ def build_train_loader(
     skip_images: frozenset[str] = frozenset(),
     pack: Pack | None = None,
 ) -> TrainLoader:
-    """The loader of one of `world_size` training processes.
+    """Build the loader of one training process.
 
-    `skip_images` are file names, as in the annotation file, of images to leave out (those that
-    `prepare_coco` found unreadable, if `data.on_corrupt` is skip). `pack` is the one that
-    `prepare_coco` made of the others; without it, photos are decoded.
-    Raises UserError if the annotations are unusable or hold no person to train on.
+    Args:
+        skip_images: file names, as in the annotation file, of images to skip (those that
+            `prepare_coco` found unreadable, if `data.on_corrupt` is skip).
+        pack: made by `prepare_coco` from the other images; None: decode photos.
+    Raises:
+        UserError: the annotations are unusable or hold no person to train on.
     """
     settings = _sample_settings(experiment)
     samples: TrainSamples
@@ -103,7 +104,15 @@ def _sample_settings(experiment: Experiment) -> SampleSettings:
 
 
 class TrainLoader:
-    """Iterates over epochs of batches; `close` ends its worker processes."""
+    """Iterate over epochs of batches, as one of several ranks.
+
+    Args:
+        samples: loads a batch when indexed with (epoch, sample indices).
+        batch_size: samples per batch of this rank.
+        num_workers: worker processes; 0 loads in this process.
+        rank, world_size: this training process, from 0, and the number of them.
+        batches_per_step: batches of this rank per iteration (gradient accumulation).
+    """
 
     def __init__(
         self,
@@ -130,32 +139,36 @@ class TrainLoader:
             persistent_workers=num_workers > 0,
             worker_init_fn=start_worker,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # or it would draw from torch's global one
+            generator=torch.Generator(),  # the default draws from torch's global generator
         )
 
     def __len__(self) -> int:
-        """Iterations (steps) per epoch."""
+        """Iterations (optimiser steps) per epoch."""
         return math.ceil(self.num_samples / self.global_batch)
 
     @property
     def global_batch(self) -> int:
-        """Samples that make one step."""
+        """Samples per step, over all ranks."""
         return self._batch_size * self._batches_per_step * self._world_size
 
     def epoch(self, epoch: int, start_iteration: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch (counted from 1), from iteration `start_iteration` (from 0) on,
-        `batches_per_step` for every iteration.
+        """Yield this rank's batches of an epoch, `batches_per_step` for each iteration.
 
-        Every sample comes once; the last global batch is completed with the epoch's first
-        samples. Only one epoch can be under way. Raises UserError if an image cannot be read, or a
-        batch cannot be handed over.
+        Every sample comes once; the epoch's first samples fill up the last global batch. Only one
+        epoch can be iterated at a time.
+
+        Args:
+            epoch: counted from 1.
+            start_iteration: the first iteration to load, counted from 0.
+        Raises:
+            UserError: an image cannot be read, or a batch cannot be transferred from a worker.
         """
         order = epoch_order(self.num_samples, self._samples.settings.seed, epoch)
         shape = (len(self), self._batches_per_step, self._world_size, self._batch_size)
         rows = np.resize(order, shape)[start_iteration:, :, self._rank]
-        del order  # 8 bytes a sample
+        del order  # 8 bytes per sample
         self._requests[:] = [(epoch, rows_N) for rows_N in rows.reshape(-1, self._batch_size)]
-        batches = start(self._batches)  # forks the workers, before there are threads
+        batches = start(self._batches)  # forks the workers, before prefetching starts threads
         self._samples.prefetch(rows.reshape(-1))
         for batch in batches:
             if isinstance(batch, Unreadable):
@@ -163,7 +176,7 @@ class TrainLoader:
             yield batch
 
     def close(self) -> None:
-        """Ends the workers; another `epoch` would start new ones."""
+        """Stop the workers; the next `epoch` starts new ones."""
         self._samples.close()
         workers = self._batches._iterator
         if workers is not None:

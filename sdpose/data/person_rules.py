@@ -1,7 +1,7 @@
-"""Which annotations are persons to train on, and why the others are not.
+"""Rules that select the annotated persons to train on, and the reasons for skipping the others.
 
-The rules are those of mmpose 0.29's `TopDownCocoDataset`. They fit COCO, where they drop nobody
-whose joints are labelled; what other tools export can lose all its persons to one of them.
+The rules are those of mmpose 0.29's `TopDownCocoDataset`. In COCO they drop nobody whose joints are
+labelled; in files of other tools, a single rule may drop every person.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ OTHER = "of another category"
 OTHER_LABELLED = "of another category although joints are labelled"
 NO_CATEGORY = "whose category_id is no integer"
 
-# In this order: an annotation is counted where the first rule drops it.
+# In this order: an annotation counts for the first rule that drops it.
 _RULES = (KEPT, CROWD, UNLABELLED, NO_FLAGS, NO_COUNT, NO_BOX, NO_AREA)
 
-# Of the rules that drop labelled persons. {id}: of the person category.
+# For the rules that drop labelled persons. {id}: of the person category.
 _REMEDIES = {
     NO_FLAGS: "write v as 2 (visible) or 1 (hidden); 0 is a joint that is not annotated",
     NO_COUNT: "write the number of joints with v > 0, or remove the key num_keypoints",
@@ -47,9 +47,12 @@ def rule_of(
     areas: NDArray[np.float64],
     has_box: NDArray[np.bool_],
 ) -> NDArray[np.int64]:
-    """For each of A annotations, the index in the rules of the first that drops it; 0 = kept.
+    """Return, for each of A annotations, the index of the first rule that drops it; 0 = kept.
 
-    keypoints: (A, 17, 3). has_box: its box is not empty once it is clipped to the image.
+    Args:
+        keypoints: [A, 17, 3].
+        areas: pixels².
+        has_box: whether the box is not empty once clipped to the image.
     """
     labelled = (keypoints[:, :, 2] > 0).any(axis=1)
     blank = ~(keypoints > 0).any(axis=(1, 2))
@@ -65,13 +68,13 @@ def rule_of(
 
 
 def count_left_out(rules: NDArray[np.int64], others: Mapping[str, int]) -> dict[str, int]:
-    """Numbers of annotations by the reason why they are left out. others: by another category."""
+    """Count the skipped annotations by reason; `others` are those of `count_others`."""
     counts = Counter(_RULES[rule] for rule in rules.tolist() if rule)
     return dict(counts) | {reason: count for reason, count in others.items() if count}
 
 
 def count_others(rows: list[dict[str, Any]]) -> dict[str, int]:
-    """By reason, the annotations whose category is not the persons'."""
+    """Count the annotations of other categories than person, by reason."""
     counts: Counter[str] = Counter()
     for row in rows:
         joints = row.get("keypoints")
@@ -92,7 +95,7 @@ def describe_left_out(counts: Mapping[str, int]) -> str:
 
 
 def lost_persons(counts: Mapping[str, int], category_id: int) -> list[str]:
-    """What drops persons whose joints are labelled, each with the remedy."""
+    """List the reasons that drop persons whose joints are labelled, each with the remedy."""
     return [
         f"{count} labelled {'person is' if count == 1 else 'persons are'} left out, {reason}: "
         + _REMEDIES[reason].format(id=category_id)

@@ -1,4 +1,4 @@
-"""What is random in training, as pure functions of (seed, epoch, sample): order and sample keys."""
+"""The order of the samples and their random keys, as pure functions of (seed, epoch, sample)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 def epoch_order(num_samples: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The permutation of all samples in which an epoch (counted from 1) visits them."""
+    """Return the order [num_samples] in which an epoch (counted from 1) visits the samples."""
     key = sample_keys(seed, epoch, np.array([_ORDER_STREAM]))[0]
     return np.random.Generator(np.random.Philox(key=int(key))).permutation(num_samples)
 
@@ -16,10 +16,14 @@ _ORDER_STREAM = 2**32 - 1  # no sample has this index
 
 
 def sample_keys(seed: int, epoch: int, rows_N: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """A 64-bit random key for each sample of an epoch; all that is random in it derives from it.
+    """Derive a 64-bit key for each sample of an epoch; it seeds augmentation and token masking.
 
-    Epoch and index (below 2^32 each) are mixed by a bijection that the seed selects: within a run
-    no two keys are equal.
+    A bijection selected by the seed mixes epoch and index, so all keys of a run are different.
+
+    Args:
+        seed: the experiment's.
+        epoch: counted from 1, below 2^32.
+        rows_N: sample indices, below 2^32.
     """
     start = _mix(np.array([seed], dtype=np.uint64))
     return _mix(start ^ (np.uint64(epoch << 32) | rows_N.astype(np.uint64)))

@@ -1,8 +1,8 @@
 """Training samples, loaded a batch at a time: from photos, or from a pack.
 
-Both draw the same crops, and in the end give the same tensors. They differ in who warps and
-normalises the pixels and multiplies the targets out: `PhotoSamples` itself, on the CPU;
-`PackedSamples` leaves it to `device.finish`, where the batch goes.
+Both draw the same crops and lead to the same tensors. `PhotoSamples` warps and normalises the
+pixels and multiplies out the targets itself, on the CPU; for `PackedSamples`, `device.finish` does
+this on the batch's device.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ Request = tuple[int, NDArray[np.int64]]  # epoch and sample indices of one batch
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A loader process's answer instead of a batch: exceptions reach the parent as text."""
+    """The result of a loader process that failed: an exception crosses processes only as text."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """What makes a sample of a person, see the schema's data_cfg and train_pipeline."""
+    """How a person becomes a sample, see data_cfg and train_pipeline of the schema."""
 
-    image_size_wh: tuple[int, int]
-    heatmap_size_wh: tuple[int, int]
-    sigma: float
-    padding: float
-    augment: Callable[..., Augmentation]
+    image_size_wh: tuple[int, int]  # of the crop, pixels
+    heatmap_size_wh: tuple[int, int]  # pixels
+    sigma: float  # of the targets, heatmap pixels
+    padding: float  # crop region / box
+    augment: Callable[..., Augmentation]  # `draw_augmentation` with the experiment's factors
     seed: int
 
 
@@ -58,7 +58,11 @@ class _Crops(NamedTuple):
 
 
 class TrainSamples(Dataset):
-    """The persons to train on. Indexed by (epoch, sample indices), it loads a batch."""
+    """The persons to train on; indexing with (epoch, sample indices) loads a batch.
+
+    A batch is a function of the data, seed, epoch and indices. If a file cannot be read, the result
+    is `Unreadable`.
+    """
 
     def __init__(self, settings: SampleSettings) -> None:
         self.settings = settings
@@ -79,10 +83,10 @@ class TrainSamples(Dataset):
         return batch
 
     def prefetch(self, rows_N: NDArray[np.int64]) -> None:
-        """Told the samples of an epoch in the order in which they will be needed."""
+        """Start reading ahead the samples of an epoch, given in the order of their use."""
 
     def close(self) -> None:
-        """Ends what `prefetch` began."""
+        """Stop the prefetching."""
 
     def _persons(self, rows_N: NDArray[np.int64]) -> Persons:
         raise NotImplementedError
@@ -114,10 +118,13 @@ class TrainSamples(Dataset):
 
 
 class PhotoSamples(TrainSamples):
-    """data.pipeline exact: decodes a person's photo every time.
+    """data.pipeline exact: decode the whole photo for every sample.
 
-    Gives images_N3HW float32, normalised RGB; targets_NKHW float32; target_weights_NK float32 (0 or
-    1); sample_keys_N int64, see `sample_keys`; sample_ids_N int64, annotation ids.
+    A batch has images_N3HW float32, normalised RGB; targets_NKHW float32, 0..1; target_weights_NK
+    float32, 0 or 1; sample_keys_N int64, see `sample_keys`; sample_ids_N int64, annotation ids.
+
+    Args:
+        file_names: [I] by `persons.image_index`, relative to `image_dir`.
     """
 
     def __init__(
@@ -141,8 +148,8 @@ class PhotoSamples(TrainSamples):
     def _load(self, persons: Persons, crops: _Crops) -> Batch:
         settings = self.settings
         width, height = settings.image_size_wh
-        # np.empty, not torch.empty: numpy asks for huge pages, and touching 36 MiB of ordinary ones
-        # costs as much as filling them.
+        # np.empty, not torch.empty: numpy requests huge pages. Page faults on 36 MiB of ordinary
+        # pages cost as much as filling them.
         images_N3HW = np.empty((len(persons), 3, height, width), dtype=np.float32)
         for i, image in enumerate(persons.image_index):
             name = str(self.file_names[image])
@@ -170,11 +177,12 @@ class PhotoSamples(TrainSamples):
 
 
 class PackedSamples(TrainSamples):
-    """data.pipeline fast: copies the part of a photo that the crop reads, and no more.
+    """data.pipeline fast: copy only the part of a photo that the crop reads.
 
-    Gives what `device.finish` turns into `PhotoSamples`' tensors: pixels_B uint8, the regions one
-    behind the other; offsets_N; regions_N4 (left, top, width, height in the photo); inverse_N23
-    float64 from crop to photo pixels; along_x_NKW and along_y_NKH, the factors of the targets.
+    Instead of images and targets, a batch has the inputs from which `device.finish` computes them:
+    pixels_B uint8, the concatenated regions; offsets_N, the first byte of each region; regions_N4
+    (left, top, width, height in photo pixels); inverse_N23 float64, from crop to photo pixels;
+    along_x_NKW and along_y_NKH, the factors of the targets (`codec.target_factors`).
     """
 
     def __init__(self, pack: Pack, settings: SampleSettings) -> None:

@@ -1,4 +1,4 @@
-"""JSON tables into arrays, with everything that is wrong with them told at once."""
+"""Read JSON tables into arrays, and report all their problems at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 
 
 class Problems:
-    """Collects what is wrong with a file, so that the user hears of all of it at once."""
+    """Collects the problems of a file, to report all of them in one error."""
 
     SHOWN = 5
 
@@ -28,7 +28,7 @@ class Problems:
         self.lines: list[str] = []
 
     def add(self, what: str, offenders: Iterable[str] | None = None) -> None:
-        """offenders: None = `what` is the whole message; empty = no problem."""
+        """Add a problem; an empty `offenders` adds none, with None `what` is the whole message."""
         if offenders is None:
             self.lines.append(what)
             return
@@ -45,11 +45,11 @@ class Problems:
 def read_json(path: Path) -> Any:
     text = decode(read_bytes(path, limit=None), str(path))
     collecting = gc.isenabled()
-    gc.disable()  # it would look through millions of new lists again and again: a fifth of the time
+    gc.disable()  # it would traverse millions of new lists repeatedly: a fifth of the time
     try:
         return json.loads(text, object_hook=_drop_segmentation)
     except (ValueError, RecursionError) as error:
-        # a cut-off download is the usual cause, and the position tells
+        # The usual cause is a truncated download; the error's position shows it.
         raise UserError(
             f"{path}: not valid JSON ({len(text)} characters): {error}; if the file was cut off, "
             "fetch it again"
@@ -60,20 +60,23 @@ def read_json(path: Path) -> Any:
 
 
 def _drop_segmentation(value: dict[str, Any]) -> dict[str, Any]:
-    """Outlines are two thirds of COCO's file and nothing here reads them."""
+    """Drop the outlines: two thirds of COCO's file, and not used here."""
     value.pop("segmentation", None)
     return value
 
 
 def is_integer(value: Any) -> bool:
-    """Of 64 bits; 1.0 and "1" are none."""
+    """Return whether a value is an integer of 64 bits; 1.0 and "1" are not."""
     return type(value) in (int, bool) and -(2**63) <= value < 2**63
 
 
 def integers(
     values: Sequence[Any], key: str, names: Sequence[str], problems: Problems, unique: str = ""
 ) -> Ints:
-    """int64[len(values)]; offenders are reported and become 0. unique: what may occur once only."""
+    """Convert to int64 [len(values)]; invalid values are added to `problems` and become 0.
+
+    `unique` names the values, for messages, if they must not repeat.
+    """
     good = [is_integer(v) for v in values]
     offenders = [
         f"{n} ({describe(v):.40})" for n, v, ok in zip(names, values, good, strict=True) if not ok
@@ -97,13 +100,14 @@ def floats(
     problems: Problems,
     meaning: str = "",
 ) -> Floats:
-    """float64[len(values), length]; offenders are reported, with the meaning, and become 0."""
+    """Convert to float64 [len(values), length]; invalid rows are added to `problems`, with the
+    `meaning` of the numbers, and become 0."""
     right = [type(v) is list and len(v) == length for v in values]
     blank = [0.0] * length
     padded = [v if ok else blank for v, ok in zip(values, right, strict=True)]
     try:
         array = np.array(padded, dtype=np.float64).reshape(-1, length)
-    except (TypeError, ValueError, OverflowError):  # something that is no number: find it
+    except (TypeError, ValueError, OverflowError):  # find the values that are not numbers
         right = [
             ok and all(type(x) in (int, float) for x in v)
             for v, ok in zip(values, right, strict=True)
@@ -112,7 +116,7 @@ def floats(
         array = np.array(padded, dtype=np.float64).reshape(-1, length)
     finite = np.asarray((np.abs(array) < _INFINITE).all(axis=1))
     for i in np.flatnonzero(~finite).tolist():
-        right[i] = right[i] and None not in values[i]  # numpy makes NaN of None
+        right[i] = right[i] and None not in values[i]  # numpy converts None to NaN
     expected = "a number" if length == 1 else f"a list of {length} numbers"
     expected += f" ({meaning})" if meaning else ""
     problems.add(

@@ -1,10 +1,10 @@
-"""OpenCV's bilinear warp for a whole batch on any device, equal to it in every bit.
+"""OpenCV's bilinear warp for a whole batch on any device, bit for bit.
 
-cv2.warpAffine (4.x) computes in integers. A position in the source is the rounded sum of a row's
-and a column's part in 1/1024 pixel, cut to 1/32 pixel; the four pixels around it are mixed by
-weights that are products of 32nds, and the sum is rounded (modules/imgproc/src/imgwarp.cpp,
-WarpAffineInvoker and remapBilinear). All that is repeated here in int32, so that training sees the
-same pixels whether the CPU or the GPU warps.
+cv2.warpAffine (4.x) computes in integers. A position in the source is the rounded sum of a row term
+and a column term in 1/1024 pixel, truncated to 1/32 pixel; the four pixels around it are weighted
+by products of 32nds, and the sum is rounded (modules/imgproc/src/imgwarp.cpp, WarpAffineInvoker and
+remapBilinear). This module repeats it in int32, so that training sees the same pixels whether the
+CPU or the GPU warps.
 
 N crops, H x W pixels of a crop. A region is the part of an image that a crop reads.
 """
@@ -23,7 +23,7 @@ _HALF_STEP = 1 << (_POSITION_BITS - _FRACTION_BITS - 1)
 
 
 def invert_affines(matrices_N23: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The matrices from crop to image pixels, rounded where cv2.warpAffine rounds."""
+    """Invert matrices from image to crop pixels, with the roundings of cv2.warpAffine."""
     a, b, c = matrices_N23[:, 0].T
     d, e, f = matrices_N23[:, 1].T
     scale = 1 / (a * e - b * d)
@@ -37,20 +37,24 @@ def invert_affines(matrices_N23: NDArray[np.float64]) -> NDArray[np.float64]:
 def source_regions(
     inverse_N23: NDArray[np.float64], size_wh: tuple[int, int], image_sizes_N2: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """What each crop reads of its image: (N, 4) left, top, width, height; never empty.
+    """Compute the region that each crop reads of its image.
 
-    `inverse_N23` is `invert_affines`', `size_wh` the crop's and `image_sizes_N2` the images'
-    (width, height).
+    Args:
+        inverse_N23: from crop to image pixels (`invert_affines`).
+        size_wh: width and height of the crops.
+        image_sizes_N2: width and height of the images.
+    Returns:
+        [N, 4] left, top, width, height in image pixels; never empty.
     """
     corners = (torch.tensor([0, size_wh[0] - 1]), torch.tensor([0, size_wh[1] - 1]))
     positions = _positions(torch.from_numpy(inverse_N23), *corners)
-    # The parts of rows and columns are monotonic, so the corners are the extremes.
+    # The row and column terms are monotonic, so the extremes are at the corners.
     low, high = (
         torch.stack([f(p.flatten(1), dim=1) >> _FRACTION_BITS for p in positions], dim=1).numpy()
         for f in (torch.amin, torch.amax)
     )
     first = np.clip(low, 0, image_sizes_N2 - 1)
-    last = np.clip(high + 1, first, image_sizes_N2 - 1)  # one more: the pixel mixed in
+    last = np.clip(high + 1, first, image_sizes_N2 - 1)  # + 1: the pixel to interpolate with
     return np.concatenate([first, last - first + 1], axis=1)
 
 
@@ -61,11 +65,16 @@ def warp_regions(
     inverse_N23: Tensor,
     size_wh: tuple[int, int],
 ) -> Tensor:
-    """The crops (N, 3, H, W) uint8, black outside of the images.
+    """Warp regions to crops [N, 3, H, W] uint8, black outside of the images.
 
-    `pixels_B` uint8 holds the regions' pixels (height, width, RGB) one behind the other, crop n's
-    from byte `offsets_N[n]` on; `regions_N4` are `source_regions`', `inverse_N23` float64. All on
-    one device; nothing waits for it.
+    All tensors are on one device; nothing synchronises with it.
+
+    Args:
+        pixels_B: uint8, the concatenated regions, each [height, width, RGB].
+        offsets_N: the first byte of each region in `pixels_B`.
+        regions_N4: left, top, width, height in image pixels (`source_regions`).
+        inverse_N23: float64, from crop to image pixels (`invert_affines`).
+        size_wh: width and height of the crops.
     """
     device = pixels_B.device
     columns, rows = (torch.arange(length, device=device) for length in size_wh)
@@ -89,7 +98,7 @@ def warp_regions(
 
 
 def _positions(inverse_N23: Tensor, columns_W: Tensor, rows_H: Tensor) -> tuple[Tensor, Tensor]:
-    """Where in the image each pixel of a crop lies: x and y (N, H, W) int32, in 1/32 pixel."""
+    """Position in the image of each crop pixel: x and y, [N, H, W] int32, in 1/32 pixel."""
 
     def rounded(values: Tensor) -> Tensor:
         return (values * (1 << _POSITION_BITS)).round().int()
@@ -106,8 +115,8 @@ def _positions(inverse_N23: Tensor, columns_W: Tensor, rows_H: Tensor) -> tuple[
 def _neighbours(
     position_NHW: Tensor, first: Tensor, length: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Along one axis: the two pixels around a position, counted in the region, and their weights
-    (32nds), which are 0 outside of it."""
+    """Along one axis, the two pixels around a position, counted from the region's first one, and
+    their weights in 32nds, 0 outside of the region."""
     before = (position_NHW >> _FRACTION_BITS) - first
     after = before + 1
     fraction = position_NHW & (_STEPS - 1)

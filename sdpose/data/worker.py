@@ -1,4 +1,4 @@
-"""Set-up of loader processes: signals, process group, threads, and errors as they hand over."""
+"""Set up loader processes: signals, process group, threads, and the reporting of errors."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import cv2
 from sdpose.data.handover import report_failures
 from sdpose.signals import set_parent_death_signal
 
-# What multiprocessing may take to remove its temporary files.
+# Time for multiprocessing to remove its temporary files.
 END_SECONDS = 5
 
 
 def start_worker(_: int) -> None:
-    """For torch's DataLoader: `worker_init_fn`."""
-    # Ctrl-C and torchrun signal the whole process group. A worker that died of it would take the
-    # training process along before that has saved; it ends when the parent closes or is gone.
+    """Set up a worker; the `worker_init_fn` of a DataLoader."""
+    # Ctrl-C and torchrun signal the whole process group. A worker killed by it would end the
+    # training process before that has saved; workers exit when the parent closes them or dies.
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Torch's own watch needs 5 s to notice, and until then the work dir stays locked and the other
-    # ranks see their connections open: this process has inherited all of them.
+    # Torch's own watchdog needs 5 s to notice that the parent died. Until then the work dir stays
+    # locked and the other ranks see open connections: this process has inherited all of them.
     signal.signal(signal.SIGTERM, _end)
     set_parent_death_signal(signal.SIGTERM)
     cv2.setNumThreads(0)
@@ -31,7 +31,7 @@ def start_worker(_: int) -> None:
 
 
 def _end(*_: object) -> None:
-    # Not twice: the kernel sends one signal for each thread of a parent that is killed.
+    # Only once: the kernel sends a signal for each thread of a parent that is killed.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.alarm(END_SECONDS)
     if not is_exiting():

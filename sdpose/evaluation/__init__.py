@@ -1,6 +1,6 @@
-"""Evaluation: a model on the boxes of an experiment's validation set, as COCO counts.
+"""Evaluate a model on the validation set of an experiment by COCO's keypoint AP.
 
-The same rows, crops, flip test, decoding, scores and suppression as mmpose 0.29's
+Boxes, crops, flip test, decoding, scores and suppression are those of mmpose 0.29's
 `TopDownCocoDataset.evaluate` with the official SDPose configurations.
 """
 
@@ -34,10 +34,10 @@ BoxSource = Literal["detections", "ground truth"]
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What an evaluation found. Rows are the poses that stayed, in the order of the results."""
+    """Metrics, and the poses after suppression: one row each, in the order of the results."""
 
-    metrics: dict[str, float]  # METRIC_NAMES, 0..1; -1 where there is nothing to find
-    settings: dict[str, Any]  # everything but the weights that changes the numbers
+    metrics: dict[str, float]  # METRIC_NAMES, 0..1; -1 without ground truth to find
+    settings: dict[str, Any]  # everything but the weights that affects the metrics
     bbox_source: BoxSource
     category_id: int
     image_ids: NDArray[np.int64]  # [N]
@@ -47,7 +47,7 @@ class EvaluationResult:
 
     @cached_property
     def keypoints(self) -> list[dict[str, Any]]:
-        """COCO's keypoint results: image_id, category_id, keypoints (x, y, score), score."""
+        """The poses as COCO keypoint results: image_id, category_id, keypoints, score."""
         return coco_results(self.image_ids, self.keypoints_array, self.scores, self.category_id)
 
 
@@ -61,18 +61,18 @@ def evaluate(
     missing_detections: Literal["fail", "use_gt_bbox"] = "fail",
     progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationResult:
-    """Evaluates `model` (on `device`) on the experiment's validation set.
+    """Evaluate a model on the validation set of an experiment.
 
-    Under torch.distributed every process calls this, takes a share, and gets the same result.
+    Under torch.distributed every process calls this, evaluates a share, and gets the same result.
 
     Args:
-        skip_images: File names of images to leave out, see `prepare.dataset.unusable_images`.
-        use_gt_bbox: Overrides data_cfg.use_gt_bbox.
-        missing_detections: What to do if detections are wanted and their file is absent.
-        progress: Is told (boxes done, boxes) of this process's share.
-
+        model: on `device`.
+        skip_images: file names of images to skip, see `prepare.dataset.unusable_images`.
+        use_gt_bbox: overrides data_cfg.use_gt_bbox.
+        missing_detections: what to do if the experiment uses detections and their file is missing.
+        progress: called with (boxes done, boxes) of this process's share.
     Raises:
-        UserError: Files are missing or unusable; in every process.
+        UserError: files are missing or unusable; raised in every process.
     """
     annotations = load_annotations(Path(experiment.data_root) / experiment.data.val.ann_file)
     annotations = annotations.without_images(skip_images)
@@ -126,7 +126,14 @@ def score(
     keypoints_NK3: NDArray[np.float32],
     num_images_left_out: int = 0,
 ) -> EvaluationResult:
-    """The result of decoded keypoints (one row per box): scores, suppression, AP."""
+    """Compute the result from decoded keypoints: scores, suppression, AP.
+
+    Args:
+        annotations: the ground truth, without skipped images.
+        source: where the boxes are from.
+        keypoints_NK3: one row per box: x, y in image pixels, score.
+        num_images_left_out: number of skipped images, for the result's settings.
+    """
     cfg = experiment.data_cfg
     scores_N = rescore(keypoints_NK3[:, :, 2], boxes.box_score, cfg.vis_thr)
     _, sizes_N2 = box_regions(boxes.boxes_xywh, cfg, experiment.train_pipeline.padding)
@@ -161,7 +168,13 @@ def validation_boxes(
     use_gt_bbox: bool | None = None,
     missing_detections: Literal["fail", "use_gt_bbox"] = "fail",
 ) -> tuple[Boxes, BoxSource]:
-    """The boxes that are evaluated, and where they come from (see `evaluate`)."""
+    """Load the boxes to evaluate; arguments as in `evaluate`.
+
+    Returns:
+        The boxes and where they are from.
+    Raises:
+        UserError: the detections are missing or unusable, or no person has keypoints.
+    """
     cfg = experiment.data_cfg
     path = Path(experiment.data_root) / cfg.bbox_file
     wanted = "gt" if (cfg.use_gt_bbox if use_gt_bbox is None else use_gt_bbox) else "detections"
@@ -178,7 +191,7 @@ def validation_boxes(
 
 
 def write_results(result: EvaluationResult, path: str | Path) -> None:
-    """Writes F.json, COCO's keypoint results, and F.metrics.json: the ten numbers and settings."""
+    """Write `path` (F.json), COCO keypoint results, and F.metrics.json: ten metrics, settings."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result.keypoints), encoding="utf-8")
@@ -187,7 +200,7 @@ def write_results(result: EvaluationResult, path: str | Path) -> None:
 
 
 def format_table(metrics: dict[str, float]) -> str:
-    """The ten numbers as two aligned lines of 78 characters.
+    """Format the ten metrics as two aligned lines of 78 characters.
 
     >>> print(format_table({"AP": 0.7234, "AP .5": 0.9}))
         AP   AP .5

@@ -1,4 +1,4 @@
-"""COCO's keypoint AP of a list of poses, by pycocotools or faster-coco-eval."""
+"""COCO's keypoint AP of a list of poses, computed by pycocotools or faster-coco-eval."""
 
 from __future__ import annotations
 
@@ -35,7 +35,13 @@ def coco_results(
     scores_N: NDArray[np.float32],
     category_id: int,
 ) -> list[dict[str, Any]]:
-    """COCO's keypoint results (https://cocodataset.org/#format-results), keypoints x, y, score."""
+    """Convert poses to COCO keypoint results (https://cocodataset.org/#format-results).
+
+    Args:
+        image_ids_N: COCO's image ids.
+        keypoints_NK3: x, y in image pixels, score 0..1 (in the place of COCO's visibility).
+        scores_N: of the poses; AP orders the poses by them.
+    """
     return [
         {"image_id": image_id, "category_id": category_id, "keypoints": keypoints, "score": score}
         for image_id, keypoints, score in zip(
@@ -52,10 +58,15 @@ def average_precision(
     results: list[dict[str, Any]],
     backend: str = "pycocotools",
 ) -> dict[str, float]:
-    """The ten numbers of COCO's keypoint evaluation, 0..1; -1 where there is nothing to find.
+    """Compute the ten metrics of COCO's keypoint evaluation over all images of `annotations`.
 
-    results: as `coco_results` gives them; they are left as they are. Every image of `annotations`
-    counts. backend: `pycocotools` or `faster-coco-eval`.
+    Args:
+        results: from `coco_results`; not modified.
+        backend: "pycocotools" or "faster-coco-eval".
+    Returns:
+        By METRIC_NAMES, 0..1; -1 without ground truth to find.
+    Raises:
+        UserError: the backend is not installed.
     """
     evaluator = coco_evaluation(annotations, results, backend)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -71,10 +82,14 @@ def coco_evaluation(
     area_ranges: Mapping[str, tuple[float, float]] | None = None,
     oks_thresholds: Sequence[float] | None = None,
 ) -> Any:
-    """The COCOeval of a backend, evaluated and accumulated.
+    """Evaluate and accumulate with the COCOeval of a backend; arguments as in `average_precision`.
 
-    `eval["precision"]` is [thresholds, 101 recalls, 1, area ranges, 1], -1 where there is nothing
-    to find. area_ranges (pixels²) and oks_thresholds: instead of COCO's own.
+    Args:
+        area_ranges: (low, high) in pixels² by name; default: COCO's.
+        oks_thresholds: 0..1; default: COCO's.
+    Returns:
+        The COCOeval. `eval["precision"]` is [thresholds, 101 recalls, 1, area ranges, 1], -1
+        without ground truth to find.
     """
     coco_class, eval_class = _backend(backend)
     dataset = coco_dataset(annotations)
@@ -101,7 +116,7 @@ def coco_evaluation(
 
 
 def coco_dataset(annotations: CocoAnnotations) -> dict[str, Any]:
-    """The annotations as COCO's JSON document, without what the evaluation does not read."""
+    """Convert annotations to a COCO JSON document with the fields that the evaluation reads."""
     image_ids = annotations.image_ids.tolist()
     columns = zip(
         annotations.ann_ids.tolist(),

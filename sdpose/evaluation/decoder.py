@@ -1,4 +1,4 @@
-"""Heatmaps to keypoints while the model computes the next ones.
+"""Decode heatmaps to keypoints while the model computes the next batch.
 
 N boxes, K = 17 joints, h x w heatmap pixels.
 """
@@ -20,15 +20,19 @@ from sdpose.config.schema import TestCfg
 
 Array = NDArray[np.float32]
 
-# Batches that may wait to be decoded; one of 32 boxes has 7 MB.
+# Batches that may wait for decoding; a batch of 32 boxes has 7 MB.
 _AHEAD = 3
 
 
 class Decoder:
-    """Decodes batches where they lie, in a thread: who waits for one batch's keypoints is not who
-    hands the next batch to the device. Leaving the context waits for all of them.
+    """Decode batches on a background thread, so that the main thread keeps the device busy.
 
-    keypoints_NK3: where they go, see `codec.decode`.
+    Decoding runs on the heatmaps' device. Leaving the context waits for all batches.
+
+    Args:
+        test_cfg: post_process and modulate_kernel, see `codec.decode`.
+        keypoints_NK3: the output array, written in place.
+        centers_N2, sizes_N2: the crop regions in image pixels.
     """
 
     def __init__(
@@ -51,11 +55,11 @@ class Decoder:
                 decoded.result()
 
     def submit(self, heatmaps_NKhw: Tensor, rows: slice) -> None:
-        """rows: the boxes of this batch."""
+        """Queue the heatmaps of the boxes `rows` for decoding."""
         if len(self._decoding) == _AHEAD:
             self._decoding.popleft().result()
         stream: Any = contextlib.nullcontext()
-        if heatmaps_NKhw.is_cuda:  # on a stream of its own, or it would queue behind the next batch
+        if heatmaps_NKhw.is_cuda:  # a separate stream, or it would queue behind the next batch
             self._stream = self._stream or torch.cuda.Stream(heatmaps_NKhw.device)
             self._stream.wait_stream(torch.cuda.current_stream(heatmaps_NKhw.device))
             heatmaps_NKhw.record_stream(self._stream)

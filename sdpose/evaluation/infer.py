@@ -1,4 +1,4 @@
-"""From boxes to keypoints: crops, the model, flip test and decoding.
+"""Predict keypoints for boxes: crops, the model, flip test and decoding.
 
 N = boxes, K = 17 joints, H x W crop or heatmap pixels.
 """
@@ -33,14 +33,17 @@ Array = NDArray[np.float32]
 def box_regions(
     boxes_xywh: NDArray[np.float64], data_cfg: DataCfg, padding: float
 ) -> tuple[Array, Array]:
-    """Centres and sizes, float32[N,2] image pixels, of the regions that the model sees."""
+    """Compute crop regions: `geometry.box_to_center_size` at the aspect ratio of `image_size`."""
     width, height = data_cfg.image_size
     return box_to_center_size(boxes_xywh, aspect_ratio=width / height, padding=padding)
 
 
 def predict_heatmaps(model: nn.Module, crops_NHW3: Tensor, test_cfg: TestCfg) -> Tensor:
-    """Heatmaps float32[N,K,h,w] of uint8 RGB crops; with flip test the mean of both views, which
-    the model sees as one batch of 2N."""
+    """Predict the heatmaps [N, K, h, w] float32 of crops.
+
+    With the flip test they are the mean of both views, which the model gets as one batch of 2N.
+    `crops_NHW3` is uint8 RGB.
+    """
     images_N3HW = normalize_crops(crops_NHW3)
     if not test_cfg.flip_test:
         return model.predict(images_N3HW)  # type: ignore[operator]
@@ -50,7 +53,7 @@ def predict_heatmaps(model: nn.Module, crops_NHW3: Tensor, test_cfg: TestCfg) ->
 
 
 def normalize_crops(crops_NHW3: Tensor) -> Tensor:
-    """float32[N,3,H,W]: (value / 255 - mean) / std, in float32 as torchvision does it."""
+    """Compute (value / 255 - mean) / std as [N, 3, H, W], in float32 as torchvision does."""
     mean = torch.tensor(MEAN, device=crops_NHW3.device)
     std = torch.tensor(STD, device=crops_NHW3.device)
     normalized = (crops_NHW3.float() / 255 - mean) / std
@@ -71,12 +74,25 @@ def predict_keypoints(
     share: tuple[int, int] = (0, 1),
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Keypoints of this process's share of the boxes: (rows[n], keypoints float32[n,K,3]).
+    """Predict the keypoints of this process's share of the boxes.
 
-    image_paths: by `boxes.image_index`. share: (rank, number of processes). Batches hold the same
-    boxes for any number of processes, so that results do not depend on it; each process decodes an
-    image once. progress: is told (boxes done, boxes in this share).
-    Raises UserError if an image cannot be read or the model predicts NaN.
+    Batches hold the same boxes for any number of processes, so that results do not depend on it.
+    Each process decodes an image once.
+
+    Args:
+        model: on `device`.
+        boxes: all boxes, of all processes.
+        image_paths: by `boxes.image_index`.
+        padding: crop region / box.
+        batch_size: boxes per batch.
+        num_workers: processes that decode images; 0: this one does.
+        share: (rank, number of processes).
+        progress: called with (boxes done, boxes in this share).
+    Returns:
+        The rows [n] of `boxes` in this share, and keypoints [n, K, 3] float32: x, y in image
+        pixels, score.
+    Raises:
+        UserError: an image cannot be read, or the model predicts NaN or infinite values.
     """
     order = np.concatenate([np.zeros(0, dtype=np.int64), *rows_by_image(boxes.image_id)])
     rows = share_of(order, batch_size, *share)
@@ -93,7 +109,7 @@ def predict_keypoints(
     with _inference(model), Decoder(test_cfg, keypoints_NK3, centers_N2, sizes_N2) as decoder:
         for batch_NHW3 in crop_batches(crops, batch_size, num_workers):
             part = slice(done, done + len(batch_NHW3))
-            if device.type == "cuda":  # or the copy would wait for the batch before
+            if device.type == "cuda":  # without pinning, the copy waits for the previous batch
                 batch_NHW3 = batch_NHW3.pin_memory().to(device, non_blocking=True)
             decoder.submit(predict_heatmaps(model, batch_NHW3, test_cfg), part)
             done = part.stop
@@ -109,14 +125,14 @@ def predict_keypoints(
 
 
 def share_of(order: NDArray[np.int64], batch_size: int, rank: int, world_size: int) -> NDArray:
-    """The rows of whole batches that this process takes: a contiguous part of the order."""
+    """Return this process's part of `order`: contiguous, in whole batches."""
     num_batches = -(-len(order) // batch_size)
     start, stop = (num_batches * r // world_size * batch_size for r in (rank, rank + 1))
     return order[start:stop]
 
 
 class ImageCrops(Dataset[Any]):
-    """All crops of one image: uint8[n,H,W,3], or the message of the error that it met."""
+    """One item per image: all its crops, uint8 [n, H, W, 3], or an error message."""
 
     def __init__(self, images: list[tuple[Path, Array, Array]], size_wh: tuple[int, int]) -> None:
         self.images = images  # path, centres and sizes of its crops
@@ -139,12 +155,17 @@ class ImageCrops(Dataset[Any]):
 
 
 def crop_batches(crops: ImageCrops, batch_size: int, num_workers: int) -> Iterator[Tensor]:
+    """Yield all crops in order, in batches [batch_size, H, W, 3]; the last one may be smaller.
+
+    Raises:
+        UserError: an image cannot be read.
+    """
     loader = DataLoader(
         crops,
-        batch_size=None,  # an item is an image; the boxes are batched below
+        batch_size=None,  # an item is an image; its crops are batched below
         num_workers=num_workers,
         worker_init_fn=start_worker,
-        generator=torch.Generator(),  # or it would draw from torch's global one
+        generator=torch.Generator(),  # the default draws from torch's global generator
     )
     waiting: list[Tensor] = []
     for item in start(loader):
@@ -165,7 +186,7 @@ def crop_batches(crops: ImageCrops, batch_size: int, num_workers: int) -> Iterat
 
 @contextlib.contextmanager
 def _inference(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients and without TF32, which has 10 bits of mantissa."""
+    """Evaluation mode without gradients and without TF32 (10 bits of mantissa)."""
     was_training = model.training
     tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False

@@ -2,8 +2,8 @@
 
 Reproduces mmpose 0.29's `TopDownCocoDataset.evaluate` (rescoring), `oks_nms` and `soft_oks_nms`
 (mmpose/core/post_processing/nms.py, after HRNet's lib/nms/nms.py), in float32 where those round to
-float32. Their sort leaves the order of equal scores open (it depends on the processor); here the
-earlier row goes first.
+float32. Deviation: their sort leaves the order of equal scores undefined (it depends on the
+processor); here the earlier row comes first.
 
 N = poses, K = 17 joints; coordinates in image pixels, areas in pixels².
 """
@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sdpose.skeleton import OKS_SIGMAS
 
-SOFT_NMS_MAX_POSES = 20  # per image; soft_oks_nms's max_dets, and what COCO evaluates at most
+SOFT_NMS_MAX_POSES = 20  # per image; max_dets of soft_oks_nms and of COCO's evaluation
 
 # (2 sigma)²: the k_i² of COCO's OKS (https://cocodataset.org/#keypoints-eval).
 _VARIANCES_K = (np.array(OKS_SIGMAS) * 2) ** 2
@@ -27,24 +27,27 @@ Indices = NDArray[np.intp]
 
 
 def rescore(joint_scores_NK: NDArray, box_scores_N: ArrayLike, vis_thr: float) -> Floats:
-    """A pose's score: its box's score x the mean of its joint scores above `vis_thr`.
+    """Score poses: box score * mean of the joint scores above `vis_thr`, 0 if there are none.
 
-    0 if no joint is above. float32[N].
+    All scores and `vis_thr` are in 0..1. Returns [N] float32.
     """
     scores_NK = np.asarray(joint_scores_NK, dtype=np.float32)
     counted_NK = scores_NK > np.float32(vis_thr)
     total_N = np.zeros(len(scores_NK), dtype=np.float32)
-    for joint in range(scores_NK.shape[1]):  # in this order: float32 sums depend on it
+    for joint in range(scores_NK.shape[1]):  # float32 sums depend on the order
         total_N += np.where(counted_NK[:, joint], scores_NK[:, joint], np.float32(0))
     count_N = counted_NK.sum(axis=1).astype(np.float32)
     return total_N / np.maximum(count_N, 1) * np.asarray(box_scores_N, dtype=np.float32)
 
 
 def oks_matrix(keypoints_NK2: NDArray, areas_N: NDArray) -> Floats:
-    """OKS of every pair of poses, float32[N,N] in 0..1; the area is the mean of the two.
+    """Compute the OKS of every pair of poses, [N, N] float32 in 0..1.
 
-    Jiang et al. and COCO compare a pose to ground truth by exp(-d² / (2 s² k²)); between two
-    predictions all joints count. mmpose's `oks_iou`.
+    Args:
+        keypoints_NK2: image pixels.
+        areas_N: pixels²; a pair uses the mean of its two areas.
+    Source:
+        mmpose's `oks_iou`: COCO's exp(-d² / (2 s² k²)), averaged over all joints.
     """
     points = np.asarray(keypoints_NK2, dtype=np.float32)
     areas = np.asarray(areas_N, dtype=np.float32)
@@ -56,7 +59,11 @@ def oks_matrix(keypoints_NK2: NDArray, areas_N: NDArray) -> Floats:
 
 
 def oks_nms(keypoints_NK2: NDArray, areas_N: NDArray, scores_N: NDArray, thr: float) -> Indices:
-    """The poses of one image that stay, best first: each drops all later ones with OKS > thr."""
+    """Suppress the poses of one image: each kept pose removes lower-scored ones with OKS > thr.
+
+    Returns:
+        Indices of the kept poses, the best first.
+    """
     order = _best_first(scores_N)
     similar = oks_matrix(keypoints_NK2[order], areas_N[order]) > np.float32(thr)
     alive = np.ones(len(order), dtype=bool)
@@ -69,10 +76,12 @@ def oks_nms(keypoints_NK2: NDArray, areas_N: NDArray, scores_N: NDArray, thr: fl
 def soft_oks_nms(
     keypoints_NK2: NDArray, areas_N: NDArray, scores_N: NDArray, thr: float
 ) -> Indices:
-    """The at most 20 poses of one image that stay, in the order in which they are picked.
+    """Pick up to 20 poses of one image; a pick multiplies the others' scores by exp(-OKS² / thr).
 
-    Each picked pose lowers the others' scores by exp(-OKS² / thr), and these order the next pick.
-    As in mmpose the lowered scores are used for nothing else: results keep `scores_N`.
+    As in mmpose, the lowered scores only determine the next pick: results keep `scores_N`.
+
+    Returns:
+        Indices of the kept poses, in the order of the picks.
     """
     oks = oks_matrix(keypoints_NK2, areas_N)
     order = _best_first(scores_N)
@@ -100,7 +109,17 @@ def suppress(
     thr: float,
     soft: bool,
 ) -> Indices:
-    """Rows that stay, over all images: images by first appearance, within each as picked."""
+    """Suppress poses image by image.
+
+    Args:
+        keypoints_NK2: image pixels.
+        areas_N: pixels².
+        scores_N: from `rescore`.
+        thr: OKS, 0..1.
+        soft: use `soft_oks_nms` instead of `oks_nms`.
+    Returns:
+        Kept rows: images by first appearance, the poses of each in the order of the NMS.
+    """
     kept: list[Indices] = []
     for rows in rows_by_image(image_ids_N):
         nms: Any = soft_oks_nms if soft else oks_nms
@@ -109,7 +128,7 @@ def suppress(
 
 
 def rows_by_image(image_ids_N: NDArray[np.int64]) -> list[Indices]:
-    """Row indices of each image, images by first appearance, rows ascending.
+    """Group row indices by image: images by first appearance, rows ascending.
 
     >>> [rows.tolist() for rows in rows_by_image(np.array([7, 3, 7]))]
     [[0, 2], [1]]

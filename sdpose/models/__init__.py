@@ -1,4 +1,4 @@
-"""Architectures: from an experiment's model section to a module."""
+"""Build the model of an experiment from its `model` section."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = [
     "load_weights",
 ]
 
-# The official models, every number named. Experiments say the same as differences from one base.
+# The official models with explicit numbers. Experiments state the same as differences from a base.
 MODELS: dict[str, Callable[[], SDPose]] = {
     "sdpose_t": sdpose_t,
     "sdpose_s_v1": sdpose_s_v1,
@@ -48,12 +48,14 @@ BACKBONES: dict[str, type[StemNet]] = {"StemNet": StemNet, "HRNet_3stage": HRNet
 
 
 def build_model(config: Model, initialise: bool = True) -> SDPose:
-    """The model of an experiment (`load_experiment(name).model`), freshly initialised.
+    """Build the model of an experiment, initialised from torch's global generator.
 
-    Draws from torch's global generator. `config.pretrained` is not read here
-    (`load_backbone_weights`). initialise: False where all weights are loaded next; they have
-    values of no meaning then, and SDPose-B is built in a quarter of the time. Raises UserError if
-    there is not enough memory.
+    Args:
+        config: `load_experiment(name).model`; `pretrained` is ignored (`load_backbone_weights`).
+        initialise: False if all weights are loaded afterwards: they are undefined until then, and
+            building SDPose-B takes a quarter of the time.
+    Raises:
+        UserError: there is not enough memory.
     """
     try:
         return _build(config, initialise)
@@ -87,14 +89,15 @@ def _build(config: Model, initialise: bool) -> SDPose:
 def load_model(
     config: Model, path: str | Path, *, name: str | None = None, say: Say | None = None
 ) -> SDPose:
-    """The model of an experiment with all weights from a file.
+    """Build the model of an experiment and load all its weights from a file.
 
     Args:
-        name: what messages call the file, if not by its path.
+        path: the file, of any layout that `read_checkpoint` reads.
+        name: the file's name in messages; default: its path.
         say: as for `load_weights`.
     Raises:
-        UserError: the file holds no weights, or those of another model. That is found before
-            memory is allocated: experiment and file may both be a stranger's.
+        UserError: the file holds no weights, or those of another model. This is checked before
+            memory is allocated, because neither experiment nor file may be trusted.
     """
     state, meta = read_checkpoint(path)
     with torch.device("meta"):

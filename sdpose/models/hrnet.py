@@ -13,7 +13,7 @@ STAGE3_MODULES = 4
 
 
 class FuseUp(nn.Module):
-    """A lower resolution's features, brought to `out_channels` and up by `factor` (nearest)."""
+    """1x1 convolution, BatchNorm, and nearest-neighbour upsampling by `factor`."""
 
     def __init__(self, in_channels: int, out_channels: int, *, factor: int) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class FuseUp(nn.Module):
 
 
 def _fuse_down(in_channels: int, out_channels: int, *, halvings: int) -> nn.Sequential:
-    """Strided convolutions to a lower resolution; only the last one changes the channels."""
+    """Strided convolutions, each halving the resolution; only the last changes the channels."""
     return nn.Sequential(
         *(
             ConvNorm(in_channels, in_channels, kernel_size=3, stride=2, relu=True)
@@ -37,7 +37,7 @@ def _fuse_down(in_channels: int, out_channels: int, *, halvings: int) -> nn.Sequ
 
 
 class Fusion(nn.ModuleList):
-    """One path per branch; the sum of what they bring to the resolution of branch `target`."""
+    """Sum all branches at the resolution of branch `target`, followed by ReLU."""
 
     def __init__(self, channels: tuple[int, ...], *, target: int) -> None:
         def path(source: int) -> nn.Module:
@@ -57,8 +57,9 @@ class Fusion(nn.ModuleList):
 class HRModule(nn.Module):
     """Parallel branches of basic blocks, then fusion across the resolutions.
 
-    Branch b has `channels[b]` channels and 1 / 2^b of the first one's resolution. `num_outputs`
-    of the fused resolutions are computed, the highest first.
+    Args:
+        channels: branch b has `channels[b]` channels and 1 / 2^b of the first one's resolution.
+        num_outputs: number of fused resolutions to compute, the highest first.
     """
 
     def __init__(self, channels: tuple[int, ...], *, num_outputs: int) -> None:
@@ -75,10 +76,14 @@ class HRModule(nn.Module):
 
 
 class HRNet3Stage(StemNet):
-    """Images (N, 3, 4H, 4W) to the highest-resolution features (N, `width`, H, W), non-negative.
+    """Map images [N, 3, 4H, 4W] to the highest-resolution features [N, width, H, W], >= 0.
 
-    The official SDPose-B gives stage 1 bottlenecks of `width` (32) channels where HRNet-W32 has
-    64, so that ImageNet weights do not fit there (`weights.load_backbone_weights`).
+    In the official SDPose-B the bottlenecks of stage 1 have `width` (32) channels, in HRNet-W32 64:
+    ImageNet weights do not fit there (`weights.load_backbone_weights`).
+
+    Args:
+        width: channels of the highest resolution; each lower one has twice as many.
+        num_blocks: bottlenecks of stage 1.
     """
 
     def __init__(self, *, width: int = 32, num_blocks: int = 4) -> None:
@@ -110,7 +115,7 @@ class HRNet3Stage(StemNet):
         features = [transition(x_NCHW) for transition in self.transition1]
         for module in self.stage2:
             features = module(features)
-        # The new branch starts from the lowest resolution so far.
+        # The new branch starts from the lowest existing resolution.
         sources = [*features, features[-1]]
         features = [transition(x) for transition, x in zip(self.transition2, sources, strict=True)]
         for module in self.stage3:

@@ -1,7 +1,7 @@
-"""The layers that the models are made of.
+"""Layers of the models.
 
 Shapes: N batch, C channels, H W feature map, T tokens, D token width, A heads, K keypoints.
-All modules take plain numbers and work in any memory format and under autocast.
+All modules take plain numbers and support any memory format and autocast.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 convolutions around a residual connection; gives 4 x `channels`."""
+    """1x1, 3x3, 1x1 convolutions around a residual connection; 4 * `channels` outputs."""
 
     expansion = 4
 
@@ -86,7 +86,7 @@ class Bottleneck(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, scale (dim / heads)^-0.5, no bias on queries, keys and values."""
+    """Multi-head self-attention; scale (dim / heads)^-0.5, no bias on queries, keys and values."""
 
     def __init__(self, *, dim: int, heads: int) -> None:
         super().__init__()
@@ -100,8 +100,10 @@ class Attention(nn.Module):
         return self.out(y_NATd.transpose(1, 2).flatten(2))
 
     def weights(self, x_NTD: Tensor) -> Tensor:
-        """The attention map (N, A, T, T), rows sum to 1; the fused kernels of `forward` never
-        form it."""
+        """Compute the attention map [N, A, T, T], rows sum to 1.
+
+        `forward` cannot return it: its fused kernels never materialise it.
+        """
         q_NATd, k_NATd, _ = self._split(x_NTD)
         scale = q_NATd.shape[-1] ** -0.5
         return (scale * q_NATd @ k_NATd.transpose(-1, -2)).softmax(dim=-1)
@@ -139,15 +141,19 @@ class TransformerLayer(nn.Module):
         return x_NTD + self.mlp(self.mlp_norm(x_NTD))
 
     def attention_weights(self, x_NTD: Tensor) -> Tensor:
-        """The map (N, A, T, T) with which `forward` attends for the same input."""
+        """Compute the attention map [N, A, T, T] of `forward` for the same input."""
         return self.attention.weights(self.attention_norm(x_NTD))
 
 
 class HeatmapHead(nn.Module):
-    """Keypoint tokens (N, K, D) to heatmaps (N, K, h, w), no activation.
+    """Map keypoint tokens [N, K, D] to heatmaps [N, K, h, w], without activation.
 
-    Large heatmaps go through a hidden layer of an eighth of their pixels; where that would not be
-    at least twice as wide as a token, one linear layer does (as in the official code).
+    As in the official code, there is a hidden layer of h * w / 8 units if that is at least twice
+    the token width, else a single linear layer.
+
+    Args:
+        dim: token width D.
+        heatmap_size: (h, w).
     """
 
     def __init__(self, *, dim: int, heatmap_size: tuple[int, int]) -> None:
@@ -165,8 +171,8 @@ class HeatmapHead(nn.Module):
             self.fc1 = nn.Linear(dim, pixels)
 
     def forward(self, keypoint_tokens_NKD: Tensor) -> Tensor:
-        # In float32 under autocast, too: with bfloat16's 8 bits the pixels around a smooth peak
-        # are equal, and the argmax moves. It is 1 % of the multiply-accumulates of SDPose-S-V1.
+        # In float32 also under autocast: with the 8 bits of bfloat16 the pixels around a smooth
+        # peak are equal, and the argmax moves. The head has 1 % of SDPose-S-V1's MACs.
         device = keypoint_tokens_NKD.device.type
         if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
@@ -181,18 +187,23 @@ class HeatmapHead(nn.Module):
 
 
 def patches(feature_NCHW: Tensor, patch_size: tuple[int, int]) -> Tensor:
-    """Cuts a feature map into patches, row by row: (N, patches, p1 x p2 x C), channels fastest."""
+    """Split a feature map into patches, row by row: [N, patches, p1 * p2 * C], channels fastest.
+
+    Args:
+        feature_NCHW: H and W are multiples of the patch size.
+        patch_size: (p1, p2), height and width.
+    """
     p1, p2 = patch_size
     x_NChpwq = feature_NCHW.unflatten(3, (-1, p2)).unflatten(2, (-1, p1))
     return x_NChpwq.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
 
 def sine_position_embedding(height: int, width: int, dim: int) -> Tensor:
-    """The fixed two-dimensional embedding (1, height x width, dim) of TokenPose and DETR.
+    """Compute the fixed two-dimensional embedding [1, height * width, dim] of TokenPose and DETR.
 
-    The first half of the channels encodes y, the second x; positions count from 1 and are scaled
-    to 2 pi at the far edge; sine and cosine alternate, wavelengths grow to 10000 x 2 pi.
-    Every position has the same norm, sqrt(dim / 2).
+    The first half of the channels encodes y, the second x. Positions count from 1 and are scaled to
+    2 pi at the far edge; sine and cosine alternate, with wavelengths of up to 10000 * 2 pi. The
+    norm is sqrt(dim / 2) at every position.
     """
     half = dim // 2
     exponents = 2 * (torch.arange(half, dtype=torch.float32) // 2) / half

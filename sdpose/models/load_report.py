@@ -1,4 +1,4 @@
-"""What became of the tensors of a file that was loaded, and how it is put into words."""
+"""Which tensors of a file were loaded into a model, as a value and as text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NAMES_OF_A_KIND = 7
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of every tensor, by our names (unexpected ones that have none: the file's)."""
+    """The outcome for every tensor, by our name (unexpected ones without one: the file's name)."""
 
     loaded: tuple[str, ...]
     missing: tuple[str, ...]
@@ -42,7 +42,7 @@ class LoadReport:
         )
 
     def lines(self, most: int | None = None) -> list[str]:
-        """A line for each tensor that was not loaded; of each kind, `most` at most."""
+        """One line for each tensor that was not loaded, up to `most` of each kind."""
         kinds = (
             [f"  missing in the file: {name}" for name in self.missing],
             [
@@ -57,11 +57,11 @@ class LoadReport:
         return self.lines(_NAMES_OF_A_KIND)
 
     def untrained_parts(self) -> list[str]:
-        """The official names of the parts of a backbone that keep values, wholly or partly."""
+        """Official names of the backbone's parts with tensors that were not loaded."""
         return sorted({(official_name(name) or name).split(".")[1] for name in self.kept})
 
     def summary(self) -> str:
-        """What was loaded, in one line, and what was not in more."""
+        """One line on what was loaded, followed by lines on what was not."""
         text = f"{len(self.loaded)} tensors loaded ({self.num_parameters / 1e6:.2f} M parameters)"
         if not self.kept and not self.unexpected:
             return f"{text}, none missing, none unused"
@@ -71,7 +71,13 @@ class LoadReport:
 def compare(
     state: Mapping[str, Tensor], expected: Mapping[str, Tensor], model: nn.Module
 ) -> LoadReport:
-    """What would become of the tensors of `state` if `expected` of the model were replaced."""
+    """Compare the tensors to load with those of a model, by name and shape.
+
+    Args:
+        state: from the file, under our names.
+        expected: the tensors of the model to replace.
+        model: counts the parameters among them.
+    """
     misshapen = {
         name: (tuple(state[name].shape), tuple(tensor.shape))
         for name, tensor in expected.items()

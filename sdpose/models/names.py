@@ -1,4 +1,4 @@
-"""Our parameter names and the official code's: one table, read in both directions."""
+"""Translate between our parameter names and the official code's, by one table."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-# Official module on the left, ours on the right; `#` is a number that stays. What follows a
-# module (weight, bias, running_mean ...) is the same on both sides.
+# Official module on the left, ours on the right; `#` stands for a number that is kept. The suffix
+# (weight, bias, running_mean ...) is the same on both sides.
 _HEAD = "keypoint_head.tokenpose"
 _LAYER = f"{_HEAD}.transformer_layer1.layers.#"
 NAMES = (
@@ -18,7 +18,7 @@ NAMES = (
     ("backbone.layer1.#.bn#", "backbone.blocks.#.norm#"),
     ("backbone.layer1.#.downsample.0", "backbone.blocks.#.shortcut.conv"),
     ("backbone.layer1.#.downsample.1", "backbone.blocks.#.shortcut.norm"),
-    # HRNet. The first branch keeps its resolution, the others come from a chain of one step.
+    # HRNet. The first branch keeps its resolution; officially the others are chains of one step.
     ("backbone.transition#.0.0", "backbone.transition#.0.conv"),
     ("backbone.transition#.0.1", "backbone.transition#.0.norm"),
     ("backbone.transition#.#.0.0", "backbone.transition#.#.conv"),
@@ -61,13 +61,14 @@ _TO_OFFICIAL = [_compile(ours, official) for official, ours in NAMES]
 def _translate(name: str, rules: list[tuple[re.Pattern[str], str]]) -> str | None:
     for pattern, target in rules:
         if pattern.fullmatch(name):
-            return pattern.sub(target, name)  # match.expand would parse the target every time
+            return pattern.sub(target, name)  # match.expand would parse the target on every call
     return None
 
 
 def our_name(name: str) -> str | None:
-    """Our name of a tensor that is named officially, officially without `backbone.` (files with
-    a backbone only), or our way already; None if it is none of these.
+    """Translate a tensor name to ours; None if it is unknown.
+
+    Accepts official names, official ones without `backbone.` (files of a backbone alone), and ours.
 
     >>> our_name("backbone.layer1.0.bn2.running_var")
     'backbone.blocks.0.norm2.running_var'
@@ -80,7 +81,7 @@ def our_name(name: str) -> str | None:
 
 
 def official_name(name: str) -> str | None:
-    """The official name of a tensor that is named our way, else None.
+    """Translate one of our tensor names to the official one; None if it is not one of ours.
 
     >>> official_name("layers.11.mlp.fc2.bias")
     'keypoint_head.tokenpose.transformer_layer1.layers.11.1.fn.fn.net.3.bias'
@@ -89,10 +90,10 @@ def official_name(name: str) -> str | None:
 
 
 def convert_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict under our names; names that the table does not know stay."""
+    """Rename a state dict to our names; unknown names are kept."""
     return {our_name(name) or name: tensor for name, tensor in state.items()}
 
 
 def to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of ours under the official names; names that the table does not know stay."""
+    """Rename a state dict from our names to the official ones; unknown names are kept."""
     return {official_name(name) or name: tensor for name, tensor in state.items()}

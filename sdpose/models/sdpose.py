@@ -1,4 +1,4 @@
-"""SDPose (Chen et al., CVPR 2024, arXiv 2404.03518): one transformer, run several times.
+"""SDPose (Chen et al., CVPR 2024, arXiv 2404.03518): one transformer, applied several times.
 
 Shapes: N batch, 3HW image, C backbone channels, P vision tokens (patches), K keypoints,
 T = K + P tokens (keypoints first), D token width, A heads, h w heatmap.
@@ -23,7 +23,7 @@ PositionEmbedding = Literal["sine-full", "sine", "learnable"]
 
 
 class CycleOutput(NamedTuple):
-    """What one pass through the transformer gives."""
+    """The output of one cycle, that is one pass through the transformer."""
 
     heatmaps: Tensor
     """(N, K, h, w), no activation; the target is a Gaussian of height 1."""
@@ -38,10 +38,20 @@ class CycleOutput(NamedTuple):
 class SDPose(nn.Module):
     """Backbone, tokens, `cycle_num` passes through one transformer, shared heatmap head.
 
-    `feature_size`, `patch_size` and `heatmap_size` are (height, width). `pos_embedding_type`:
-    "learnable" and "sine" are added once, to the input (a learnable one to the keypoint tokens,
-    too); "sine-full" also before every layer but the first, in every cycle. `initialise`: see
-    `build_model`.
+    Args:
+        backbone: maps images to a feature map; has `out_channels`.
+        feature_size: (height, width) of the feature map; (64, 48) for 256x192 images.
+        heatmap_size: (height, width).
+        patch_size: (height, width) in feature-map pixels of the patch behind one vision token.
+        dim: token width D.
+        depth: transformer layers.
+        heads: attention heads.
+        mlp_ratio: hidden width of the feed-forward layers / dim.
+        pos_embedding_type: "learnable" and "sine" are added once, to the input of the first cycle
+            (the learnable one also to the keypoint tokens); "sine-full" is also added before every
+            layer but the first, in every cycle. Sine embeddings are on vision tokens only.
+        cycle_num: passes through the transformer in training; inference needs only the first.
+        initialise: see `build_model`.
     """
 
     position_embedding: Tensor
@@ -86,7 +96,7 @@ class SDPose(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """The official distributions: N(0, 0.001) in the backbone, N(0, 0.02) in the head."""
+        """Draw from the official distributions: N(0, 0.001) in the backbone, N(0, 0.02) else."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.001)
@@ -101,32 +111,36 @@ class SDPose(nn.Module):
             nn.init.trunc_normal_(self.position_embedding, std=0.02)
 
     def forward(self, images_N3HW: Tensor, return_attention: bool = False) -> list[CycleOutput]:
-        """All cycles, the first one first. `images_N3HW` is normalised RGB.
+        """Run all cycles (for autocast in eval mode see `_precision`).
 
-        For autocast in eval mode see `_precision`.
+        Args:
+            images_N3HW: normalised RGB.
+            return_attention: also compute the attention map of each cycle's last layer.
+        Returns:
+            One output per cycle, the first cycle first.
         """
         with self._precision(images_N3HW.device.type):
             return self._cycles(images_N3HW, return_attention)
 
     def predict(self, images_N3HW: Tensor) -> Tensor:
-        """Heatmaps (N, K, h, w) of the first cycle; the later ones are not computed."""
+        """Compute the heatmaps [N, K, h, w] of the first cycle, and no further cycle."""
         with self._precision(images_N3HW.device.type):
             tokens_NTD, _ = self._cycle(self._tokens(images_N3HW), return_attention=False)
             return self.heatmap_head(tokens_NTD[:, :NUM_KEYPOINTS])
 
     def _precision(self, device: str) -> AbstractContextManager[object]:
-        """In eval mode, bfloat16 autocast computes in float16 on a GPU and in float32 on a CPU.
+        """In eval mode, replace bfloat16 autocast by float16 on a GPU and by float32 on a CPU.
 
-        bfloat16's 8 bits move the highest heatmap pixel of 0 to 4 % of the joints (reference
-        weights, real crops), float16's 11 bits that of 0 to 0.3 %, at the same speed on a GPU;
-        bfloat16's range is what gradients need. CPUs are slower in float16 than in float32.
+        The 8 bits of bfloat16 move the highest heatmap pixel of 0 to 4 % of the joints (reference
+        weights, real crops), the 11 bits of float16 that of 0 to 0.3 %, at the same speed on a GPU.
+        Only gradients need the range of bfloat16. CPUs are slower in float16 than in float32.
         """
         autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         if self.training or not autocast or torch.get_autocast_dtype(device) != torch.bfloat16:
             return nullcontext()
         if device == "cpu":
             return torch.autocast(device, enabled=False)
-        # The cache of cast weights does not tell dtypes apart.
+        # The cache of cast weights ignores the dtype: it could return bfloat16 weights.
         return torch.autocast(device, dtype=torch.float16, cache_enabled=False)
 
     def _cycles(self, images_N3HW: Tensor, return_attention: bool) -> list[CycleOutput]:
@@ -147,7 +161,8 @@ class SDPose(nn.Module):
 
     def _tokens(self, images_N3HW: Tensor) -> Tensor:
         """The input of the first cycle: keypoint tokens, then vision tokens with positions."""
-        # Images may be cast already (autocast would do it); on a CPU `_precision` undoes that.
+        # The images may have been cast in advance of autocast; on a CPU `_precision` disables
+        # autocast, so they are cast back.
         features_NCHW = self.backbone(images_N3HW.to(self.keypoint_tokens.dtype))
         vision_NPD = self.patch_embedding(patches(features_NCHW, self.patch_size))
         keypoints_NKD = self.keypoint_tokens.expand(vision_NPD.shape[0], -1, -1)
@@ -156,7 +171,7 @@ class SDPose(nn.Module):
         return torch.cat((keypoints_NKD, vision_NPD + self.position_embedding), dim=1)
 
     def _cycle(self, x_NTD: Tensor, return_attention: bool) -> tuple[Tensor, Tensor | None]:
-        # Zeros for the keypoint tokens: one addition instead of a split and a concatenation.
+        # Zeros at the keypoint tokens: one addition instead of a split and a concatenation.
         positions_1TD = F.pad(self.position_embedding, (0, 0, NUM_KEYPOINTS, 0))
         attention_NATT = None
         for index, layer in enumerate(self.layers):

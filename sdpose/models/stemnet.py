@@ -9,10 +9,12 @@ from sdpose.models.layers import Bottleneck
 
 
 class StemNet(nn.Module):
-    """Images (N, 3, 4H, 4W) to features (N, 4 x `width`, H, W), non-negative.
+    """Map images [N, 3, 4H, 4W] to features [N, 4 * width, H, W], >= 0.
 
-    Two strided 3x3 convolutions of `stem_channels` (default: `width`), then `num_blocks`
-    bottlenecks of `width`.
+    Args:
+        width: channels inside the bottlenecks.
+        num_blocks: number of bottlenecks.
+        stem_channels: of the two strided 3x3 convolutions before them; default: `width`.
     """
 
     def __init__(

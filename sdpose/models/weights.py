@@ -1,6 +1,6 @@
-"""Checkpoints: our own, safetensors, the official SDPose's, and backbones alone.
+"""Load and convert weights: our checkpoints, safetensors, official SDPose files, backbones alone.
 
-Files are never unpickled as code: `torch.load` runs with `weights_only`.
+Loading never executes code from a file: `torch.load` runs with `weights_only`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sdpose.printable import printable_line
 
 CHECKPOINT_FORMAT = "sdpose/1"
 
-# mmcv stores the best AP in `meta` as a numpy scalar. These can be read without running code.
+# mmcv stores the best AP in `meta` as a numpy scalar. Unpickling these types runs no code.
 _SAFE_GLOBALS: list[Any] = [
     np.dtype,
     np.dtypes.Float64DType,
@@ -43,13 +43,17 @@ Say = Callable[[str], None]  # a line for the user
 def load_weights(
     model: nn.Module, path: str | Path, strict: bool = True, say: Say | None = None
 ) -> LoadReport:
-    """Loads the file's tensors into `model`, whatever the layout (see `read_checkpoint`).
-
-    Missing or misshapen tensors raise `UserError` and leave the model untouched; with
-    `strict=False` they keep their values in the model.
+    """Load the tensors of a file into `model`.
 
     Args:
-        say: takes what was loaded and what was not. None: only if something was not, a warning.
+        model: changed in place.
+        path: the file, of any layout that `read_checkpoint` reads.
+        strict: False keeps the model's values where the file has no tensor or one of another shape.
+        say: receives a report of what was loaded and what was not. None: a Python warning if
+            something was not loaded.
+    Raises:
+        UserError: the file is unreadable, or `strict` and a tensor is missing or has another
+            shape. The model is unchanged.
     """
     state, meta = read_checkpoint(path)
     return apply_weights(model, path, state, meta, strict=strict, say=say)
@@ -64,7 +68,7 @@ def apply_weights(
     strict: bool = True,
     say: Say | None = None,
 ) -> LoadReport:
-    """`load_weights` with what `read_checkpoint` has read from `path`."""
+    """Load what `read_checkpoint` returned for `path` into `model`, see `load_weights`."""
     if strict:
         check_weights(model, path, state)
     report = replace(compare(state, model.state_dict(), model), meta=meta)
@@ -74,7 +78,11 @@ def apply_weights(
 
 
 def check_weights(model: nn.Module, path: str | Path, state: Mapping[str, Tensor]) -> LoadReport:
-    """Raises UserError if a tensor of the model is missing or has another shape in the file."""
+    """Check that `state`, read from `path`, has every tensor of `model` in its shape.
+
+    Raises:
+        UserError: a tensor is missing or has another shape.
+    """
     report = compare(state, model.state_dict(), model)
     if report.kept:
         raise UserError(
@@ -86,17 +94,19 @@ def check_weights(model: nn.Module, path: str | Path, state: Mapping[str, Tensor
 
 
 def load_backbone_weights(model: SDPose, path: str | Path, say: Say | None = None) -> LoadReport:
-    """Starts the backbone from a file (ImageNet HRNet-W32, say): the key `model.pretrained`.
+    """Initialise the backbone from a file, such as ImageNet HRNet-W32 (key `model.pretrained`).
 
-    What the file lacks or has in another shape stays at its initial value, and is counted and
-    named. For SDPose-B and HRNet-W32 that is all of layer1 and transition1: its
-    first stage has 32 channels, HRNet-W32's has 64. As in the official code, a backbone that is
-    loaded is initialised by PyTorch's default distributions, not by N(0, 0.001).
+    Tensors that the file lacks or has in another shape keep their initial values and are reported.
+    For SDPose-B and HRNet-W32 these are all of layer1 and transition1, because the first stage has
+    32 channels here and 64 there. As in the official code, a pretrained backbone is initialised by
+    PyTorch's default distributions before, not by N(0, 0.001).
 
-    The report is about the backbone alone; say: as for `load_weights`.
-
+    Args:
+        path, say: as for `load_weights`.
+    Returns:
+        The report on the backbone alone.
     Raises:
-        UserError: nothing of the file fits.
+        UserError: no tensor of the file fits.
     """
     file_state, _ = read_checkpoint(path)
     state = {name: tensor for name, tensor in file_state.items() if name.startswith("backbone.")}
@@ -121,11 +131,15 @@ def load_backbone_weights(model: SDPose, path: str | Path, say: Say | None = Non
 def convert_weights(
     source: Path, target: Path, layout: Literal["official", "sdpose"] | None = None
 ) -> None:
-    """Writes the tensors of `source` to `target`, bit for bit, under the names of `layout`.
+    """Write the tensors of `source` to `target`, bit for bit, under the names of `layout`.
 
-    Default: ours from official ones, official from ours. Any layout is read; the suffix of `target`
-    (.pth or .safetensors) decides the file format. From .pth to .pth `meta` goes along; the
-    optimizer does not. `target` appears when complete.
+    Args:
+        source: any layout that `read_checkpoint` reads.
+        target: .pth or .safetensors, written atomically. From .pth to .pth `meta` is copied; the
+            optimizer's state never is.
+        layout: default: ours if `source` has official names, else the official one.
+    Raises:
+        UserError: `source` is unreadable or not an SDPose model, or `target` cannot be written.
     """
     if target.suffix not in {".pth", ".safetensors"}:
         raise UserError(f"{target}: the suffix must be .pth or .safetensors")
@@ -153,11 +167,14 @@ def convert_weights(
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a file under our names (CPU), and its `meta` if any.
+    """Read the tensors of a file (on the CPU, under our names), and its `meta` if any.
 
     Reads .safetensors and torch files, the latter with the tensors under `state_dict` or at top
-    level; official names, official ones without `backbone.`, or ours, all of them behind one prefix
-    perhaps (`module.` of DDP, `_orig_mod.` of torch.compile, `model.` of Lightning).
+    level. Names may be official, official without `backbone.`, or ours, all with a wrapper's prefix
+    or without (`module.` of DDP, `_orig_mod.` of torch.compile, `model.` of Lightning).
+
+    Raises:
+        UserError: the file is missing, unreadable, or holds no weights.
     """
     state, meta = _read_tensors(Path(path))
     return _under_our_names(state), meta
@@ -168,7 +185,7 @@ def _under_our_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors under the file's own names, less a wrapper's prefix, and its `meta`."""
+    """The tensors under the file's own names without a wrapper's prefix, and its `meta`."""
     if not path.is_file():
         raise UserError(f"weights not found: {path}")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path)
@@ -187,7 +204,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without what wrappers put before all names, if there are names of ours behind it."""
+    """Remove the prefix that wrappers put before all names, if known names follow it."""
     cut = 0
     while not any(our_name(name[cut:]) for name in state):
         prefixes = {name[cut:].partition(".")[0] for name in state}
@@ -207,7 +224,11 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def read_torch_file(path: Path) -> dict[str, Any]:
-    """What `torch.save` wrote: a dict of tensors and plain values. UserError for anything else."""
+    """Read a dict of tensors and plain values that `torch.save` wrote.
+
+    Raises:
+        UserError: the file is unreadable, damaged, or holds anything else.
+    """
     try:
         file = path.open("rb")
     except OSError as error:
@@ -221,7 +242,7 @@ def read_torch_file(path: Path) -> dict[str, Any]:
                 f"and plain values, and reading those can run code{_culprit(error)}. If you trust "
                 "it, save its state_dict alone"
             ) from None
-        # A damaged file can fail anywhere in the decoder, so in any way.
+        # A damaged file can fail anywhere in the decoder, with any exception.
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
@@ -233,7 +254,7 @@ def read_torch_file(path: Path) -> dict[str, Any]:
 
 
 def _culprit(error: pickle.UnpicklingError) -> str:
-    """What torch's long explanation names: `GLOBAL posix.system` and the like."""
+    """The global that torch's long message names, as in `GLOBAL posix.system`."""
     _, found, rest = str(error).partition("GLOBAL ")
     return f" (it names {rest.split()[0]})" if found else ""
 
@@ -246,7 +267,7 @@ def _first(names: list[str] | tuple[str, ...]) -> str:
 def _tell(
     path: str | Path, report: LoadReport, say: Say | None, ending: str = "", *, stacklevel: int
 ) -> None:
-    """All of it to the user, or else what is odd as a warning to the caller's program."""
+    """Report everything to the user, or else warn the calling program of what did not fit."""
     if say is not None:
         say(f"{path}: {report.summary()}{ending}")
     elif report.kept or report.unexpected:

@@ -1,21 +1,21 @@
-"""Checkpoint files: written whole or not at all, checked before they are used.
+"""Checkpoint files: written atomically, verified before they are used.
 
 A file is PyTorch's zip format and loads with `torch.load(path, weights_only=True)`:
 
     state_dict   the model's tensors under our names; with `ema` their average
     training_state_dict   with `ema`: the weights that are trained
     optimizer    the optimizer's state_dict
-    scaler       with fp16: the GradScaler's
-    usual_loss   what a loss spike is measured by (watch.py)
+    scaler       with fp16: the GradScaler's state_dict
+    usual_loss   the reference of loss spikes (divergence.py)
     meta         format "sdpose/1", epoch (epochs completed), iteration (steps done, whole run),
-                 and what `sdpose.training.loop` keeps to continue exactly
+                 and what else `loop._content` stores
 
-The learning rate is a function of the iteration and all randomness of one of (seed, epoch, sample),
-so this is all that an exact resume needs.
+An exact resume needs no more, because the learning rate is a function of the iteration, and all
+randomness one of (seed, epoch, sample).
 
-The checksum is inside: every record of the zip carries its CRC-32, which `torch.save` writes and
-`torch.load` ignores; `load_checkpoint` compares them. A sidecar file could get out of step with its
-checkpoint, and is lost when someone copies only the .pth.
+The checksum is inside: every record of the zip has a CRC-32, which `torch.save` writes and
+`torch.load` ignores; `load_checkpoint` compares them. A sidecar file could become inconsistent with
+its checkpoint, and is lost when only the .pth is copied.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ Checkpoint = dict[str, Any]
 
 
 class CorruptCheckpointError(Exception):
-    """The file is torn, its bytes have changed, or nothing can be continued from what it holds."""
+    """The file is truncated or damaged, or training cannot continue from its content."""
 
 
 class ForeignCheckpointError(UserError):
-    """The file is no training checkpoint of this program."""
+    """The file is not a training checkpoint of this program."""
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -54,11 +54,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def same_file(source: Path, target: Path) -> None:
-    """Makes `target` the same checkpoint as `source`, atomically.
+    """Make `target` the same checkpoint as `source`, atomically.
 
-    A hard link: it costs no space, and unlike a symbolic link it stays loadable when the source is
-    removed (max_keep_ckpts) or only this file is copied away. Copied where links are impossible.
-    Sharing is safe because checkpoints are only ever replaced, never written in place.
+    A hard link takes no space, and unlike a symbolic link it stays loadable when the source is
+    removed (max_keep_ckpts) or only this file is copied. Without support for links it is a copy.
+    Sharing is safe because checkpoints are always replaced, never written in place.
     """
     temporary = _temporary(target)
     temporary.unlink(missing_ok=True)
@@ -69,16 +69,19 @@ def same_file(source: Path, target: Path) -> None:
             shutil.copyfileobj(original, file)
         return
     os.replace(temporary, target)
-    # rename(2) does nothing, not even remove the old name, if both are links to one file.
+    # rename(2) does nothing, and keeps the old name, if both are links to the same file.
     temporary.unlink(missing_ok=True)
     sync_folder(target.parent)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint of ours into CPU memory, after comparing its checksums.
+    """Verify the checksums of a checkpoint, and load it into CPU memory.
 
-    Raises CorruptCheckpointError if it is torn or changed, or training cannot continue from it
-    (checkpoint_content.py); ForeignCheckpointError if it is not one of ours.
+    Raises:
+        CorruptCheckpointError: it is damaged, or training cannot continue from it
+            (checkpoint_content.py).
+        ForeignCheckpointError: it is not a training checkpoint of this program.
+        FileNotFoundError: there is no such file.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -105,14 +108,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def training_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """What training goes on from; with `ema` not the weights that are evaluated."""
+    """Return the weights to continue training from; with `ema` not those that are evaluated."""
     key = "training_state_dict" if "training_state_dict" in checkpoint else "state_dict"
     weights: dict[str, Tensor] = checkpoint[key]
     return weights
 
 
 def newest_checkpoint(folder: Path, say: Say) -> tuple[Path, Checkpoint] | None:
-    """The newest intact checkpoint of a folder, or None; `say` is told of every damaged one."""
+    """Return the newest intact checkpoint of a folder, or None; `say` reports damaged ones."""
     for path in [folder / name for name in newest_first(p.name for p in matching(folder, "*.pth"))]:
         try:
             return path, load_checkpoint(path)
@@ -122,5 +125,5 @@ def newest_checkpoint(folder: Path, say: Say) -> tuple[Path, Checkpoint] | None:
 
 
 def _temporary(path: Path) -> Path:
-    """One fixed name per file: what a killed process leaves is overwritten by the next save."""
+    """A fixed name per file: the next save overwrites the leftover of a killed process."""
     return path.with_name(f".{path.name}.tmp")

@@ -1,8 +1,7 @@
-"""What a training checkpoint has to hold before a run continues from it.
+"""Checks of a training checkpoint's content before a run continues from it.
 
-Its checksums say that the bytes are those that were written; these checks, that training can go on
-from them: a run that continued from NaN weights would diverge for ever, although an earlier
-checkpoint is good.
+Checksums prove that the bytes are those that were written; these checks, that training can continue
+from them: from NaN weights a run would never recover, although an earlier checkpoint is good.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ Figures = dict[str, FiniteFloat]
 
 
 class Position(BaseModel):
-    """How far a checkpoint has come; the mirror's latest.json says the same of latest.pth."""
+    """The position of a checkpoint; also the content of latest.json in a mirror."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -32,7 +31,7 @@ class Position(BaseModel):
 
 
 class Meta(Position):
-    """`meta`, as `loop._content` writes it; what earlier versions did not write has a default."""
+    """`meta` as `loop._content` writes it; keys that earlier versions lacked have defaults."""
 
     iteration_in_epoch: Count = 0
     global_batch: Count = 0
@@ -70,7 +69,7 @@ class Meta(Position):
 
 
 def problem_of(checkpoint: Mapping[str, Any]) -> str | None:
-    """Why nothing can be continued from a checkpoint; None if it can."""
+    """Return why training cannot continue from a checkpoint; None if it can."""
     try:
         Meta.model_validate(checkpoint["meta"])
     except ValidationError as error:

@@ -1,6 +1,6 @@
-"""Several processes that train one model: the few collectives that the loop needs.
+"""The few collectives of the training loop.
 
-With one process none of this communicates. sdpose.runner.process_group starts and ends the group.
+With one process nothing is communicated. sdpose.runner.process_group starts and ends the group.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from torch import Tensor
 
 from sdpose.errors import PEER_LOST_EXIT_CODE, USER_ERROR_EXIT_CODE, UserError
 
-# Decoding all images of COCO for the first time.
+# Rank 0 may decode all images of COCO, when a dataset is prepared for the first time.
 PREPARE_TIMEOUT = timedelta(hours=6)
 
 T = TypeVar("T")
 
 
 class MainEnded(SystemExit):
-    """Rank 0 ends, and this rank after it, with that exit code.
+    """Rank 0 exits; this rank follows with the same exit code.
 
     Args:
-        is_error: Rank 0 has an error to print.
+        is_error: rank 0 prints an error.
     """
 
     def __init__(self, code: int, *, is_error: bool) -> None:
@@ -36,7 +36,7 @@ class MainEnded(SystemExit):
 
 @dataclass(frozen=True)
 class World:
-    """This process among all that train together."""
+    """This process among the ranks of a training."""
 
     rank: int
     size: int
@@ -48,10 +48,10 @@ class World:
         return self.rank == 0
 
     def group(self, timeout: timedelta) -> Any:
-        """The gloo group whose collectives wait so long; collective when it is first asked for.
+        """Return the gloo group with this timeout; the first call is a collective.
 
-        One for the whole run: each costs a connection to every other rank and threads of its own,
-        which torch keeps until the process group ends.
+        Groups are reused for the whole run: each has threads and a connection to every other rank,
+        which torch keeps until the process group is destroyed.
         """
         if timeout not in self._groups:
             self._groups[timeout] = dist.new_group(backend="gloo", timeout=timeout)
@@ -59,15 +59,14 @@ class World:
 
 
 def on_main(world: World, function: Callable[[], T], timeout: timedelta | None = None) -> T:
-    """Runs on rank 0 and returns its (picklable) result on every rank.
+    """Call a function on rank 0, and return its result (picklable) on every rank.
 
     Args:
-        timeout: How long the other ranks wait for the result; default: the process group's.
-
+        timeout: of the other ranks' wait for the result; default: the process group's.
     Raises:
-        Exception: The function's, on rank 0 alone.
-        MainEnded: The function has raised, on the other ranks: with exit code 2 for a UserError,
-            the code of a SystemExit, else PEER_LOST_EXIT_CODE.
+        Exception: the function's, on rank 0 only.
+        MainEnded: on the other ranks if the function raised: with exit code 2 for a UserError, the
+            code of a SystemExit, else PEER_LOST_EXIT_CODE.
     """
     if world.size == 1:
         return function()
@@ -101,10 +100,10 @@ def mean_over_ranks(values: Tensor, world: World) -> Tensor:
 
 
 class SharedStop:
-    """Lets all ranks stop at the same step when one of them was asked to.
+    """Let all ranks stop at the same step after one of them received a request.
 
-    Call it once a step with the local request (0: none); it returns the largest request of all
-    ranks as of the step before. The exchange is one integer by gloo that runs beside the step, so
+    Call it once per step with the local request (0: none); it returns the largest request of all
+    ranks as of the previous step. The exchange, one integer over gloo, overlaps with the step, so
     neither the host nor the GPU waits for it.
     """
 
@@ -122,7 +121,7 @@ class SharedStop:
         return agreed
 
     def settle(self) -> int:
-        """Waits for the exchange under way; the request that all ranks know of."""
+        """Wait for the pending exchange, and return the request that all ranks agree on."""
         if self._pending is None:
             return 0
         self._pending.wait()

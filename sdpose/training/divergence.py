@@ -1,7 +1,7 @@
-"""Notices steps that go wrong: values that are not finite, and losses far above the usual.
+"""Detect bad steps: values that are not finite, and losses far above the usual.
 
-Steps are judged on the device; the host learns of it at the next log line (meters.py), where bad
-steps are said and `on_divergence` decides (loop.py).
+Steps are judged on the device. The host reads the verdict at the next log line (meters.py), where
+bad steps are reported and `on_divergence` decides (recovery.py).
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from torch import Tensor
 from sdpose.errors import UserError
 from sdpose.training.distributed import World, mean_over_ranks
 
-# The usual loss is a running mean: of all steps at first, later of about this many.
+# The usual loss is a running mean: over all steps at first, later over about this many.
 MEAN_STEPS = 50
-# So many bad steps in a row are no accident.
+# This many bad steps in a row mean that training has diverged.
 BAD_STEPS_IN_A_ROW = 10
 
 
 class LossWatch:
-    """The usual loss, kept on the device: judging a step waits for nothing.
+    """Judge steps by the usual loss, which stays on the device: the host does not wait.
 
-    It costs a dozen operations on scalars a step and, with several processes, an all_reduce of one
-    number, queued behind the gradients' (on a GPU the host goes on; gloo's is waited for).
+    The cost is a dozen scalar operations per step and, with several processes, an all_reduce of one
+    number behind the gradients' (asynchronous on a GPU, blocking with gloo).
     """
 
     def __init__(self, world: World, spike_factor: float) -> None:
@@ -36,12 +36,16 @@ class LossWatch:
         self.bad_in_a_row = 0  # steps, as of the last log line
 
     def is_bad(self, loss: Tensor, grad_norm: Tensor) -> Tensor:
-        """Whether this step's loss or gradient is not finite or the loss a spike (a bool scalar,
-        the same on all ranks). Nothing is a spike in the first `BAD_STEPS_IN_A_ROW` steps."""
+        """Judge a step and update the usual loss.
+
+        Returns:
+            Bool scalar, the same on all ranks: loss or gradient is not finite, or the loss is a
+            spike. Nothing is a spike in the first `BAD_STEPS_IN_A_ROW` steps.
+        """
         loss = mean_over_ranks(loss.detach().float(), self._world)
         usual, steps = self.state
         ceiling = torch.where(steps < BAD_STEPS_IN_A_ROW, math.inf, self._spike_factor * usual)
-        # The mean follows a loss that stays high, slowly; never one that is not finite.
+        # The mean slowly follows a loss that stays high, and ignores one that is not finite.
         share = 1 / (steps + 1).clamp(max=MEAN_STEPS)
         finite = loss.isfinite() & grad_norm.isfinite()
         moved = torch.stack((usual + share * (torch.minimum(loss, ceiling) - usual), steps + 1))
@@ -51,6 +55,8 @@ class LossWatch:
 
 @dataclass(frozen=True)
 class BadStep:
+    """A bad step and its samples, for the log."""
+
     epoch: int  # from 1
     iteration: int  # from 1, in the epoch
     step: int  # from 1, in the run
@@ -77,7 +83,7 @@ class BadStep:
 
 
 class DivergedError(UserError):
-    """Training does not come back by itself."""
+    """Training does not recover by itself."""
 
     def __init__(self, step: BadStep) -> None:
         self.step = step

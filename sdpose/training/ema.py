@@ -1,4 +1,4 @@
-"""An exponential moving average of a model's weights, beside the model that is trained."""
+"""An exponential moving average of a model's weights."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import nn
 
 
 class AveragedModel:
-    """`model` holds the average, ready to be evaluated; `update` after every optimizer step.
+    """`model` holds the average, in eval mode; call `update` after every optimizer step.
 
     Parameters and BatchNorm's running statistics are averaged alike. The weight of the new value is
     1 - min(decay, (1 + steps) / (warm_up + steps)) (mmcv's EMAHook): without the warm-up the
-    initial, random weights would stay in for 1 / (1 - decay) steps.
+    initial, random weights would dominate for 1 / (1 - decay) steps.
     """
 
     def __init__(self, model: nn.Module, *, decay: float, warm_up: float) -> None:
@@ -28,6 +28,6 @@ class AveragedModel:
 
     @torch.no_grad()
     def update(self, steps: int) -> None:
-        """steps: done before this one. Nothing waits for the device."""
+        """Average in the current weights after `steps` previous steps, without synchronising."""
         decay = min(self._decay, (1 + steps) / (self._warm_up + steps))
         torch._foreach_lerp_(self._average, self._current, 1 - decay)

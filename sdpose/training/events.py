@@ -1,7 +1,7 @@
-"""What happens in a run, as records, and who listens.
+"""The records that the training loop emits, and the interface of their listeners.
 
-The loop makes the records. `PrintedEvents` (log_lines.py) prints them; log files, TensorBoard,
-MLflow and progress records are other listeners (sdpose.outputs), which the entry point attaches.
+`PrintedEvents` (log_lines.py) prints the records. Log files, TensorBoard, MLflow and progress
+records are other listeners (sdpose.outputs), which the entry point attaches.
 """
 
 from __future__ import annotations
@@ -22,45 +22,46 @@ class TrainRecord:
     iteration: int  # steps done in the whole run
     lr: float
     eta: float  # seconds to the end of the run
-    time: float  # seconds a step
-    data_time: float  # of these, waiting for the loader
-    memory: int  # MB; of the GPU if there is one, else of this process
+    time: float  # seconds per step
+    data_time: float  # of these, seconds waiting for the loader
+    memory: int  # peak, MiB; of the GPU if there is one, else of this process
     samples_per_second: float  # all ranks
     values: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """An epoch that is complete; `values` are means over its steps."""
+    """A complete epoch; `values` are means over its steps."""
 
     epoch: int
     total_epochs: int
     iteration: int
     lr: float  # of the last step
     seconds: float  # in training steps, this epoch, this process
-    total_seconds: float  # in training steps, whole run, over all starts
+    total_seconds: float  # in training steps, whole run, including those before a resume
     values: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class EvaluationRecord:
+    """The evaluation of an epoch."""
+
     epoch: int
     iteration: int
     bbox_source: str
     seconds: float
-    metrics: Mapping[str, float]  # "AP", "AP .5", ...
+    metrics: Mapping[str, float]  # "AP", "AP .5", ..., see evaluation.METRIC_NAMES
     best_ap: float | None  # so far; None without evaluation.save_best
 
 
 class Events:
-    """Listens to a run. Every method may be left out: this one listens to nothing, as every rank
-    but the first does."""
+    """Base class of listeners. It ignores every event itself, as used by the ranks other than 0."""
 
     def say(self, text: str) -> None:
-        """A message for the user."""
+        """Show a message to the user."""
 
     def progress(self, iteration: int, text: str | None = None) -> None:
-        """A step is done, or a part of an evaluation; text: for a progress bar."""
+        """A step, or a part of an evaluation, is complete; `text` is for a progress bar."""
 
     def train(self, record: TrainRecord) -> None: ...
     def epoch(self, record: EpochRecord) -> None: ...

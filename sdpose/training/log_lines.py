@@ -1,8 +1,7 @@
-"""Records of a run as lines of text: whole ones for logs, short ones for a terminal; and the
-listener that prints them.
+"""Format the records of a run as lines of text: full ones for logs, short ones for a terminal.
 
-Whole lines are mmcv's, with more figures behind. Short ones fit into 80 columns; the bar below
-them has the speed and the time that is left.
+Full lines are mmcv's with figures appended. Short ones fit into 80 columns; the progress bar below
+them shows the speed and the remaining time.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from sdpose.training.events import EpochRecord, EvaluationRecord, Events, TrainR
 
 
 def duration(seconds: float) -> str:
-    """`1 day, 2:03:04`, as mmcv prints it."""
+    """Format seconds as mmcv does: `1 day, 2:03:04`."""
     return str(timedelta(seconds=int(seconds)))
 
 
@@ -54,13 +53,13 @@ def _gap(short: bool) -> str:
 
 
 def _values(values: Mapping[str, float], *, short: bool = False) -> str:
-    """short: the total loss and the accuracy alone; the log has the others."""
+    """`short` shows only the total loss and the accuracy."""
     names = [name for name in ("loss", "acc_pose") if name in values] if short else list(values)
     return ", ".join(f"{name}: {values[name]:.4g}" for name in names)
 
 
 class PrintedEvents(Events):
-    """Prints messages and records, a line each."""
+    """Print messages and records, one line each."""
 
     def say(self, text: str) -> None:
         print(text, flush=True)

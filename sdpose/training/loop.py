@@ -1,17 +1,17 @@
-"""Training an experiment: epochs, evaluation, checkpoints, and going on after an interruption.
+"""The training loop: epochs, evaluation, checkpoints, and resuming after an interruption.
 
-    train_epochs       to the last epoch, from wherever the run is
-      _train_steps     of one epoch, and what is said of them
+    train_epochs       from the run's position to the last epoch
+      _train_steps     the steps of one epoch, and their log
         train_step     (step.py)
 
-The loop knows where checkpoints go (outputs.py), who listens (events.py) and who may stop it
-(stop.py) by protocols alone. `sdpose train` attaches mirrors, trackers and signals to it, see
+The loop knows only protocols for where checkpoints go (outputs.py), who listens (events.py) and who
+may stop it (stop.py). `sdpose train` attaches mirrors, trackers and signals to them, see
 sdpose.runner.train.
 
 `latest.pth` is written at the end of every epoch and every checkpoint_config.interval_minutes
-inside of one, so a run that is killed loses a few minutes; one that is asked to stop saves after
-the step in progress and loses nothing. An epoch that is evaluated is saved before and after: a kill
-during the evaluation costs no training.
+within one, so a run that is killed loses a few minutes. A run that is asked to stop saves after the
+current step and loses nothing. An epoch that is evaluated is saved before and after, so a kill
+during the evaluation loses no training.
 """
 
 from __future__ import annotations
@@ -40,32 +40,32 @@ from sdpose.training.result import checkpoint_names
 from sdpose.training.run import Run
 from sdpose.training.step import train_step
 
-# What SharedStop agrees on beside the numbers of signals, which are larger.
+# SharedStop agrees on this or on the number of a signal, all of which are larger.
 SAVE = 1
 
 
 def train_epochs(run: Run) -> None:
-    """Trains to `total_epochs`, or to an early stop; every process calls this.
+    """Train to `total_epochs` or to an early stop; every process calls this.
 
     Raises:
-        DivergedError: The loss is not finite, or bad steps do not end, and on_divergence says
-            `fail`, or going back did not help.
+        DivergedError: the loss is not finite or too many steps in a row are bad, and on_divergence
+            is not `rollback` or rolling back did not help.
     """
     if run.progress.epoch and not run.progress.iteration_in_epoch:
-        _finish_epoch(run)  # it was killed between an epoch's end and its evaluation
+        _finish_epoch(run)  # the run may have been killed between an epoch and its evaluation
     for epoch in range(run.progress.epoch + 1, run.experiment.total_epochs + 1):
         if run.progress.stopped:
             break
         with run.stop.deferred():
             ends = _train_epoch(run, epoch)
             _save(run)
-            if ends:  # all ranks do, when it is on the disk
+            if ends:  # every rank exits only after rank 0 has the checkpoint on disk
                 on_main(run.world, run.outputs.flush)
         _finish_epoch(run)
 
 
 def _train_epoch(run: Run, epoch: int) -> bool:
-    """`_train_steps`, with `on_divergence: rollback` past what diverges."""
+    """`_train_steps`; with `on_divergence: rollback` again after every divergence."""
     for rollbacks in itertools.count():
         try:
             return _train_steps(run, epoch)
@@ -76,9 +76,9 @@ def _train_epoch(run: Run, epoch: int) -> bool:
 
 
 def _train_steps(run: Run, epoch: int) -> bool:
-    """Trains the rest of an epoch, or up to a request to stop, at the same step on all ranks.
+    """Train the rest of an epoch, or up to a request to stop, to the same step on all ranks.
 
-    Returns whether there was one; the same on all ranks.
+    Returns whether a stop was requested; the same on all ranks.
     """
     progress, clip = run.progress, run.experiment.optimizer_config.grad_clip
     cumulative_iters = run.experiment.optimizer_config.cumulative_iters
@@ -143,7 +143,7 @@ def _train_steps(run: Run, epoch: int) -> bool:
 
 
 def _log_steps(run: Run, window: Window, epoch: int, lr: float) -> None:
-    """Ends a window of steps: the one place where the host waits for the device."""
+    """Log a window of steps: the only place where the host waits for the device."""
     progress, steps = run.progress, len(window)
     values, bad_steps = window.flush(progress)
     say_bad_steps(run, bad_steps)
@@ -171,7 +171,7 @@ def _log_steps(run: Run, window: Window, epoch: int, lr: float) -> None:
 
 
 def _seconds_left(run: Run) -> float:
-    """To the end of the run, evaluations included, at the speed of this process so far."""
+    """Until the end of the run, including evaluations, at the speed of this process so far."""
     experiment, progress = run.experiment, run.progress
     steps_left = len(run.loader) * experiment.total_epochs - progress.iteration
     epochs_left = range(progress.epoch + 1, experiment.total_epochs + 1)
@@ -195,7 +195,7 @@ def _is_evaluated(experiment: Experiment, epoch: int) -> bool:
 
 
 def _finish_epoch(run: Run) -> None:
-    """Evaluates, and gives the checkpoint its names. Doing it again changes nothing."""
+    """Evaluate if due, and name the checkpoint. Idempotent."""
     experiment, progress = run.experiment, run.progress
     epoch = progress.epoch
     if _is_evaluated(experiment, epoch) and progress.evaluated_epoch < epoch:
@@ -251,12 +251,12 @@ def _evaluate(run: Run) -> None:
 
 
 def _save(run: Run, *, inside_epoch: bool = False) -> None:
-    """Has `latest.pth` written; the same on all ranks."""
+    """Write `latest.pth`; every rank calls this."""
     shares_statistics = run.world.size == 1 or run.experiment.sync_bn
     with contextlib.ExitStack() as undo:
         if not shares_statistics:
-            for model in dict.fromkeys([run.model, run.evaluated_model]):  # once if they are one
-                if inside_epoch:  # when this happens must not change what is trained
+            for model in dict.fromkeys([run.model, run.evaluated_model]):  # once if the same
+                if inside_epoch:  # the time of a save must not affect the training
                     undo.enter_context(unchanged_buffers(model))
                 average_buffers(model, run.world)
         run.outputs.save(_content(run))

@@ -1,4 +1,4 @@
-"""What is counted while a run goes on."""
+"""The counters of a run: its progress, the values of recent steps, and their time."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from sdpose.training.divergence import BAD_STEPS_IN_A_ROW, BadStep, DivergedErro
 
 @dataclass
 class Progress:
-    """How far a run has come: all that a checkpoint holds beside weights and optimizer."""
+    """The position and the results of a run: a checkpoint's content beside tensors."""
 
     epoch: int = 0  # epochs completed
     iteration: int = 0  # steps done in the whole run
-    iteration_in_epoch: int = 0  # steps done of the epoch that is under way
-    global_batch: int = 0  # samples a step, all ranks
+    iteration_in_epoch: int = 0  # steps done in the current epoch
+    global_batch: int = 0  # samples per step, all ranks
     iterations_per_epoch: int = 0
     evaluated_epoch: int = 0  # the last epoch that was evaluated
     metrics: dict[str, float] = field(default_factory=dict)  # of that evaluation
     best_epoch: int = 0
     best_metrics: dict[str, float] = field(default_factory=dict)
     sums: dict[str, float] = field(default_factory=dict)  # over the steps of this epoch
-    seconds: float = 0.0  # in training steps, over all starts
-    stopped: str = ""  # why it ended before its last epoch
+    seconds: float = 0.0  # spent in training steps, including those before a resume
+    stopped: str = ""  # why it stopped early
 
     def meta(self) -> dict[str, Any]:
         return asdict(self)
@@ -43,10 +43,10 @@ class Progress:
         return Progress(**{name: value for name, value in meta.items() if name in names})
 
     def continue_with(self, global_batch: int, iterations_per_epoch: int) -> str | None:
-        """Adapts to epochs of another length; returns what to tell the user, if anything.
+        """Adapt to a new batch size or epoch length; return a note for the user, if any.
 
-        The position in the epoch is kept in samples, rounded down to whole steps: none is left out,
-        less than one step's are seen twice. Of an epoch that is shorter now, nothing may be left.
+        The position in the epoch is kept in samples, rounded down to whole steps: none is skipped,
+        and fewer than one step's are seen twice. An epoch that is shorter now may be complete.
         """
         before, now = (
             (self.global_batch, self.iterations_per_epoch),
@@ -61,7 +61,7 @@ class Progress:
         self.sums = {}
         return (
             f"epochs had {before[1]} iterations of {before[0]} samples and have "
-            f"{iterations_per_epoch} of {global_batch} now: iterations are counted anew (this is "
+            f"{iterations_per_epoch} of {global_batch} now: iterations are renumbered (this is "
             f"{self.iteration}), and the loss may differ"
         )
 
@@ -71,7 +71,7 @@ class Progress:
         self.sums = {}
 
     def averages(self) -> dict[str, float]:
-        """Means over the steps of the epoch so far."""
+        """Means over the steps of the current epoch."""
         steps = self.sums.get("steps", 0.0)
         return {name: total / steps for name, total in self.sums.items() if name != "steps"}
 
@@ -79,7 +79,7 @@ class Progress:
 class Window:
     """The steps since the last log line.
 
-    Their values stay on the device until `flush`, the only place where the host waits for it.
+    Their values stay on the device until `flush`, which alone waits for it.
     """
 
     def __init__(self, world: World, watch: LossWatch) -> None:
@@ -90,17 +90,19 @@ class Window:
         return len(self._steps)
 
     def add(self, lr: float, sample_ids: list[Tensor], values: dict[str, Tensor]) -> None:
-        """sample_ids: of every batch of the step."""
-        # Clones: the tensor of a loader process holds one of our file descriptors.
+        """Add a step; `sample_ids` has one tensor per batch, `values` are from `train_step`."""
+        # Clones: a tensor from a loader process keeps one of our file descriptors open.
         self._steps.append((lr, [ids_N.clone() for ids_N in sample_ids], values))
 
     def flush(self, progress: Progress) -> tuple[dict[str, float], list[BadStep]]:
-        """Means over the window's steps and all ranks, and the steps that were bad (watch.py); the
-        steps are added to the epoch's sums.
+        """Average the window, add its steps to the epoch's sums, and empty it.
 
-        Steps that were skipped do not count, unless all were.
-        Raises DivergedError, on every rank, after a step that went into the weights although it is
-        not finite, and after `BAD_STEPS_IN_A_ROW` skipped ones.
+        Returns:
+            Means over steps and ranks, without skipped steps unless all were skipped; and the bad
+            steps (divergence.py).
+        Raises:
+            DivergedError: a step was not finite and not skipped, or `BAD_STEPS_IN_A_ROW` steps in a
+                row were bad and the last one was skipped. Raised on every rank.
         """
         names = list(self._steps[0][2])
         rows = torch.stack([torch.stack([v[name] for name in names]) for *_, v in self._steps])
@@ -121,7 +123,7 @@ class Window:
                 raise DivergedError(bad_steps[-1])
             counted.append(values)
             for name, value in [*values.items(), ("steps", 1.0)]:
-                # One step after the other: the sum does not depend on where windows end.
+                # Step by step: the sum must not depend on where windows end.
                 progress.sums[name] = progress.sums.get(name, 0.0) + value
         self._steps.clear()
         counted = counted or steps
@@ -146,7 +148,7 @@ class Window:
 
 
 class Stopwatch:
-    """Wall time of the steps of a window and of the run, and how much of it went into waiting."""
+    """Wall time of the steps of a window and of the run, and the time spent waiting for data."""
 
     def __init__(self) -> None:
         self.run_seconds = 0.0
@@ -154,13 +156,16 @@ class Stopwatch:
         self.restart()
 
     def restart(self) -> None:
-        """Begins a window now; what came before (evaluation, saving) does not count."""
+        """Start a window now; the time before (evaluation, saving) does not count."""
         self._begin = time.perf_counter()
         self._waited = 0.0
 
     def waiting_for(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The loader's batches; waiting for one counts. (What takes them on to a GPU waits for the
-        GPU as well, which is no lack of data.)"""
+        """Yield the loader's batches and measure the time waited for them.
+
+        It must wrap the loader itself: `on_device` also waits for the GPU, which is not a lack of
+        data.
+        """
         batches = iter(batches)
         while True:
             before = time.perf_counter()
@@ -171,7 +176,7 @@ class Stopwatch:
             yield batch
 
     def window(self, steps: int) -> tuple[float, float]:
-        """Seconds of the window that ends now, and those of them spent waiting for data."""
+        """End the window: return its seconds, and those of them spent waiting for data."""
         now = time.perf_counter()
         seconds, waited = now - self._begin, self._waited
         self.run_seconds += seconds

@@ -1,7 +1,7 @@
 """Optimizers, and the learning rate as a pure function of the iteration.
 
-Nothing here has state of its own: the learning rate of iteration i is computed from i, so a resumed
-run needs no scheduler state and cannot drift from an uninterrupted one.
+A resumed run needs no scheduler state, and its learning rate cannot drift from that of an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ Schedule = Callable[[int], float]
 def build_optimizer(
     parameters: Iterable[nn.Parameter], settings: OptimizerSettings, *, fused: bool = False
 ) -> torch.optim.Optimizer:
-    """Adam, AdamW or SGD over all parameters in one group, as mmcv builds it without paramwise_cfg.
+    """Build Adam, AdamW or SGD with one parameter group, as mmcv does without paramwise_cfg.
 
-    Adam's weight decay is the L2 term in the gradient; AdamW's is decoupled from it.
+    The weight decay of Adam is the L2 term in the gradient; that of AdamW is decoupled. `fused`
+    selects torch's fused kernels.
     """
     common: dict[str, Any] = {
         "lr": settings.lr,
@@ -34,7 +35,7 @@ def build_optimizer(
     if settings.type == "SGD":
         sgd = torch.optim.SGD(parameters, momentum=settings.momentum, **common)
         if fused and settings.momentum:
-            # torch leaves the buffers as they were in memory if the first fused step is skipped.
+            # torch leaves the buffers uninitialised if the first fused step is skipped.
             for parameter in sgd.param_groups[0]["params"]:
                 sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return sgd
@@ -43,8 +44,11 @@ def build_optimizer(
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """The moments; settings (weight decay, betas, `fused`) stay those of the experiment and the
-    device here, which may be others than where the state was saved."""
+    """Load an optimizer's moments from its state dict, and keep its current settings.
+
+    Weight decay, betas and `fused` are those of this experiment and device, which may differ from
+    those of the saved state.
+    """
     settings = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({**state, "param_groups": settings})
 
@@ -55,7 +59,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def build_schedule(experiment: Experiment, iterations_per_epoch: int) -> Schedule:
-    """The learning rate of an iteration, counted from 0 over the whole run."""
+    """Return the function from iteration, counted from 0 over the whole run, to learning rate."""
     settings = experiment.lr_config
     lr = experiment.optimizer.lr
     warmup_iters = settings.warmup_iters if settings.warmup == "linear" else 0
@@ -75,9 +79,9 @@ def build_schedule(experiment: Experiment, iterations_per_epoch: int) -> Schedul
 
 
 def step_lr(lr: float, epoch: int, *, steps: Sequence[int], gamma: float) -> float:
-    """lr x gamma^(steps reached), epochs counted from 0 (mmcv's StepLrUpdaterHook, by epoch).
+    """Return lr * gamma^(steps reached), epochs counted from 0 (mmcv's StepLrUpdaterHook by epoch).
 
-    Step 200 therefore acts from the 201st epoch on:
+    Step 200 therefore takes effect in the 201st epoch:
 
     >>> [step_lr(1.0, epoch, steps=[200, 260], gamma=0.5) for epoch in (199, 200, 260)]
     [1.0, 0.5, 0.25]
@@ -86,18 +90,18 @@ def step_lr(lr: float, epoch: int, *, steps: Sequence[int], gamma: float) -> flo
 
 
 def cosine_lr(lr: float, progress: float, *, min_lr_ratio: float) -> float:
-    """From lr at progress 0 along half a cosine to lr x min_lr_ratio at progress 1.
+    """Follow half a cosine from lr at progress 0 to lr * min_lr_ratio at progress 1.
 
-    mmcv's CosineAnnealingLrUpdaterHook with by_epoch=False: progress is that of the iterations.
+    mmcv's CosineAnnealingLrUpdaterHook with by_epoch=False: progress counts iterations.
     """
     low = lr * min_lr_ratio
     return low + 0.5 * (lr - low) * (1 + math.cos(math.pi * progress))
 
 
 def warmup_factor(iteration: int, *, warmup_iters: int, warmup_ratio: float) -> float:
-    """Linear from warmup_ratio at iteration 0 to 1 at warmup_iters (mmcv's LrUpdaterHook).
+    """Return the factor of the regular learning rate of an iteration (mmcv's LrUpdaterHook).
 
-    It multiplies the regular learning rate of that iteration.
+    It is linear, from warmup_ratio at iteration 0 to 1 at warmup_iters.
     """
     if iteration >= warmup_iters:
         return 1.0

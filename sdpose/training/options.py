@@ -1,4 +1,4 @@
-"""How a step is computed on the device at hand: what each `auto` of an experiment means there."""
+"""Precision, compilation and memory format of a step: resolves `auto` for the device."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from sdpose.errors import UserError
 
 @dataclass(frozen=True)
 class StepOptions:
+    """Resolved options of a step, without `auto`."""
+
     device: torch.device
     image_size_wh: tuple[int, int]
-    amp: torch.dtype | None  # autocast; None: everything in float32
+    amp: torch.dtype | None  # of autocast; None: float32 throughout
     compile: bool
     channels_last: bool
     fused: bool
@@ -30,23 +32,23 @@ class StepOptions:
         return torch.autocast(self.device.type, dtype=self.amp)
 
     def scaler(self) -> torch.amp.GradScaler | None:
-        """fp16 gradients underflow unless the loss is scaled; bf16 has float32's exponent."""
+        """Return a scaler for fp16, whose gradients underflow; bf16 has float32's exponent."""
         return torch.amp.GradScaler(self.device.type) if self.amp is torch.float16 else None
 
     def on_device(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """A loader's batches as the step takes them, see `device.on_device`."""
+        """Yield a loader's batches in the form of the step's input, see `device.on_device`."""
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         return on_device(batches, self.device, self.image_size_wh, layout)
 
     def prepare(self, model: nn.Module) -> None:
-        """Sets memory format and compilation, in place: parameters and their names stay."""
+        """Set memory format and compilation in place; parameters keep their names."""
         if self.channels_last:
             model.to(memory_format=torch.channels_last)
         if self.compile:
             model.compile()  # at the first step
 
     def names(self) -> Iterable[tuple[str, bool]]:
-        """For the opening line."""
+        """Names of the options, and whether they are on, for the first line of the log."""
         amp = {None: "amp", torch.bfloat16: "amp bf16", torch.float16: "amp fp16"}[self.amp]
         yield amp, self.amp is not None
         yield "compile", self.compile
@@ -55,9 +57,11 @@ class StepOptions:
 
 
 def step_options(experiment: Experiment, device: torch.device) -> StepOptions:
-    """On a CPU every `auto` is off, so that results stay what they are, bit for bit.
+    """Resolve the options of an experiment for a device; `auto` is off on a CPU, where results
+    are to stay the same bit for bit.
 
-    Raises UserError if the GPU cannot do what is asked for.
+    Raises:
+        UserError: the GPU does not support bf16, which the experiment requires.
     """
     on_gpu = device.type == "cuda"
     # Without emulation: older GPUs compute bf16 in float32, slower than float32 itself.

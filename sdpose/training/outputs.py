@@ -1,8 +1,7 @@
-"""Where the checkpoints of a run go.
+"""The protocol by which the loop saves checkpoints, and its implementation for a local folder.
 
-The loop saves and names checkpoints through `Outputs`. `LocalOutputs` writes them at once into a
-folder. sdpose.outputs.saver writes them in the background, tries again when a disk is full, and
-uploads them.
+`LocalOutputs` writes synchronously. sdpose.outputs.saver writes in the background, retries when a
+disk is full, and uploads.
 """
 
 from __future__ import annotations
@@ -17,23 +16,25 @@ from sdpose.training.paths import LATEST, outdated
 
 
 class Outputs(Protocol):
-    """Of rank 0; the other ranks have `NoOutputs`."""
+    """Saves the checkpoints of a run on rank 0; the other ranks have `NoOutputs`."""
 
     @property
     def is_due(self) -> bool:
-        """Whether to save inside of an epoch, now."""
+        """Whether a save within the epoch is due now."""
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Has latest.pth written. Later training steps do not change what was given."""
+        """Write latest.pth; later training steps must not affect what is written."""
 
     def name(self, names: Sequence[str]) -> None:
-        """Gives the checkpoint saved last these names, too, and removes those out of date."""
+        """Also save the last checkpoint under these names, and remove those that they replace."""
 
     def flush(self) -> bool:
-        """Waits until the last save is on the disk, or has failed (False)."""
+        """Wait until the last save is on disk (True) or has failed (False)."""
 
 
 class NoOutputs:
+    """Saves nothing."""
+
     is_due = False
 
     def save(self, checkpoint: Checkpoint) -> None: ...
@@ -43,11 +44,11 @@ class NoOutputs:
 
 
 class LocalOutputs(NoOutputs):
-    """A folder, which is written before training goes on.
+    """Write checkpoints to a folder, synchronously.
 
     Args:
-        folder: Of the checkpoints; it is made.
-        keep: How many of the newest epoch_N.pth stay; -1: all.
+        folder: created if missing.
+        keep: number of the newest epoch_N.pth to keep; -1: all.
     """
 
     def __init__(self, folder: Path, *, keep: int = -1) -> None:
@@ -62,10 +63,10 @@ class LocalOutputs(NoOutputs):
 
 
 def name_latest(folder: Path, name: str, keep: int) -> None:
-    """Makes `name` the same checkpoint as latest.pth, and removes those that it replaces.
+    """Make `name` the same checkpoint as latest.pth, and remove those that it replaces.
 
     Raises:
-        UserError, OSError: It cannot be written.
+        UserError, OSError: it cannot be written.
     """
     same_file(folder / LATEST, folder / name)
     names = [path.name for path in matching(folder, "*.pth")]

@@ -1,4 +1,4 @@
-"""One model in several processes: averaged gradients, SyncBatchNorm, and equal buffers."""
+"""Data parallelism: averaged gradients, SyncBatchNorm, and averaged buffers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from sdpose.training.distributed import World
 
 
 def distribute(model: nn.Module, world: World, *, sync_bn: bool) -> nn.Module:
-    """The model as the training step calls it: its gradients are averaged during backward.
+    """Wrap a model so that backward averages its gradients over the ranks.
 
-    `model` itself is changed to share BatchNorm over the ranks, if sync_bn. All ranks must have the
-    same parameters and buffers.
+    Args:
+        model: with the same parameters and buffers on all ranks.
+        world: of size 1: the model is returned unchanged.
+        sync_bn: replace the BatchNorm layers of `model` itself by synchronised ones.
     """
     if world.size == 1:
         return model
@@ -29,7 +31,7 @@ def distribute(model: nn.Module, world: World, *, sync_bn: bool) -> nn.Module:
         return AveragedGradients(model)
     if sync_bn:
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    # Buffers are equal by SyncBatchNorm, or averaged when they are read (average_buffers). The
+    # Buffers are equal with SyncBatchNorm, or averaged before they are used (average_buffers). The
     # switch has a new name since torch 2.15.
     switches = inspect.signature(DistributedDataParallel).parameters
     name = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in switches)
@@ -38,11 +40,11 @@ def distribute(model: nn.Module, world: World, *, sync_bn: bool) -> nn.Module:
 
 
 class AveragedGradients(nn.Module):
-    """What DistributedDataParallel does, in one all_reduce at the end of backward, for CPU.
+    """DistributedDataParallel for CPUs, with one all_reduce at the end of backward.
 
-    DDP sends groups of gradients while backward still runs, which gains nothing where the same
-    cores do both, and regroups them after its first step. That changes the order of additions: the
-    first step after a resume would differ in the last bit.
+    DDP reduces buckets of gradients while backward still runs, which gains nothing if the same
+    cores do both, and rebuilds its buckets after the first step. This changes the order of
+    additions: the first step after a resume would differ in the last bit.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -58,8 +60,7 @@ class AveragedGradients(nn.Module):
 
     @contextlib.contextmanager
     def no_sync(self) -> Iterator[None]:
-        """Gradients stay this process's own; those of the next backward outside are added and
-        averaged together."""
+        """Accumulate gradients locally; the next backward outside averages the sum."""
         self._averaging = False
         try:
             yield
@@ -67,7 +68,7 @@ class AveragedGradients(nn.Module):
             self._averaging = True
 
     def _schedule(self, _: Tensor) -> None:
-        """After the first gradient: what is queued now runs when backward is through."""
+        """After the first gradient: queue a callback, which runs at the end of backward."""
         if self._averaging and not self._scheduled:
             self._scheduled = True
             torch.autograd.Variable._execution_engine.queue_callback(self._average)
@@ -85,10 +86,10 @@ class AveragedGradients(nn.Module):
 
 @torch.no_grad()
 def average_buffers(model: nn.Module, world: World) -> None:
-    """Makes BatchNorm's running statistics the mean over ranks (mmcv's SyncBuffersHook).
+    """Average BatchNorm's running statistics over the ranks (mmcv's SyncBuffersHook).
 
-    They are linear in the batches' statistics, so averaging now and then changes nothing but
-    rounding. With SyncBatchNorm they are equal already.
+    They are linear in the batches' statistics, so how often they are averaged affects rounding
+    only. With SyncBatchNorm they are equal already.
     """
     for buffer in model.buffers():
         if buffer.is_floating_point():
@@ -98,7 +99,7 @@ def average_buffers(model: nn.Module, world: World) -> None:
 
 @contextlib.contextmanager
 def unchanged_buffers(model: nn.Module) -> Iterator[None]:
-    """Gives the buffers their values back at the end of the block."""
+    """Restore the values of the buffers at the end of the block."""
     before = [buffer.clone() for buffer in model.buffers()]
     yield
     for buffer, value in zip(model.buffers(), before, strict=True):
@@ -106,9 +107,9 @@ def unchanged_buffers(model: nn.Module) -> Iterator[None]:
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm over the batches of all processes, for CPU: torch's own needs CUDA.
+    """SyncBatchNorm for CPUs; torch's requires CUDA.
 
-    Every process must have a batch of the same size, which the loader guarantees.
+    All processes must have batches of the same size, which the loader guarantees.
     """
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
@@ -119,7 +120,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         count = x_NCHW.numel() // x_NCHW.shape[1] * dist.get_world_size()
-        # Two sums, one after the other: the mean of squares less the squared mean, in one go,
+        # Two all_reduces: the mean of squares minus the squared mean would need only one, but
         # cancels in float32 where the mean is large.
         mean_C = _SumOverRanks.apply(x_NCHW.sum((0, 2, 3))) / count
         centred_NCHW = x_NCHW - mean_C[:, None, None]
@@ -133,7 +134,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """all_reduce(sum). Every rank's input adds to every rank's output, so does the gradient."""
+    """all_reduce(sum); its gradient is an all_reduce(sum) too."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
@@ -149,7 +150,7 @@ class _SumOverRanks(torch.autograd.Function):
 
 
 def convert_sync_batchnorm(module: nn.Module) -> None:
-    """Replaces every BatchNorm2d below `module`; parameters, buffers and names stay."""
+    """Replace every BatchNorm2d below `module`; parameters, buffers and names are kept."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             synced = SyncBatchNorm2d(child.num_features, eps=child.eps, momentum=child.momentum)

@@ -1,4 +1,4 @@
-"""What lies where in a work dir. Imports no PyTorch: what only looks at a run needs none."""
+"""Paths and file names of a run. Imports no PyTorch: reading a run must not require it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from sdpose.config import Experiment
 
 LATEST = "latest.pth"
 BEST = "best_AP_epoch_"
-POSITION = "latest.json"  # in a mirror: how far its latest.pth is
+POSITION = "latest.json"  # in a mirror: the position of its latest.pth
 EXPERIMENT_FILE = "experiment.yaml"
 MLFLOW_RUN_FILE = "mlflow_run_id"
-MLFLOW_QUEUE = "mlflow_queue.jsonl"  # what MLflow has not got yet
-PROGRESS_FILE = "progress.json"  # how far the run has come (progress.py)
+MLFLOW_QUEUE = "mlflow_queue.jsonl"  # not yet sent to MLflow
+PROGRESS_FILE = "progress.json"  # the current position (sdpose/outputs/run_progress.py)
 REPORT = "report.html"
 
-# What a run leaves in its work dir; --overwrite removes these and nothing else.
+# Files that a run writes to its work dir; --overwrite removes these and nothing else.
 OWN_FILES = (
     EXPERIMENT_FILE,
     MLFLOW_RUN_FILE,
@@ -36,7 +36,7 @@ OWN_CHECKPOINTS = (LATEST, "epoch_*.pth", "best_AP_epoch_*.pth", ".*.pth.tmp*")
 
 @dataclass(frozen=True)
 class RunPaths:
-    """Where the results of an experiment's run lie."""
+    """The locations of a run's results."""
 
     work_dir: Path
     """The folder that is worked in; of `work_dir: s3://bucket/prefix` one of its own, below
@@ -65,9 +65,9 @@ def run_paths(experiment: Experiment) -> RunPaths:
 
 
 def newest_first(names: Iterable[str]) -> list[str]:
-    """The names that checkpoints have, the newest first.
+    """Return those of `names` that are checkpoints, the newest first.
 
-    latest.pth is replaced at every save; behind it come epoch_N.pth and best_AP_epoch_N.pth by N.
+    latest.pth is replaced at every save; epoch_N.pth and best_AP_epoch_N.pth follow it by N.
 
     >>> newest_first(["epoch_9.pth", "x.pth", "best_AP_epoch_10.pth", "epoch_10.pth", "latest.pth"])
     ['latest.pth', 'epoch_10.pth', 'best_AP_epoch_10.pth', 'epoch_9.pth']
@@ -78,10 +78,10 @@ def newest_first(names: Iterable[str]) -> list[str]:
 
 
 def outdated(names: Iterable[str], new: str, keep: int) -> list[str]:
-    """Those of `names` that a new checkpoint replaces: a best one all other best ones, epoch_N.pth
-    all but the `keep` newest (-1: none) up to N.
+    """Return those of `names` that a new checkpoint replaces.
 
-    Later ones are of a run that was continued from an earlier epoch since; they stay.
+    A best one replaces all other best ones; epoch_N.pth all but the `keep` newest up to N (-1: none
+    is replaced). Later ones are kept: the run was continued from an earlier epoch since.
 
     >>> outdated([f"epoch_{n}.pth" for n in (1, 2, 3, 9)], "epoch_3.pth", keep=2)
     ['epoch_1.pth']
@@ -99,7 +99,7 @@ def outdated(names: Iterable[str], new: str, keep: int) -> list[str]:
 
 
 def epoch_of(name: str) -> int | None:
-    """N of `epoch_N.pth` and `best_AP_epoch_N.pth`.
+    """Return N of `epoch_N.pth` and `best_AP_epoch_N.pth`, None for other names.
 
     >>> epoch_of("best_AP_epoch_10.pth"), epoch_of("epoch_last.pth")
     (10, None)

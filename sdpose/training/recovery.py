@@ -1,5 +1,4 @@
-"""What is done about steps and epochs that went wrong, see watch.py: said, and with
-`on_divergence: rollback` undone."""
+"""Report bad steps and epochs (divergence.py), and with `on_divergence: rollback` undo them."""
 
 from __future__ import annotations
 
@@ -31,8 +30,13 @@ def say_bad_steps(run: Run, steps: Sequence[BadStep]) -> None:
 
 
 def recovers(run: Run, error: DivergedError, rollbacks: int) -> bool:
-    """Whether training goes on, from the last checkpoint's weights, after `rollbacks` of this epoch
-    before; the same on all ranks."""
+    """Roll back to the last checkpoint's weights, if the experiment and the limit allow it.
+
+    Args:
+        rollbacks: number of rollbacks in this epoch so far.
+    Returns:
+        Whether training continues; the same on all ranks.
+    """
     if run.experiment.on_divergence != "rollback" or rollbacks == MAX_ROLLBACKS:
         return False
     run.events.say(f"training diverged: {error.step}")
@@ -40,7 +44,7 @@ def recovers(run: Run, error: DivergedError, rollbacks: int) -> bool:
 
 
 def recovers_from_drop(run: Run) -> bool:
-    """Says if the AP is far below the best; whether the best weights are trained on from here."""
+    """Report an AP far below the best; return whether training continues from the best weights."""
     progress, best = run.progress, best_checkpoint(run.paths.checkpoints, run.progress)
     if best is None:
         return False
@@ -56,8 +60,8 @@ def recovers_from_drop(run: Run) -> bool:
 
 
 def _roll_back(run: Run, path: Path) -> bool:
-    """Weights, optimizer and the like of a checkpoint, while the position stays: training goes on
-    after the samples that diverged. False if the checkpoint is not there, or damaged."""
+    """Restore weights, optimizer and related state, but not the position: training continues after
+    the samples that diverged. Returns False if the checkpoint is missing or damaged."""
 
     def load() -> Checkpoint | None:
         run.outputs.flush()

@@ -1,4 +1,4 @@
-"""What a run leaves, and the names of its checkpoints."""
+"""The result of a run, and the names of its checkpoints."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from sdpose.training.paths import BEST, LATEST, run_paths
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a finished run leaves."""
+    """The result of a finished run."""
 
     best_checkpoint: Path | None  # None without evaluation.save_best
     best_metrics: dict[str, float]  # of the best epoch; without save_best of the last one
     last_checkpoint: Path
     mlflow_run_id: str | None
     epochs: int
-    stopped: str = ""  # why it ended before total_epochs
-    dataset_digest: str = ""  # of the data that the weights have seen; "": not known
+    stopped: str = ""  # why it stopped before total_epochs
+    dataset_digest: str = ""  # of the training data; "": unknown
 
 
 def checkpoint_names(experiment: Experiment, progress: Progress) -> list[str]:
-    """What the checkpoint of the epoch just saved is called beside latest.pth."""
+    """Return the names, beside latest.pth, of the checkpoint of the epoch just saved."""
     settings = experiment.checkpoint_config
     ends = progress.epoch == experiment.total_epochs or bool(progress.stopped)
     last = ends and settings.save_last
@@ -37,7 +37,7 @@ def checkpoint_names(experiment: Experiment, progress: Progress) -> list[str]:
 
 
 def result_in(experiment: Experiment, checkpoint: Checkpoint) -> TrainResult:
-    """Of a run whose last checkpoint this is."""
+    """Return the result of the run whose last checkpoint this is."""
     meta = checkpoint["meta"]
     return result_of(
         experiment,

@@ -1,4 +1,4 @@
-"""Where a run begins, and whether it can go on from there."""
+"""The starting point of a run, and the checks that it can continue from there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sdpose.training.meters import Progress
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins."""
+    """The starting point of a run."""
 
     checkpoint: Checkpoint | None = None
     """To continue; None: from the first iteration."""
@@ -40,10 +40,16 @@ def is_finished(experiment: Experiment, start: Start) -> bool:
 def check_fits(
     experiment: Experiment, start: Start, model: SDPose, say: Say = lambda text: None
 ) -> None:
-    """UserError if model and optimizer of the experiment cannot go on from the checkpoint; without
-    one, if the model cannot begin with `load_from`, or else `pretrained`. Changes `model`.
+    """Check that model and optimizer can continue from the checkpoint, by loading it.
 
-    say: what is loaded of the last two; a training says it when it loads them again to begin.
+    Without a checkpoint it checks that `load_from`, or else `pretrained`, fits the model.
+
+    Args:
+        model: of the experiment; changed in place.
+        say: receives the report on `load_from` or `pretrained`. A training needs none here: it
+            reports when it loads them again to start.
+    Raises:
+        UserError: model or optimizer do not fit.
     """
     if start.checkpoint is None:
         if experiment.load_from:
@@ -72,7 +78,7 @@ def check_fits(
 
 
 def _check_shapes(start: Start, model: SDPose) -> None:
-    """Of what the optimizer keeps for each parameter: a wrong one fails in the first step only."""
+    """Check the shapes of the optimizer's state; torch would fail in the first step only."""
     assert start.checkpoint is not None
     shapes = [parameter.shape for parameter in model.parameters()]
     for number, values in start.checkpoint["optimizer"]["state"].items():
@@ -89,13 +95,17 @@ def _check_shapes(start: Start, model: SDPose) -> None:
 
 
 def _optimizer_of(state: dict[str, Any]) -> str | None:
-    """None: it holds nothing that another one could not go on from."""
+    """The kind of optimizer that saved a state; None: every kind can continue from it."""
     names = {name for values in state.get("state", {}).values() for name in values}
     return "Adam" if "exp_avg" in names else "SGD" if "momentum_buffer" in names else None
 
 
 def check_same_data(experiment: Experiment, start: Start, dataset_digest: str, say: Say) -> None:
-    """UserError if the run was on other data so far; with `resume_from`, it is said only."""
+    """Check that the checkpoint was trained on this dataset; with `resume_from` only report it.
+
+    Raises:
+        UserError: it was trained on another dataset, and `resume_from` is not set.
+    """
     meta = start.checkpoint["meta"] if start.checkpoint is not None else {}
     before = meta.get("dataset_digest", dataset_digest)
     if before == dataset_digest:
@@ -107,6 +117,6 @@ def check_same_data(experiment: Experiment, start: Start, dataset_digest: str, s
     raise UserError(
         f"{start.path} was trained on other data: {change}; nothing is changed.\n  Bring the data "
         "back (data_root, data.*; `sdpose prepare` shows the digest),\n  choose --work-dir DIR (or "
-        "another exp_name) for a new run,\n  --resume-from auto to go on with the new data all "
-        "the same, or --overwrite to begin anew."
+        "another exp_name) for a new run,\n  --resume-from auto to continue with the new data "
+        "anyway, or --overwrite to start over."
     )

@@ -1,4 +1,4 @@
-"""What a run works with, and how it is put together from an experiment and a checkpoint."""
+"""The state of a run, and its construction from an experiment and a checkpoint."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from sdpose.training.stop import Stop
 
 @dataclass(frozen=True)
 class SkipImages:
-    """File names, as in the annotation files, of images that cannot be read; with data.on_corrupt
-    `skip` they are left out."""
+    """File names, as in the annotation files, of unreadable images, which data.on_corrupt `skip`
+    leaves out."""
 
     train: frozenset[str] = frozenset()
     val: frozenset[str] = frozenset()
@@ -49,6 +49,8 @@ def _never(epoch: int, ap: float) -> str:
 
 @dataclass
 class Run:
+    """The mutable state of a run on one rank."""
+
     experiment: Experiment
     world: World
     stop: Stop
@@ -58,7 +60,7 @@ class Run:
     skip_images: SkipImages
     loader: TrainLoader
     model: nn.Module
-    parallel_model: nn.Module  # the same, as the step calls it
+    parallel_model: nn.Module  # the same model, as the step calls it (see `distribute`)
     loss: nn.Module
     options: StepOptions
     optimizer: torch.optim.Optimizer
@@ -77,7 +79,7 @@ class Run:
 
     @property
     def evaluated_model(self) -> nn.Module:
-        """The one that checkpoints hold as `state_dict`: the average, where there is one."""
+        """The model whose weights checkpoints hold as `state_dict`: with `ema` the average."""
         return self.model if self.average is None else self.average.model
 
     @property
@@ -96,18 +98,22 @@ def build_run(
     skip_images: SkipImages,
     pack: Pack | None,
 ) -> Run:
-    """All that a run works with, but for its outputs, as the checkpoint left it.
+    """Build a run, except its outputs, in the state of the checkpoint.
 
     Args:
-        checkpoint: To continue; None: from the first step.
-        dataset_digest: Of the dataset (`prepare_coco`); kept in checkpoints.
-        skip_images: See `SkipImages`.
-        pack: Of the training images, with data.pipeline `fast`.
+        experiment: the resolved experiment.
+        world: this rank, the number of ranks, and the device.
+        stop: may stop the run.
+        events: receives the log.
+        checkpoint: to resume; None: start from the first step.
+        dataset_digest: from `prepare_coco`; kept in checkpoints.
+        skip_images: see `SkipImages`.
+        pack: of the training images, with data.pipeline `fast`.
     """
     torch.manual_seed(experiment.seed)
-    torch.backends.cudnn.benchmark = True  # all batches have one shape
+    torch.backends.cudnn.benchmark = True  # all batches have the same shape
     model = build_model(experiment.model)
-    # Read once and sent to all: only rank 0 needs the files.
+    # Rank 0 reads the files and broadcasts: the other ranks need no access to them.
     model.load_state_dict(
         on_main(world, lambda: _initial_weights(experiment, model, checkpoint, events.say))
     )
@@ -166,11 +172,11 @@ def restore(
     average: AveragedModel | None,
     watch: LossWatch,
 ) -> None:
-    """All that moves with the weights under training, as the checkpoint has it."""
+    """Restore the state that belongs to the weights from a checkpoint, in place."""
     load_optimizer_state(optimizer, checkpoint["optimizer"])
     if scaler is not None and "scaler" in checkpoint:
         scaler.load_state_dict(checkpoint["scaler"])
-    if average is not None:  # without one there, the average begins with the weights
+    if average is not None:  # saved without `ema`, the average starts from the weights
         average.model.load_state_dict(checkpoint["state_dict"])
     if "usual_loss" in checkpoint:
         watch.state.copy_(checkpoint["usual_loss"])
@@ -179,7 +185,7 @@ def restore(
 def _initial_weights(
     experiment: Experiment, model: SDPose, checkpoint: Checkpoint | None, say: Say
 ) -> dict[str, Tensor]:
-    """From the checkpoint, else `load_from`, else `pretrained` (the backbone), else random."""
+    """From the checkpoint, else `load_from`, else `pretrained` (backbone only), else random."""
     if checkpoint is not None:
         model.load_state_dict(training_weights(checkpoint))
     elif experiment.load_from:

@@ -1,6 +1,6 @@
 """One training step.
 
-N samples, K joints, (H, W) image or heatmap size.
+N samples, K joints, H x W pixels of an image or heatmap.
 """
 
 from __future__ import annotations
@@ -29,21 +29,27 @@ def train_step(
     is_bad: Callable[[Tensor, Tensor], Tensor] | None = None,
     skip_bad: bool = False,
 ) -> dict[str, Tensor]:
-    """Forward, losses by name, backward (for every batch), clip, step.
+    """Run forward, losses and backward for each batch, clip the gradients, and step the optimizer.
 
-    model: returns one `CycleOutput` per cycle; may be wrapped in DistributedDataParallel, which
-        averages the gradients over the processes during the last batch's backward.
-    batches: of equal size, each images_N3HW, targets_NKHW, target_weights_NK, sample_keys_N on the
-        model's device; their gradients are averaged (accumulation).
-    max_norm: gradients are scaled down to this norm; None: they are left as they are.
-    autocast: a context in which the forward pass runs; the losses are computed outside of it.
-    scaler: scales the loss (fp16); a step whose gradients overflow is left out.
-    is_bad: judges a step by its loss and gradient norm; with skip_bad it is left out if bad.
+    Nothing synchronises with the device, except an optimizer that may skip steps but is not fused.
 
-    Returns detached scalars on the device, means over the batches: every loss, `acc_pose`, their
-    total `loss`, `grad_norm` (before clipping), `bad` (0 or 1), and `skipped` (1: neither weights
-    nor BatchNorm's statistics moved) where that can happen. Nothing here waits for the device;
-    reading a value does (and an optimizer that can skip steps but is not fused).
+    Args:
+        model: returns one `CycleOutput` per cycle; may be wrapped in DistributedDataParallel, which
+            averages the gradients over the processes during the last batch's backward.
+        loss: returns scalars by name (`losses.PoseLoss`).
+        batches: of equal size, on the model's device: images_N3HW, targets_NKHW, target_weights_NK,
+            sample_keys_N. Their gradients are averaged (accumulation).
+        lr: learning rate of this step.
+        max_norm: gradients are scaled down to this norm; None: no clipping.
+        norm_type: p of the gradients' p-norm.
+        autocast: context of the forward pass; the losses are computed outside of it.
+        scaler: scales the loss (fp16); a step whose gradients overflow is skipped.
+        is_bad: judges a step by its loss and gradient norm.
+        skip_bad: skip the steps that are bad.
+    Returns:
+        Detached scalars on the device, means over the batches: every loss, their sum `loss`,
+        `acc_pose` (0..1), `grad_norm` (before clipping); with is_bad `bad` (0 or 1); where steps
+        can be skipped `skipped` (1: neither weights nor BatchNorm statistics changed).
     """
     set_learning_rate(optimizer, lr)
     optimizer.zero_grad(set_to_none=True)
@@ -97,10 +103,10 @@ def train_step(
 
 
 def step_unless(skip: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """optimizer.step(), or nothing, moments and step count included, where `skip` (a bool scalar).
+    """Step the optimizer unless `skip`, a bool scalar; moments and step count are skipped too.
 
-    A fused optimizer decides it on the device (the way of torch's GradScaler); for the others the
-    host waits for the value.
+    A fused optimizer decides on the device, as with torch's GradScaler; for the others the host
+    waits for the value.
     """
     if optimizer.defaults.get("fused"):
         optimizer.grad_scale, optimizer.found_inf = None, skip.float()  # type: ignore[attr-defined]
@@ -111,7 +117,7 @@ def step_unless(skip: Tensor, optimizer: torch.optim.Optimizer) -> None:
 
 
 def _without_averaging(model: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """Inside, a wrapped model's backward does not exchange gradients with the other processes."""
+    """A context in which the backward of a wrapped model does not average gradients over ranks."""
     no_sync = getattr(model, "no_sync", contextlib.nullcontext)
     return no_sync()
 
@@ -119,11 +125,14 @@ def _without_averaging(model: nn.Module) -> contextlib.AbstractContextManager[No
 def pose_accuracy(
     heatmaps_NKHW: Tensor, targets_NKHW: Tensor, weights_NK: Tensor, threshold: float = 0.05
 ) -> Tensor:
-    """Share of annotated joints whose highest pixel lies near the target's, 0..1 (a scalar).
+    """Compute the share of annotated joints whose highest pixel is near the target's, 0..1.
 
-    Near: closer than `threshold` times the heatmap's size; averaged per joint, then over the joints
-    that occur, as mmpose's pose_pck_accuracy does. Unlike mmpose, which takes the last cycle but
-    one, callers pass the first cycle: the one that predicts.
+    As in mmpose's pose_pck_accuracy, it is averaged per joint, then over the joints that occur.
+    mmpose passes the last cycle but one; callers here pass the first cycle, the one that predicts.
+
+    Args:
+        weights_NK: > 0 for annotated joints.
+        threshold: near means closer than this share of the heatmap's size.
     """
     offset_NK2 = _peak_xy(heatmaps_NKHW) - _peak_xy(targets_NKHW)
     hit_NK = (offset_NK2.norm(dim=-1) < threshold).float()
@@ -134,7 +143,7 @@ def pose_accuracy(
 
 
 def _peak_xy(heatmaps_NKHW: Tensor) -> Tensor:
-    """The highest pixel's (x / W, y / H)."""
+    """(x / W, y / H) of the highest pixel."""
     height, width = heatmaps_NKHW.shape[-2:]
     index_NK = heatmaps_NKHW.flatten(2).argmax(-1)
     return torch.stack((index_NK % width / width, index_NK // width / height), -1)

@@ -1,4 +1,4 @@
-"""Whether somebody wants a run to stop."""
+"""The protocol by which the loop learns of a request to stop."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from typing import Protocol
 
 
 class Stop(Protocol):
-    """What the loop asks between two steps; sdpose.runner.stop_signals answers with SIGTERM and
-    SIGINT."""
+    """Polled by the loop after every step; sdpose.runner.stop_signals handles the signals."""
 
     @property
     def received(self) -> int:
-        """The number of the signal that asks to stop; 0: none."""
+        """The number of the signal that requests a stop; 0: none."""
 
     def adopt(self, signum: int) -> None:
-        """Another rank was asked to stop, by this signal (0: none was)."""
+        """Take over a request from another rank: the signal's number, 0 for none."""
 
     def deferred(self) -> contextlib.AbstractContextManager[None]:
-        """Inside, a request waits until it is asked for; the exit of the block obeys it."""
+        """Defer requests within the block; `received` shows them, leaving the block obeys them."""
 
 
 class NeverStop:
-    """Nobody does: Ctrl-C raises KeyboardInterrupt, as in any program."""
+    """No requests: Ctrl-C raises KeyboardInterrupt, as in any program."""
 
     received = 0
 

@@ -1,7 +1,7 @@
-"""What an experiment may say: every key, its meaning, unit, range and default.
+"""The schema of an experiment: every key with its meaning, unit, range and default.
 
-The keys are the ones that mmpose users know. Unknown keys are refused at every level, and every
-key is read by the code (tests/test_every_key_is_read.py).
+The keys are those that mmpose users know. Unknown keys are errors at every level, and every key is
+used by the code (tests/test_every_key_is_read.py).
 """
 
 from sdpose.config.schema.data import (

@@ -1,4 +1,4 @@
-"""`data_cfg`, `train_pipeline` and `data`: samples, their random part, and where they come from."""
+"""`data_cfg`, `train_pipeline` and `data`: samples, their augmentation, and their files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sdpose.config.schema.section import (
 
 
 class DataCfg(Section):
-    """What a sample is, and which boxes are evaluated. Sizes are (width, height) in pixels."""
+    """Sizes of crops and heatmaps, (width, height) in pixels, and the boxes to evaluate."""
 
     image_size: Size = Field(
         (192, 256),
@@ -54,7 +54,7 @@ class DataCfg(Section):
 
 
 class TrainPipeline(Section):
-    """The random part of a training sample; distributions as in the official configuration."""
+    """Augmentation (`data.augment.draw_augmentation`); defaults of the official configuration."""
 
     padding: PositiveFloat = Field(
         1.25,

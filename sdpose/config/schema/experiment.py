@@ -1,4 +1,4 @@
-"""The whole experiment, and the defaults that one section takes from another."""
+"""The complete experiment, and the defaults that depend on other sections."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Experiment(Section):
     @model_validator(mode="before")
     @classmethod
     def _derived_defaults(cls, value: Any) -> Any:
-        """Fills the work dir from the name and the model's sizes from the data's."""
+        """Default the work dir to the name, and the model's sizes to those of the data."""
         if not isinstance(value, dict):
             return value
         value = dict(value)
@@ -122,7 +122,7 @@ class Experiment(Section):
             value["work_dir"] = f"work_dirs/{value['exp_name']}"
         registry = value.get("registry", {})
         if isinstance(registry, dict) and registry.get("model") is None:
-            # a name that is none is reported as exp_name alone
+            # An invalid name is reported once, as exp_name.
             given = value.get("exp_name")
             value["registry"] = {**registry, "model": given if is_name(given) else None}
         try:

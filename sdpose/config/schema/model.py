@@ -1,4 +1,4 @@
-"""`model`: backbone, transformer, losses and what evaluation does with the heatmaps."""
+"""`model`: backbone, transformer, losses, and the decoding of heatmaps in evaluation."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from sdpose.config.schema.section import (
 
 
 class Backbone(Section):
-    """`StemNet` is the stem of ResNet (two strided convolutions, bottlenecks, 4 x width channels);
-    `HRNet_3stage` is HRNet without its last stage, of which the highest resolution is used
-    (`width` channels)."""
+    """`StemNet` is the stem of ResNet: two strided convolutions and bottlenecks, 4 * `width`
+    channels out. `HRNet_3stage` is the highest resolution of HRNet without its last stage, `width`
+    channels out."""
 
     type: Literal["StemNet", "HRNet_3stage"] = Field(
         "StemNet", description="StemNet: SDPose-T and -S; HRNet_3stage: SDPose-B"
@@ -53,8 +53,8 @@ class KeypointLoss(Section):
 
 
 class TokenDistilLoss(Section):
-    """Pulls the tokens of each cycle to those of the next one (`MaskedTokenDistilLoss`: only the
-    tokens that are not masked)."""
+    """Distillation between the tokens of each cycle and the next one; `MaskedTokenDistilLoss`
+    ignores the masked tokens."""
 
     type: Literal["TokenDistilLoss", "MaskedTokenDistilLoss"] = Field(
         "TokenDistilLoss", description="MaskedTokenDistilLoss leaves out a share of the tokens"
@@ -93,8 +93,8 @@ class TokenDistilLoss(Section):
 
 
 class TokenPose(Section):
-    """The transformer that is run `cycle_num` times with shared weights. Sizes are (height,
-    width), as in the official configurations."""
+    """The transformer, applied `cycle_num` times with shared weights. Sizes are (height, width),
+    as in the official configurations."""
 
     feature_size: Size = Field(
         (64, 48),

@@ -1,4 +1,4 @@
-"""`checkpoint_config`, `evaluation` and `log_config`: what a run leaves behind, and how often."""
+"""`checkpoint_config`, `evaluation` and `log_config`: the outputs of a run and their intervals."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""`registry` and `promotion`: which model a run becomes a version of, and what that version must
-show before a channel takes it."""
+"""`registry` and `promotion`: the registered model of a run, and the conditions for promoting its
+version to a channel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every section of an experiment is made of."""
+"""The base class and the value types of an experiment's sections."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sdpose.errors import refuse_credentials
 
 
 def _no_boolean(value: Any) -> Any:
-    """`seed: true` is a slip, not the number 1."""
+    """Reject booleans: `seed: true` is a mistake, not the number 1."""
     if isinstance(value, bool):
         raise PydanticCustomError("int_type", "input should be a valid integer")
     return value
@@ -32,13 +32,13 @@ PositiveInt = Annotated[Int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1)]
-# Above every model that trains, below what takes a machine down: the experiment in a checkpoint is
-# used by whoever predicts with that checkpoint.
+# Limits above every trainable model, but low enough to protect a machine: predicting with a
+# checkpoint uses the experiment stored in it, which may not be trusted.
 Layers = Annotated[PositiveInt, Field(le=1000)]
 Channels = Annotated[PositiveInt, Field(le=65_536)]
 Pixels = Annotated[PositiveInt, Field(le=4096)]
 Size = tuple[Pixels, Pixels]
-# A folder under work_dirs, an MLflow experiment and a registered model are named after it.
+# It names a folder under work_dirs, an MLflow experiment and a registered model.
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}\Z")
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}$")]
 
@@ -56,7 +56,7 @@ def _no_address(path: str) -> str:
     return path
 
 
-# Of a file that training reads.
+# The path of a file of weights that a training reads.
 WeightsFile = Annotated[str, AfterValidator(_no_address)]
 
 
@@ -65,7 +65,7 @@ def _yaml_switch(value: Any) -> Any:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
-# auto: what is best on the device that the run finds.
+# auto: the best choice for the device of the run.
 Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_yaml_switch)]
 
 
@@ -75,19 +75,19 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_credentials(cls, value: Any) -> Any:
-        """A run's record, a version's manifest and MLflow hold the whole experiment."""
+        """Reject credentials: checkpoints, manifests and MLflow store the whole experiment."""
         for text in _texts(value):
             refuse_credentials(text)
         return value
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Every text in a value as YAML gives it, keys too, however deep."""
+    """Every text in a parsed YAML value, including keys, at any depth."""
     waiting, seen = [value], set()
     while waiting:
         one = waiting.pop()
         if isinstance(one, str):
             yield one
         elif isinstance(one, dict | list | tuple) and id(one) not in seen:
-            seen.add(id(one))  # YAML's aliases: the same object, many times
+            seen.add(id(one))  # YAML aliases repeat the same object
             waiting += [*one.keys(), *one.values()] if isinstance(one, dict) else one

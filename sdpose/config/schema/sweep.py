@@ -31,7 +31,7 @@ class Halving(Section):
 
 
 class EarlyStopping(Halving):
-    """A trial's part in it."""
+    """The settings of a trial that takes part in early stopping."""
 
     folder: str = Field(
         description="where the trials meet: a folder or s3://bucket/prefix",
@@ -40,7 +40,7 @@ class EarlyStopping(Halving):
 
 
 class Sweep(Section):
-    """What `pipelines/sweeps/NAME.yaml` says. Keys of an experiment are written with dots."""
+    """The document `pipelines/sweeps/NAME.yaml`; keys of an experiment are dotted paths."""
 
     name: Name
     base: str = Field(description="an experiment's name, or its file")

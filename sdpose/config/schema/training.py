@@ -1,4 +1,4 @@
-"""`optimizer`, `optimizer_config`, `lr_config`, `amp` and `ema`: how the weights move."""
+"""`optimizer`, `optimizer_config`, `lr_config`, `amp` and `ema`: the optimisation."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ Amp = Annotated[
 
 
 class Ema(Section):
-    """An average of the weights that is evaluated, saved as `state_dict` and kept as best."""
+    """An exponential moving average of the weights; it is evaluated and saved as `state_dict`."""
 
     decay: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.9998, description="share of the average that stays at each step", examples=[0.999]

@@ -29,7 +29,7 @@ PERSON_ROW = np.dtype(
 
 
 class DamagedManifestError(UserError):
-    """Of a pack that has to be made again."""
+    """The manifest is damaged: the pack must be made again."""
 
 
 @dataclass(frozen=True)

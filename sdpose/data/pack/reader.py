@@ -1,4 +1,4 @@
-"""Reading a pack: the index, and the pixels of any region of any photo."""
+"""Read a pack: the index, and the pixels of any region of any photo."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from sdpose.data.coco import Persons
 from sdpose.data.pack.layout import IMAGES, MANIFEST, PERSON_ROW, PERSONS, Manifest, shard_name
 from sdpose.errors import UserError
 
-# At a time, far below the usual limit of 1024.
+# Open at a time; far below the usual limit of 1024.
 _OPEN_FILES = 64
 _CAN_ADVISE = hasattr(os, "posix_fadvise")  # not on macOS
 
 
 class ShardSource(Protocol):
-    """Where the files of a pack come from, if not all of them are in its folder yet."""
+    """The source of a pack whose files are not all in its folder yet."""
 
     def fetch(self, name: str) -> None:
-        """Makes sure that a file is in the folder, verified."""
+        """Ensure that a file is in the folder, verified."""
 
     def fetch_again(self, name: str, needed: int) -> None:
-        """Replaces a file that has fewer bytes than `needed`."""
+        """Replace a file that has fewer bytes than `needed`."""
 
     def prefetch(self, names: Iterable[str]) -> None:
-        """Fetches in the background, in this order."""
+        """Fetch files in the background, in this order."""
 
     def close(self) -> None: ...
 
 
 class Pack:
-    """An open pack. It can be used after a fork, and is pickled without what it has open."""
+    """An open pack. It can be used after a fork; pickling omits open files."""
 
     def __init__(self, location: str, folder: Path, remote: ShardSource | None = None) -> None:
         self.location, self.folder, self.remote = location, folder, remote
@@ -47,7 +47,7 @@ class Pack:
 
     @cached_property
     def images(self) -> NDArray:
-        """Rows as `layout.IMAGE_ROW`; mapped."""
+        """Memory-mapped rows of `layout.IMAGE_ROW`."""
         return np.load(self.folder / IMAGES, mmap_mode="r")
 
     def __len__(self) -> int:
@@ -56,15 +56,15 @@ class Pack:
 
     @cached_property
     def _person_file(self) -> tuple[int, int]:
-        """Where its rows begin, in bytes, and how many there are."""
+        """The offset of its rows in bytes, and their number."""
         rows = np.load(self.folder / PERSONS, mmap_mode="r")
         return rows.offset, len(rows)
 
     def read_persons(self, persons_N: NDArray[np.int64]) -> Persons:
-        """As `CocoAnnotations.persons` gives them, but `image_index` counts rows of `images`.
+        """Read persons as in `CocoAnnotations.persons`, with `image_index` into `images`.
 
-        They are read, not mapped: a page of a map that was touched counts as a process's memory,
-        and in an epoch every page is.
+        The rows are not memory-mapped: touched pages of a map count as the process's memory, and an
+        epoch touches all of them.
         """
         offset, _ = self._person_file
         size = PERSON_ROW.itemsize
@@ -90,11 +90,19 @@ class Pack:
     def read(
         self, images_N: NDArray[np.int64], regions_N4: NDArray[np.int64]
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """The pixels of regions (left, top, width, height) of photos (rows of `images`), (height,
-        width, RGB) one behind the other, and the byte where each begins.
+        """Read regions of photos.
 
-        The system is told of all of them before the first is waited for, so that a disk has many
-        requests to serve. Raises UserError if a shard is missing or cut off.
+        All reads are announced to the kernel (posix_fadvise) before the first one blocks, so that
+        the disk can serve many requests at once.
+
+        Args:
+            images_N: rows of `images`.
+            regions_N4: left, top, width, height in photo pixels.
+        Returns:
+            pixels_B uint8, the concatenated regions, each [height, width, RGB]; and offsets_N, the
+            first byte of each.
+        Raises:
+            UserError: a shard is missing or truncated.
         """
         sizes_N = 3 * regions_N4[:, 2] * regions_N4[:, 3]
         offsets_N = np.cumsum(sizes_N) - sizes_N
@@ -121,7 +129,7 @@ class Pack:
         return pixels_B, offsets_N
 
     def _read_again(self, shard: int, start: int, length: int) -> bytes:
-        """From a shard that is cut off, after it was fetched again if this is a copy."""
+        """Read from a truncated shard, after fetching it again if there is a remote."""
         path = self.folder / shard_name(shard)
         if self.remote:
             self.remote.fetch_again(path.name, start + length)
@@ -149,7 +157,7 @@ class Pack:
                 os.close(file)
 
     def prefetch(self, persons_N: NDArray[np.int64]) -> None:
-        """Starts to fetch what is not here yet, in the order in which persons will be needed."""
+        """Start fetching the missing shards, in the order in which the persons are needed."""
         if self.remote is None:
             return
         rows = np.load(self.folder / PERSONS, mmap_mode="r")
@@ -164,7 +172,7 @@ class Pack:
 
 
 def open_pack(location: str) -> Pack:
-    """The pack in a folder.
+    """Open the pack in a folder.
 
     Raises:
         UserError: there is none.
