@@ -99,8 +99,8 @@ def _size(mirror, name):
 
 def test_a_killed_fetch_goes_on_where_it_was(mirror, coco_mini, tmp_path):
     program = (
-        "import sys; from pathlib import Path; from sdpose.data import download, fetch; "
-        "from sdpose.storage import ranges; "
+        "import sys; from pathlib import Path; from sdpose.storage import ranges; "
+        "from sdpose.tools.coco_fetch import download, fetch; "
         f"download.SEGMENT_BYTES = {SEGMENT}; ranges.CONNECTIONS = 2; "
         "fetch.fetch_coco(sys.argv[1], Path(sys.argv[2]))"
     )

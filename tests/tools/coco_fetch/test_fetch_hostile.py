@@ -310,7 +310,8 @@ def test_a_disk_that_takes_no_more(tmp_path, known, ranges):
 
     program = (
         "import resource, sys; from pathlib import Path\n"
-        "from sdpose.data import download, sources; from sdpose.errors import user_errors\n"
+        "from sdpose.tools.coco_fetch import download, sources\n"
+        "from sdpose.errors import user_errors\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10 << 20, 10 << 20))\n"
         "source = sources.HttpSource(sys.argv[1])\n"
         "with user_errors():\n"
