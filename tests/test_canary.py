@@ -179,7 +179,7 @@ def submit(repository: Path, tmp_path: Path) -> Callable[..., str]:
             },
             capture_output=True,
             check=False,
-            timeout=280,
+            timeout=800,
         )
         said = done.stdout + done.stderr
         assert done.returncode == code, said.decode()

@@ -198,6 +198,7 @@ def test_services_that_do_not_answer_are_given_up(
     assert "The credentials need s3:GetObject" in said
 
 
+@pytest.mark.slow
 def test_what_would_be_continued(doctor: Doctor, folder: Path) -> None:
     """A run that has ended, a damaged checkpoint, other settings, and none of it is touched."""
     mirror = ("--set", "checkpoint_config.mirror=mirror")
@@ -244,6 +245,7 @@ def test_what_would_be_continued(doctor: Doctor, folder: Path) -> None:
     assert files(folder) == before
 
 
+@pytest.mark.slow
 def test_a_name_that_stands_for_something_else(doctor: Doctor, folder: Path, monkeypatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
     result = train(tiny("log_config.hooks=[TextLoggerHook]"))

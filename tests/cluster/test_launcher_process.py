@@ -116,7 +116,7 @@ def test_killed_then_drained_then_cancelled(
     assert len(kube.jobs()) == 1, "the first run's"
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_training_survives_its_worker_and_the_model_is_registered(
     start: Start, kube: KubeCluster, repository: Path, tmp_path: Path
 ) -> None:
@@ -132,7 +132,7 @@ def test_training_survives_its_worker_and_the_model_is_registered(
     assert version.manifest["checkpoint"]["sha256"] == sha256_of_file(best)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_trainjob_survives_its_worker(
     start: Start, kube: KubeCluster, repository: Path, tmp_path: Path
 ) -> None:
@@ -185,12 +185,12 @@ def train(
     work_dir = Path(experiment.work_dir)
     launcher = start(what, experiment, cluster, **services)
 
-    until(lambda: list(work_dir.glob("epoch_*.pth")) or launcher.poll() is not None, timeout=200)
+    until(lambda: list(work_dir.glob("epoch_*.pth")) or launcher.poll() is not None, timeout=500)
     worker = running(kube, job_kind.pods[1])
     assert worker is not None, (tmp_path / "stdout").read_text()
     kube.kubelet.kill(worker["metadata"]["name"])
 
-    code = launcher.wait(300)
+    code = launcher.wait(600)
     said = (tmp_path / "stdout").read_text()
     assert code == 0, said
     first, second = job_kind.replicas

@@ -15,6 +15,7 @@ def rows():
     return models_table()
 
 
+@pytest.mark.slow
 def test_counts_equal_the_official_codes(reference_dir: Path, rows) -> None:
     assert [row.name for row in rows] == list(MODELS)
     for row in rows:

@@ -203,6 +203,7 @@ def test_losses_and_gradients(
             assert actual.std(correction=0).item() == pytest.approx(statistics["std"], abs=1e-6)
 
 
+@pytest.mark.slow
 @both_variants
 def test_backbone_of_sdpose_b(
     reference_dir: Path, reference_model, images: Tensor, variant: str

@@ -125,6 +125,7 @@ def test_attention_maps_are_those_that_attend(images: Tensor) -> None:
         assert torch.equal(output.heatmaps, without.heatmaps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("autocast", [False, True])
 def test_the_training_step_is_one_graph(images: Tensor, autocast: bool) -> None:
     """No branch depends on data, so that torch.compile needs no break (`fullgraph`).

@@ -249,6 +249,7 @@ def test_the_object_is_for_people(store: Store) -> None:
     assert {"host", "process", "since", "expires_after", "released"} <= set(content)
 
 
+@pytest.mark.slow
 def test_doctor_names_the_holder(make, tmp_path: Path) -> None:
     store = open_store(tmp_path / "mirror/run")
     (tmp_path / "run.yaml").write_text(

@@ -113,7 +113,7 @@ def test_unreachable_endpoint(submit, tmp_path: Path) -> None:
     assert "no Kubeflow Pipelines at http://127.0.0.1:1 (--endpoint)" in stderr
     assert "--runner local" in stderr
     assert "Traceback" not in stderr
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 120  # not the minutes that a server may be away
 
 
 def test_endpoint_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -275,6 +275,7 @@ def test_the_steps_of_a_pipeline(
     assert read_summary(work_dir)["promotion"] == current(store, "tiny", CHANNEL, verifier)
 
 
+@pytest.mark.slow
 @only_files
 def test_a_cache_that_cannot_be_written_is_said(
     store: Store,

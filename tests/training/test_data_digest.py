@@ -38,6 +38,7 @@ def state_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resume", [(), ("resume_from=auto",)])
 def test_a_finished_work_dir_with_other_data_is_refused(make, other_data: Path, resume) -> None:
     first = train(make("total_epochs=1"))

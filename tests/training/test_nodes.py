@@ -65,7 +65,7 @@ def test_the_others_end_after_the_one_that_met_the_error(start: Start, tmp_path:
     processes = start("main", [2, 2])
     assert processes[2].wait(100) == 2
     assert (tmp_path / "uploaded").exists()
-    outputs = [process.communicate(timeout=100)[0] for process in processes]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [2] * 4
     assert outputs[0] == "error: MLflow cannot be written\n"
     assert outputs[2] == f"process 2 ends: {PEER_ERROR}; see its output\n"
@@ -74,8 +74,8 @@ def test_the_others_end_after_the_one_that_met_the_error(start: Start, tmp_path:
 
 def test_the_others_end_with_one_that_is_asked_to(start: Start) -> None:
     first, second = start("interrupt", [1, 1])
-    assert second.communicate(timeout=100)[0] == "process 1 ends: process 0 ends with 143\n"
-    assert first.communicate(timeout=100)[0] == ""
+    assert second.communicate(timeout=300)[0] == "process 1 ends: process 0 ends with 143\n"
+    assert first.communicate(timeout=300)[0] == ""
     assert first.returncode == second.returncode == 143
 
 
@@ -84,7 +84,7 @@ def test_an_error_of_another_rank_is_printed_once_on_its_machine(
     start: Start, nodes: list[int]
 ) -> None:
     processes = start("other", nodes)
-    outputs = [process.communicate(timeout=100)[0] for process in processes]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert {process.returncode for process in processes} <= {2, PEER_LOST_EXIT_CODE}
     assert "lost.jpg cannot be read" in outputs[0]
     told = "".join(outputs[1:])
