@@ -35,7 +35,7 @@ def tolerate_outage(say: Say) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        say(f"MLflow was not updated; `sdpose registry reconcile` does it later: {error}")
+        say(f"MLflow was not updated; `sdpose registry reconcile` will do it: {error}")
 
 
 def mirror_version(version: ModelVersion) -> str:
