@@ -1,6 +1,6 @@
 """The pipelines and where they run.
 
-submit.py (command line) -> plan.py (what runs, and where) -> local/ (this machine, by kfp.local), or
-cluster/ (profile, preflight, pods of the steps) and kfp_client/ (Kubeflow Pipelines' REST interface).
-The DAGs are sdpose_pipeline.py and sweep_pipeline.py.
+submit.py is the command line, plan.py decides what runs and where: local/ is this machine (by
+kfp.local), cluster/ submits to a cluster, kfp_client/ is the client of Kubeflow Pipelines. The DAGs
+are sdpose_pipeline.py and sweep_pipeline.py.
 """
