@@ -28,7 +28,7 @@ def confirm(question: str, yes: bool) -> None:
 
 
 def same_command() -> str:
-    """A training continues by itself, so the same command does; --overwrite would begin anew."""
+    """A training continues by itself, so the same command does; --overwrite would start again."""
     python = Path(sys.executable)
     if python.is_relative_to(Path.cwd()):
         python = python.relative_to(Path.cwd())

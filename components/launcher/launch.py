@@ -1,4 +1,4 @@
-"""The launcher: one training job, from its submission to its outcome."""
+"""The launcher of one training job: submits it, supervises it, and decides what is left of it."""
 
 from __future__ import annotations
 
@@ -44,13 +44,19 @@ logger = logging.getLogger(__name__)
 def train_on_cluster(
     experiment: Experiment, cluster: Cluster, *, run_id: str, overwrite: bool, log: Path
 ) -> TrainResult:
-    """Trains in a job of the cluster and returns what it left in the work dir.
+    """Trains in a job of the cluster.
 
-    log: gets the output of all pods. overwrite: remove what the work dir holds, if the job is new.
-    Raises UserError for what the user can fix, SystemExit if the job failed (1, all being said) or
-    this process was asked to end (128 + the signal; the job is gone by then).
+    Args:
+        run_id: the pipeline run's; the same run has one job, whichever launcher comes.
+        overwrite: remove what the work dir holds, if the job is new.
+        log: gets the output of all pods.
+    Returns:
+        What the job left in the work dir.
+    Raises:
+        UserError: an error that the user can fix.
+        SystemExit: the job failed (1; the reason is printed), or this process was asked to end
+            (128 + the signal; the job is gone by then).
     """
-
     log_to_stdout()
 
     def prepare() -> None:
@@ -112,11 +118,17 @@ def run_job(
 ) -> None:
     """Submits the job, or finds the one of this run, and stays until it has succeeded.
 
-    Raises JobError if it fails, does not start in time or restarts too often, and ApiError if
-    Kubernetes does not let this launcher go on. Only a job that this launcher created is removed,
-    and only after a JobError other than the job's own end (whose pods stay for its TTL), or by
-    SIGTERM or SIGINT, unless this pod is drained, evicted or preempted: then the run's next
-    launcher finds the job.
+    Only a job that this launcher created is removed, and only after a JobError other than the job's
+    own end (whose pods stay for its TTL), or by SIGTERM or SIGINT, unless this pod is drained,
+    evicted or preempted: then the run's next launcher finds the job.
+
+    Args:
+        log: gets the output of all pods.
+        before_creation: called if the run has no job yet.
+    Raises:
+        JobError: the job failed, did not start in time or restarted too often.
+        ApiError: Kubernetes does not let this launcher go on.
+        SystemExit: this process was asked to end.
     """
     api, name = Api(cluster.namespace, Connection()), job_name(experiment, run_id)
     cluster = choose_kind(api, cluster, name)
@@ -130,7 +142,7 @@ def run_job(
 
 
 class _Launch:
-    """What this process does with one job, and what it leaves."""
+    """One job of this process: submitted, supervised, and removed where that is right."""
 
     def __init__(self, api: Api, kind: Kind, cluster: Cluster, name: str, run_id: str) -> None:
         self._api, self._kind, self._cluster = api, kind, cluster

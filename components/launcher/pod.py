@@ -1,4 +1,4 @@
-"""What a training pod is made of, whichever operator creates it."""
+"""The parts of a training pod that are the same whichever operator creates it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far training is: read from the run's record, said, and kept on the job.
+"""Reports the progress of training: reads the run's record, logs it, keeps it on the job.
 
 `kubectl get` shows it there for every job; a TrainJob's own status has it only where Trainer's
 feature gate for it is on.

@@ -1,0 +1,1 @@
+"""Runs pipelines on a cluster: submission, preflight checks, pods of the steps."""

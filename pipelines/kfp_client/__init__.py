@@ -1,0 +1,1 @@
+"""A client of Kubeflow Pipelines: endpoint, connection, requests, errors, waiting."""

@@ -51,7 +51,7 @@ class Step:
 def wait_for_run(kfp: Kfp, run_id: str) -> Object:
     """Reports every step that changes its state, until the run has ended; returns the run.
 
-    Raises OutOfTouchError, and KfpError if KFP refuses to tell of the run from the beginning.
+    Raises OutOfTouchError, and KfpError if KFP refuses to show the run from the beginning.
     """
     shown: dict[str, str] = {}
     silent_since: float | None = None

@@ -1,0 +1,1 @@
+"""Runs pipelines on this machine: kfp.local, its processes, and the results that are kept."""

@@ -1,11 +1,13 @@
 """Everything of kfp that is not its public API and that a run on this machine leans on.
 
 kfp.local reads a step's output line by line into print(), which breaks progress bars; it drops the
-exit code; it leaves the step running if this process is told to end; and it runs two iterations of
-a loop at most. So steps are started here, at the one function of kfp.local that starts them.
+exit code; it leaves the step running if this process is asked to end; and it runs at most two
+iterations of a loop at once. So steps are started here, at the one function of kfp.local that
+starts them.
 
-Checked with kfp 2.17. If a name is gone after an upgrade, look for the function that
-`kfp.local.subprocess_task_handler.SubprocessTaskHandler.run` calls with the command of a step.
+Checked with kfp 2.17. If an upgrade has moved a name: `SubprocessTaskHandler.run` in
+kfp/local/subprocess_task_handler.py calls the function that starts a step, and the DAG orchestrator
+makes one ParallelExecutor for each loop.
 """
 
 from __future__ import annotations
