@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -15,7 +15,6 @@ from sdpose.code_version import git_commit as commit_of_this_code
 from sdpose.config import Experiment, dump_experiment, experiment_digest
 from sdpose.errors import UserError
 from sdpose.files import sha256_of_file
-from sdpose.printable import printable
 from sdpose.registry import mlflow_mirror
 from sdpose.registry.documents import (
     MANIFEST_FORMAT,
@@ -33,12 +32,10 @@ from sdpose.storage import Store, open_store
 
 IMAGE_VARIABLE = "SDPOSE_IMAGE"  # of the container that this runs in, best by digest
 RUN_ID_VARIABLE = "SDPOSE_RUN_ID"  # of the pipeline's run
+log = logging.getLogger(__name__)
+
 # The fields of a manifest that a signature covers, apart from weights and data.
 SIGNED_FOR = ("metrics", "experiment", "model")
-
-
-def warn(text: str) -> None:
-    print(printable(text), file=sys.stderr, flush=True)
 
 
 def register_checkpoint(
@@ -53,7 +50,7 @@ def register_checkpoint(
     git_commit: str | None = None,
     root: str | Path | Store | None = None,
     signer: Signer | None = None,
-    say: Callable[[str], None] = warn,
+    say: Callable[[str], None] = log.info,
 ) -> ModelVersion:
     """Uploads a checkpoint's weights and creates a version of `model_name`.
 

@@ -5,9 +5,9 @@ Existing files are not fetched again, and an interrupted fetch is resumed.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +30,8 @@ from sdpose.tools.coco_fetch.sources import (
     open_source,
 )
 from sdpose.tools.coco_fetch.unzip import NAME_BYTES, UnusableArchiveError, unpack
+
+log = logging.getLogger(__name__)
 
 STAGING = ".fetch"  # in data_root, while something is incomplete
 DETECTIONS = "person_detection_results/COCO_val2017_detections_AP_H_56_person.json"
@@ -177,9 +179,7 @@ class _Fetcher:
             checked = f"{checksum[0]} as published there" if checksum else "its own CRCs"
             self._warn()
         size = f"{remote.size / 1e6:.0f} MB" if remote.size else "size unknown"
-        print(
-            f"fetching {self.where}/{remote.name} ({size}), checked by {checked}", file=sys.stderr
-        )
+        log.info(f"fetching {self.where}/{remote.name} ({size}), checked by {checked}")
         part = path.with_name(path.name + ".part")
         with ConsoleProgress(f"fetching {archive.name}", "bytes") as progress:
             download(
@@ -196,12 +196,10 @@ class _Fetcher:
         if self._warned:
             return
         self._warned = True
-        print(
-            f"warning: nothing but {self.where} itself vouches for what it sends: they are not "
+        log.warning(
+            f"nothing but {self.where} itself vouches for what it sends: they are not "
             "COCO's official files. Compare the dataset's digest with the one that you expect: "
-            "sdpose prepare --expect-digest",
-            file=sys.stderr,
-            flush=True,
+            "sdpose prepare --expect-digest"
         )
 
     def files(self, names: Sequence[str], what: str) -> None:

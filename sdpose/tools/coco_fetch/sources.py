@@ -7,8 +7,8 @@ a retry may solve (a lost connection, an overloaded server), and UserError for e
 from __future__ import annotations
 
 import http.client
+import logging
 import re
-import sys
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -23,6 +23,8 @@ from sdpose.storage import ObjectNotFoundError, S3Address, parse_address, s3_cli
 from sdpose.storage.ranged_download import Stream
 from sdpose.storage.s3_call import call
 from sdpose.storage.s3_objects import Body, ignores_ranges, is_range
+
+log = logging.getLogger(__name__)
 
 _TIMEOUT_SECONDS = 30
 OFFICIAL_HOST = "images.cocodataset.org"  # and the name of the bucket behind it
@@ -160,7 +162,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
             )
         if before.netloc != after.netloc and after.netloc not in self._said:
             self._said.add(after.netloc)
-            print(f"{before.netloc} redirects to {after.netloc}", file=sys.stderr, flush=True)
+            log.info(f"{before.netloc} redirects to {after.netloc}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

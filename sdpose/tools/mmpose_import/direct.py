@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,9 +14,10 @@ from typing import Any
 from sdpose.config.load import dump_yaml, load_document, load_experiment
 from sdpose.config.schema import Experiment
 from sdpose.errors import UserError
-from sdpose.printable import printable
 from sdpose.tools.mmpose_import.fence import translate_in_child
 from sdpose.tools.mmpose_import.report import Report, with_name_hint
+
+log = logging.getLogger(__name__)
 
 ALLOW = "--allow-unsupported"
 
@@ -83,5 +84,5 @@ def _read(path: Path, *, allow_unsupported: bool) -> dict[str, Any]:
     report = Report.of(path, translated)
     report.check(allow_unsupported=allow_unsupported)
     if os.environ.get("LOCAL_RANK", "0") == "0":  # one of torchrun's processes says it
-        print(printable(report.summary()), file=sys.stderr, flush=True)
+        log.info(report.summary())
     return dict(translated["experiment"])
