@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,9 @@ def floats(
             ok and all(type(x) in (int, float) for x in v)
             for v, ok in zip(values, right, strict=True)
         ]
-        padded = [v if ok else blank for v, ok in zip(values, right, strict=True)]
+        padded = [
+            [_as_float(x) for x in v] if ok else blank for v, ok in zip(values, right, strict=True)
+        ]
         array = np.array(padded, dtype=np.float64).reshape(-1, length)
     finite = np.asarray((np.abs(array) < _INFINITE).all(axis=1))
     for i in np.flatnonzero(~finite).tolist():
@@ -128,6 +131,14 @@ def floats(
         (names[i] for i in np.flatnonzero(~finite).tolist() if right[i]),
     )
     return np.where(finite[:, None], array, 0.0)
+
+
+def _as_float(number: float) -> float:
+    """Infinite for an integer of more than 308 digits, which JSON allows."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf
 
 
 def kind_of(value: Any) -> str:

@@ -22,7 +22,7 @@ from sdpose.prepare.splits import Split
 from sdpose.skeleton import JOINT_NAMES
 
 VALUES = (
-    *(None, True, 0, -1, 0.5, 2**70, 1e308, float("nan"), float("inf")),
+    *(None, True, 0, -1, 0.5, 2**70, 10**400, 1e308, float("nan"), float("inf")),
     *("", "x", "1", "\ud800", "\0", [], [None], [[1, 2]], {}, {"a": 1}),
 )
 NAMES = (
