@@ -11,7 +11,7 @@ from typing import Any
 import click
 from snapshots.snapshot import assert_unchanged
 
-from components.launcher.__main__ import cli as pytorchjob
+from components.launcher.__main__ import cli as launcher
 from pipelines.submit import cancel, resume, submit
 from sdpose.cli import cli as sdpose
 
@@ -20,7 +20,7 @@ PROGRAMS: dict[str, click.Command] = {
     "submit.py": submit,
     "submit.py resume": resume,
     "submit.py cancel": cancel,
-    "python -m components.launcher": pytorchjob,
+    "python -m components.launcher": launcher,
 }
 
 
