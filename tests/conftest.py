@@ -47,6 +47,22 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("SDPOSE_SHARED", REPOSITORY.parent / "shared"))
 
 
+def signals_go_to() -> tuple[object, int]:
+    """The handler of SIGTERM, and the pipe that the interpreter writes every signal to."""
+    pipe = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(pipe)
+    return signal.getsignal(signal.SIGTERM), pipe
+
+
+@pytest.fixture(autouse=True)
+def no_stopped_training() -> Iterator[None]:
+    """A training that was asked to stop ends its process when its grace is over: pytest's, and if
+    its pipe is left, at a SIGTERM of a later test."""
+    before = signals_go_to()
+    yield
+    assert signals_go_to() == before, "stop it in a process of its own: forked.py"
+
+
 # Whole files go to one process (--dist loadfile): what takes minutes must not begin last.
 LONG_FILES = (
     "test_chaos.py",

@@ -3,7 +3,6 @@ from tiny_runs import (  # noqa: F401 (fixtures)
     dataset,
     launch,
     make,
-    no_stopped_training,
     one_thread,
     records,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import signal
 
 import pytest
@@ -56,6 +57,9 @@ def train_until(step: int, experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     # A process that is asked to stop has no use for them any more; this one goes on.
     for number, handler in handlers.items():
         signal.signal(number, handler)
+    signal.set_wakeup_fd(-1)
+    os.close(StopSignals.installed._write_end)  # ends the thread that keeps the deadline
+    StopSignals.installed = None
 
 
 @pytest.mark.parametrize("name", OPTIONS)

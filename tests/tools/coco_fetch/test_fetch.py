@@ -17,10 +17,10 @@ from mirror import Mirror
 from servers import odd_s3
 from servers.proxy import SLOW_DOWN, Cut, FaultProxy
 
+from sdpose import retry
 from sdpose.config import parse_experiment
 from sdpose.errors import UserError
 from sdpose.prepare.dataset import prepare_coco
-from sdpose.storage import patience
 from sdpose.tools.coco_fetch import download
 from sdpose.tools.coco_fetch.fetch import DETECTIONS, fetch_coco
 from sdpose.tools.coco_fetch.sources import HttpSource
@@ -37,7 +37,7 @@ CLOCK = odd_s3.error(403, "RequestTimeTooSkewed")
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch, tmp_path):
     monkeypatch.setattr(download, "SEGMENT_BYTES", SEGMENT)
-    monkeypatch.setattr(patience, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.001)
     monkeypatch.setenv("SDPOSE_CACHE", str(tmp_path / "cache"))
 
 
@@ -99,9 +99,9 @@ def _size(mirror, name):
 
 def test_a_killed_fetch_goes_on_where_it_was(mirror, coco_mini, tmp_path):
     program = (
-        "import sys; from pathlib import Path; from sdpose.storage import ranges; "
+        "import sys; from pathlib import Path; from sdpose.storage import ranged_download; "
         "from sdpose.tools.coco_fetch import download, fetch; "
-        f"download.SEGMENT_BYTES = {SEGMENT}; ranges.CONNECTIONS = 2; "
+        f"download.SEGMENT_BYTES = {SEGMENT}; ranged_download.CONNECTIONS = 2; "
         "fetch.fetch_coco(sys.argv[1], Path(sys.argv[2]))"
     )
     name, root = "zips/train2017.zip", tmp_path / "coco"
@@ -125,7 +125,7 @@ def test_a_killed_fetch_goes_on_where_it_was(mirror, coco_mini, tmp_path):
 def test_a_file_that_changed_meanwhile_starts_anew(mirror, tmp_path, monkeypatch):
     name, part, target = "zips/train2017.zip", tmp_path / "part", tmp_path / "target"
     path = mirror.folder / name
-    monkeypatch.setattr(patience, "ATTEMPTS", 1)
+    monkeypatch.setattr(retry, "ATTEMPTS", 1)
     mirror.cut_every = 8
     with mirror.running() as url:
         source = HttpSource(url)
