@@ -54,6 +54,8 @@ from sdpose.training.result import TrainResult
 log = logging.getLogger(__name__)
 
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+# Torch's launcher installs handlers of these for its processes, and leaves them there.
+TORCH_HANDLES = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 COMMANDS = ("train", "test")  # those that know what to do in several processes
 
 
@@ -116,6 +118,7 @@ def _run_processes(options: argparse.Namespace, module: str, arguments: list[str
     if "LOGLEVEL" not in os.environ:  # torch's switch for its launcher's messages
         for name in [n for n in logging.root.manager.loggerDict if n.startswith("torch.distrib")]:
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    handlers = {number: signal.getsignal(number) for number in TORCH_HANDLES}
     agents: Any = launcher  # the one place where torch's launcher takes its supervisor from
     original, agents.LocalElasticAgent = agents.LocalElasticAgent, _Agent
     try:
@@ -132,6 +135,9 @@ def _run_processes(options: argparse.Namespace, module: str, arguments: list[str
         raise UserError(f"sdpose launch: {error}") from None
     finally:
         agents.LocalElasticAgent = original
+        for number, handler in handlers.items():
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
     return 0
 
 
