@@ -154,6 +154,8 @@ def test_the_probe_of_an_endpoint_needs_no_locks(tmp_path, connect, moto):
 def test_one_fetch_at_a_time_is_said_to_be_unchecked(tmp_path):
     program = (
         "from pathlib import Path; from sdpose.locking import only_one\n"
+        "from sdpose.log_setup import log_to_stderr\n"
+        "log_to_stderr()\n"
         "with only_one(Path('folder'), otherwise='taken'): print('in')"
     )
     result = run_on("no-locks", tmp_path, sys.executable, "-c", program)
