@@ -22,10 +22,17 @@ class _Lines(logging.Handler):
 
 
 def log_to_stderr() -> None:
-    """For entry points. The root logger's handlers, which belong to libraries (kfp's executor, for
-    one), get nothing of it."""
-    logger = logging.getLogger("sdpose")
+    """Shows the log of sdpose; for entry points."""
+    show_log("sdpose", _Lines())
+
+
+def show_log(name: str, handler: logging.Handler) -> None:
+    """Gives the messages of a package to one handler, once.
+
+    The root logger's handlers, which belong to libraries (kfp's executor, for one), get none.
+    """
+    logger = logging.getLogger(name)
     if not logger.handlers:
-        logger.addHandler(_Lines())
+        logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         logger.propagate = False

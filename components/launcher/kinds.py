@@ -54,7 +54,7 @@ class Kind:
         )
 
     def message(self, job: Object) -> str:
-        """What the operator says of the end."""
+        """The operator's message about the end."""
         ended = [c for c in _conditions(job) if c["type"] == "Failed" and c["status"] == "True"]
         return str(ended[0].get("message", "")) if ended else ""
 

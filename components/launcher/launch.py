@@ -32,6 +32,7 @@ from components.launcher.supervise import Supervisor
 from components.profile import Cluster
 from sdpose.config import Experiment
 from sdpose.errors import USER_ERROR_EXIT_CODE, UserError
+from sdpose.log_setup import show_log
 from sdpose.outputs.work_dir_lock import leased, remove_results
 
 if TYPE_CHECKING:
@@ -247,10 +248,6 @@ class _Launch:
 
 def log_to_stdout() -> None:
     """Shows what the launcher and its Kubernetes client log as plain lines of the step's output."""
-    log = logging.getLogger("components")
-    if not log.handlers:
-        handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
-        log.propagate = False  # kfp's executor has a handler of its own at the root
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    show_log("components", handler)

@@ -68,7 +68,7 @@ def run_sweep_here(sweep: Sweep, trials: list[Trial], root: Path, options: Submi
     once, but one for each GPU at most.
     """
     if options.overwrite and not options.dry_run:
-        confirm(f"Train all {len(trials)} trials anew?", options.yes)
+        confirm(f"Train all {len(trials)} trials again?", options.yes)
     count = options.parallel or min(sweep.limits.parallel, max(1, len(visible_gpus())))
     run = SweepRun(sweep, trials, min(count, len(trials)))
     folder = root / SWEEPS_FOLDER / sweep.name

@@ -54,7 +54,7 @@ def start_options(command: Command) -> Command:
         ),
         click.option("--load-from", metavar="PATH", help="Start from the weights of this file."),
         click.option(
-            "--overwrite", is_flag=True, help="Remove what the work dir holds and start anew."
+            "--overwrite", is_flag=True, help="Remove what the work dir holds and start over."
         ),
     )
 

@@ -92,7 +92,7 @@ def prepare_coco(
     with_pack: with data.pipeline `fast`, makes the pack if it is not there and whole.
     pack_into: does it, given what is packed and data.pack_dir; `pack_store.prepare_pack` knows
         stores, too.
-    progress: is told (images looked at, images); default: shown on stderr.
+    progress: called with (images looked at, images); default: shown on stderr.
     Raises UserError with all problems at once. With data.on_corrupt `skip`, images that are
     missing, do not decode or have another size are no problem but left out.
     """

@@ -310,7 +310,7 @@ def _decision(
 
 
 def _place_after(last: Record | None) -> Record:
-    """What a move says of its place in the history; a refusal has none."""
+    """The place of a move in the history; a refusal has none."""
     if last is None:
         return {"generation": 1, "previous_seal": None}
     return {"generation": last["generation"] + 1, "previous_seal": last[SEAL]}

@@ -82,7 +82,7 @@ def test_a_killed_build_is_continued(coco_mini, tmp_path, decoded):
 
     location = prepare(fast_experiment(coco_mini, tmp_path / "packs")).pack
     assert location == str(folder)
-    assert 14 <= len(decoded) <= 18  # of 28: those that were under way begin anew
+    assert 14 <= len(decoded) <= 18  # of 28: those that were under way start again
     assert {path.name for path in folder.iterdir()} == {
         ".lock",
         MANIFEST,

@@ -51,7 +51,7 @@ def test_one_of_three_goes_on(make, tmp_path: Path) -> None:
     assert not arrives("e", 0.12)
     assert not arrives("c", 0.05)  # resumed: the same again
     assert arrives("a", 0.1)  # even if it would be stopped now
-    assert arrives("c", 0.3)  # trained anew
+    assert arrives("c", 0.3)  # trained again
     assert arrives("f", 0.0, epoch=3)  # no rung
     assert said == []
     (tmp_path / "file").write_text("")
