@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -74,15 +75,29 @@ class Api:
     """
 
     def __init__(
-        self, namespace: str, connection: Connection, *, budget_s: float = float("inf")
+        self,
+        namespace: str,
+        connection: Connection,
+        *,
+        budget_s: float = float("inf"),
+        stop: threading.Event | None = None,
     ) -> None:
-        """budget_s: no request is tried for longer, whatever the answer."""
+        """
+        Args:
+            budget_s: no request is tried for longer, whatever the answer.
+            stop: once it is set, what fails is neither tried again nor logged.
+        """
         self.namespace = namespace
         self._connection, self._budget_s = connection, budget_s
+        self._stop = threading.Event() if stop is None else stop
 
     def brief(self) -> Api:
         """The same API, for what nothing depends on: it is asked for BRIEF_BUDGET_S at most."""
-        return Api(self.namespace, self._connection, budget_s=BRIEF_BUDGET_S)
+        return Api(self.namespace, self._connection, budget_s=BRIEF_BUDGET_S, stop=self._stop)
+
+    def until(self, stop: threading.Event) -> Api:
+        """The same API for a thread that ends with `stop`, also in the middle of an outage."""
+        return Api(self.namespace, self._connection, budget_s=self._budget_s, stop=stop)
 
     def get(self, resource: Resource, name: str) -> Object | None:
         """None if there is no such object."""
@@ -259,6 +274,8 @@ class Api:
                 raise ApiRefusedError(failure.refusal, failure.status)
             if failure.status == 401:
                 connection.renew(used)
+            if self._stop.is_set():
+                raise _given_up(failure, time.monotonic() - started)
             now = time.monotonic()
             budget = RETRY_BUDGET_S if failure.budget == "outage" else REFUSAL_BUDGET_S
             budget = min(budget, self._budget_s)
@@ -269,7 +286,7 @@ class Api:
                 noticed |= connection.log_outage(
                     f"waiting for the Kubernetes API: {failure.why} (for at most {budget:.0f} s)"
                 )
-            time.sleep(wait)
+            self._stop.wait(wait)
             delay = min(2 * delay, LONGEST_DELAY_S)
 
 

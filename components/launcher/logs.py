@@ -123,7 +123,8 @@ class _Follower(threading.Thread):
     ) -> None:
         """write: gets the stamp and the text of each line. note: gets what we say of the log."""
         super().__init__(name=f"log of {pod} {uid[:8]}", daemon=True)
-        self._api, self._pod, self._uid = api, pod, uid
+        self._stopped = threading.Event()
+        self._api, self._pod, self._uid = api.until(self._stopped), pod, uid
         self._container, self._write, self._note = container, write, note
         self._restarts = self._restarts_read = 0
         self._second, self._zone = "", ""  # of the last line
@@ -131,7 +132,6 @@ class _Follower(threading.Thread):
         self._noted = False
         self._unstamped: set[str] = set()
         self._ended = threading.Event()
-        self._stopped = threading.Event()
         self.start()
 
     def observe(self, restarts: int) -> None:

@@ -53,6 +53,7 @@ class Supervisor:
         log: Path,
     ) -> None:
         self._api, self._kind, self._cluster, self._job = api, kind, cluster, job
+        self._stop = threading.Event()
         self._restarts = RestartCounts(kind, job)
         self._queue = Queue(api, kind, cluster.queue)
         self._progress = ProgressWatch(
@@ -66,7 +67,6 @@ class Supervisor:
         self._silent_since: dict[str, float] = {}  # by replica, whose node does not report
         self._explained, self._next_explanation = "", 0.0
         self._news: queue.Queue[News] = queue.Queue()
-        self._stop = threading.Event()
 
     def run(self) -> None:
         """Until the job has succeeded; raises JobError otherwise."""
@@ -93,7 +93,7 @@ class Supervisor:
     def _watch(self, what: str, resource: Resource, query: dict[str, str]) -> None:
         try:
             follow(
-                self._api,
+                self._api.until(self._stop),
                 resource,
                 query,
                 lambda event, objects: self._news.put((what, event, objects)),

@@ -84,6 +84,12 @@ def kube(
         cluster.claims["results"] = tmp_path / "results"
         monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig()))
         yield cluster
+    # A launcher's thread that goes on would meet the next test's patches and write its log.
+    names = ("watch ", "log of ", "progress")
+    left = [thread for thread in threading.enumerate() if thread.name.startswith(names)]
+    for thread in left:
+        thread.join(20)
+    assert not [thread.name for thread in left if thread.is_alive()]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -49,16 +50,34 @@ def test_creation_that_fails_or_seems_to_makes_one_job(
     assert "[master-0] done" in said
 
 
-def test_retry_after_is_kept(
+def test_retry_after_is_kept(launch: Launch, results: Path, kube: KubeCluster) -> None:
+    asked: list[float] = []
+
+    def noted(call: Call) -> bool:
+        asked.extend([time.monotonic()] * creates(call))
+        return creates(call) and len(asked) == 1
+
+    kube.fault(Fault(429, noted, times=10**6, retry_after=2))
+    launch()
+    first, second = asked
+    assert second - first > 1.9
+    assert created(kube) == 1
+
+
+def test_an_outage_that_outlasts_the_job_is_neither_retried_nor_logged(
     launch: Launch, results: Path, kube: KubeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waits: list[float] = []
-    sleep = time.sleep
-    monkeypatch.setattr(api.time, "sleep", lambda wait: (waits.append(wait), sleep(wait))[1])
-    kube.fault(Fault(429, creates, retry_after=2))
-    launch()
-    assert 2.0 in waits
-    assert created(kube) == 1
+    """The thread of its watch lived for RETRY_BUDGET_S, and logged in the next one's name."""
+    monkeypatch.setattr(api, "NOTICE_AFTER_S", 0.0)
+    watches = Fault(503, lambda call: (call.verb, call.resource) == ("watch", "pods"), times=10**6)
+    kube.fault(watches)
+    said: list[str] = []
+    launch(said=said)
+    assert "[master-0] done" in said
+    until(lambda: not [t.name for t in threading.enumerate() if t.name == "watch pods"], 10)
+    met = watches.met
+    time.sleep(2)
+    assert watches.met == met > 0
 
 
 def test_watches_and_logs_that_break_lose_nothing(
