@@ -81,6 +81,7 @@ def _measure(experiment: Experiment, device: torch.device) -> dict[str, Any]:
             model.to(device),
             boxes,
             [root / val.img_prefix / name for name in annotations.file_names],
+            skeleton=experiment.keypoints,
             data_cfg=experiment.data_cfg,
             test_cfg=experiment.model.test_cfg,
             padding=experiment.train_pipeline.padding,

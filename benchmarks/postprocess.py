@@ -27,10 +27,10 @@ from rich.console import Console
 from rich.table import Table
 
 from sdpose.codec import decode
+from sdpose.config.schema import COCO
 from sdpose.data.coco import CocoAnnotations
 from sdpose.evaluation.coco_ap import average_precision, coco_results
 from sdpose.evaluation.nms import rescore, rows_by_image, suppress
-from sdpose.skeleton import OKS_SIGMAS
 
 NUM_IMAGES = 5000
 BOXES_PER_IMAGE = 104_125 / NUM_IMAGES
@@ -39,6 +39,7 @@ BATCH = 32
 POOL = 16  # batches of heatmaps
 KERNEL = 11
 VIS_THR, OKS_THR = 0.2, 0.9
+SIGMAS = np.array(COCO.sigmas)
 
 
 def main() -> None:
@@ -71,7 +72,9 @@ def main() -> None:
     seconds["decode"], _ = timed(decode_all)
     seconds["scores"], scores = timed(lambda: rescore(keypoints[..., 2], box_scores, VIS_THR))
     seconds["OKS-NMS"], kept = timed(
-        lambda: suppress(image_ids, keypoints[..., :2], areas, scores, thr=OKS_THR, soft=False)
+        lambda: suppress(
+            image_ids, keypoints[..., :2], areas, scores, SIGMAS, thr=OKS_THR, soft=False
+        )
     )
 
     def evaluate(backend: str) -> dict[str, float]:
@@ -108,6 +111,7 @@ def main() -> None:
         keypoints[first, :, :2],
         areas[first],
         scores[first],
+        SIGMAS,
         thr=OKS_THR,
         soft=False,
     )
@@ -174,6 +178,7 @@ def synthetic_annotations(rng: np.random.Generator, num_images: int) -> CocoAnno
     visible = np.full((count, 17, 1), 2.0)
     return CocoAnnotations(
         path=Path("synthetic"),
+        skeleton=COCO,
         image_ids=np.arange(num_images) + 1,
         file_names=tuple(f"{i}.jpg" for i in range(num_images)),
         image_sizes_wh=np.tile([640, 480], (num_images, 1)),
@@ -271,7 +276,7 @@ def plain_rescore(keypoints: NDArray, box_scores: NDArray) -> list[float]:
 def plain_suppress(
     image_ids: NDArray, keypoints: NDArray, areas: NDArray, scores: NDArray
 ) -> list[int]:
-    variances = (np.array(OKS_SIGMAS) * 2) ** 2
+    variances = (SIGMAS * 2) ** 2
     by_image: dict[int, list[int]] = {}
     for row, image_id in enumerate(image_ids.tolist()):
         by_image.setdefault(image_id, []).append(row)

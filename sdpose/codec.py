@@ -9,6 +9,7 @@ device of the model's output.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import cv2
@@ -16,8 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-
-from sdpose.skeleton import FLIP_INDEX
 
 # The product of two numbers above this is a normal float32 number. Without the cutoff a ring of
 # subnormals surrounds every Gaussian; arithmetic on them is many times slower on most processors.
@@ -227,15 +226,16 @@ def _gaussian_band(rows: int, first: int, columns: int, kernel: int) -> Tensor:
     return weights[tap.clamp(0, kernel - 1)].where((tap >= 0) & (tap < kernel), 0.0)
 
 
-def flip_back(heatmaps_NKHW: Tensor, shift: bool) -> Tensor:
+def flip_back(heatmaps_NKHW: Tensor, flip_index: Sequence[int], shift: bool) -> Tensor:
     """Undo the mirroring in the heatmaps of mirrored crops, and swap left and right joints.
 
-    `shift` also moves the maps right by one pixel (the first column is kept), which aligns them
-    with those of the unmirrored crops (mmpose's `shift_heatmap`; see geometry.py).
+    `flip_index` [K] has the joint that each one becomes in a mirrored image. `shift` also moves the
+    maps right by one pixel (the first column is kept), which aligns them with those of the
+    unmirrored crops (mmpose's `shift_heatmap`; see geometry.py).
     """
     width = heatmaps_NKHW.shape[-1]
     columns = torch.arange(width - 1, -1, -1, device=heatmaps_NKHW.device)
     if shift:
         columns = torch.cat([columns[:1], columns[:-1]])
-    joints = torch.tensor(FLIP_INDEX, device=heatmaps_NKHW.device)
+    joints = torch.tensor(flip_index, device=heatmaps_NKHW.device)
     return heatmaps_NKHW.index_select(1, joints).index_select(3, columns)

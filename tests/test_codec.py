@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdpose.codec import decode, encode, flip_back
-from sdpose.skeleton import FLIP_INDEX
+from sdpose.config.schema import COCO
 
 IMAGE_WH = (192, 256)
 HEATMAP_WH = (48, 64)
@@ -98,7 +98,7 @@ def test_flip_back_twice_is_the_identity():
 def test_the_shift_aligns_the_maps_of_a_mirrored_crop():
     """Without it they are off by three quarters of a pixel, with it by a quarter."""
     joints_1K2 = np.random.default_rng(0).uniform(40, 150, (1, 17, 2))
-    mirrored = joints_1K2[:, FLIP_INDEX].copy()
+    mirrored = joints_1K2[:, COCO.flip_index].copy()
     mirrored[..., 0] = IMAGE_WH[0] - 1 - mirrored[..., 0]
     targets = torch.from_numpy(encode_crops(mirrored, np.ones((1, 17)))[0])
     for shift, offset in [(False, -0.75), (True, 0.25)]:

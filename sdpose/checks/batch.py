@@ -15,7 +15,6 @@ from sdpose.errors import UserError
 from sdpose.evaluation.infer import predict_heatmaps
 from sdpose.losses import build_loss
 from sdpose.models import build_model
-from sdpose.skeleton import NUM_JOINTS
 from sdpose.training.checkpoint import Checkpoint
 from sdpose.training.ema import AveragedModel
 from sdpose.training.optim import build_optimizer
@@ -31,7 +30,7 @@ class Trial:
     def __init__(self, experiment: Experiment, device: torch.device) -> None:
         torch.backends.cudnn.benchmark = True  # as training has it; it takes memory, too
         self._experiment, self._device = experiment, device
-        self.model = build_model(experiment.model).to(device)
+        self.model = build_model(experiment.model, experiment.keypoints.num_keypoints).to(device)
         self._options = step_options(experiment, device)
         self._options.prepare(self.model)
         self._optimizer = build_optimizer(
@@ -81,7 +80,12 @@ class Trial:
         crops_NHW3 = torch.zeros(count, height, width, 3, dtype=torch.uint8, device=self._device)
         model = (self._average.model if self._average else self.model).eval()
         with torch.inference_mode():
-            predict_heatmaps(model, crops_NHW3, self._experiment.model.test_cfg)
+            predict_heatmaps(
+                model,
+                crops_NHW3,
+                self._experiment.model.test_cfg,
+                self._experiment.keypoints.flip_index,
+            )
 
     def checkpoint(self) -> Checkpoint:
         """As large as the run's own will be."""
@@ -98,10 +102,11 @@ class Trial:
             self._experiment.data_cfg.image_size,
             self._experiment.data_cfg.heatmap_size,
         )
+        joints = self._experiment.keypoints.num_keypoints
         batch = {
             "images_N3HW": torch.randn(samples, 3, height, width),
-            "targets_NKHW": torch.rand(samples, NUM_JOINTS, rows, columns),
-            "target_weights_NK": torch.ones(samples, NUM_JOINTS),
+            "targets_NKHW": torch.rand(samples, joints, rows, columns),
+            "target_weights_NK": torch.ones(samples, joints),
             "sample_keys_N": torch.arange(samples),
             "sample_ids_N": torch.arange(samples),
         }

@@ -77,7 +77,7 @@ def _check_shared_memory(experiment: Experiment, report: Report) -> None:
     )
     sample = PACKED_SAMPLE_BYTES
     if experiment.data.pipeline == "exact":
-        sample = 4 * (3 * width * height + 17 * columns * rows)
+        sample = 4 * (3 * width * height + experiment.keypoints.num_keypoints * columns * rows)
     need = workers * BATCHES_PER_WORKER * experiment.data.samples_per_gpu * sample
     free = shutil.disk_usage(SHARED_MEMORY).free
     text = f"shared memory: {workers} loaders take up to {need / 1e6:.0f} MB of {SHARED_MEMORY}"

@@ -88,7 +88,6 @@ def predict(
     if boxes and detector:
         raise UserError("--boxes and --detector say the same in two ways: leave one out")
     pictures = Source(source)
-    box_file = BoxFile(boxes, pictures) if boxes else None
     estimator = load(
         model,
         exp=exp,
@@ -98,6 +97,7 @@ def predict(
         allow_older=allow_older,
         say=partial(echo, err=True),
     )
+    box_file = BoxFile(boxes, pictures, estimator.experiment.keypoints) if boxes else None
     find: Detector = box_file or whole_picture
     if detector:
         find = TorchvisionDetector(str(estimator.device), detector_weights)

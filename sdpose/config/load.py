@@ -134,12 +134,29 @@ def dump_experiment(experiment: Experiment, *, whole: bool = True) -> str:
 
 def dump_yaml(values: dict[str, Any]) -> str:
     """Dump YAML for human readers: keys in their order, letters of all scripts unescaped."""
-    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+    skeleton = values.get("skeleton")
+    if isinstance(skeleton, dict):  # a line for each list instead of one for each keypoint
+        values = values | {"skeleton": {key: _OnOneLine(v) for key, v in skeleton.items()}}
+    text = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
     if printable(text) == text:
         return text
     # An invisible character, such as one that reverses the text direction, which PyYAML does not
     # escape if allow_unicode is set.
-    return yaml.safe_dump(values, sort_keys=False, width=100)
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, width=100)
+
+
+class _OnOneLine(list[Any]):
+    """Dumped as `[a, b]`."""
+
+
+class _Dumper(yaml.SafeDumper):
+    pass
+
+
+_Dumper.add_representer(
+    _OnOneLine,
+    lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, True),
+)
 
 
 def experiment_digest(experiment: Experiment) -> str:

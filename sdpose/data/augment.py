@@ -14,15 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdpose.geometry import apply_affine, extent_to_size
-from sdpose.skeleton import FLIP_INDEX, UPPER_BODY
 
 # The crop of half a body is the extent of its joints times this factor.
 HALF_BODY_PADDING = 1.5
 # The upper half is kept if a standard normal draw is below this, in 69 % of the cases.
 UPPER_BODY_BELOW = 0.5
-
-_FLIP_INDEX = np.array(FLIP_INDEX)
-_IS_UPPER = np.isin(np.arange(len(FLIP_INDEX)), UPPER_BODY)
 
 
 class RandomSource(Protocol):
@@ -50,6 +46,7 @@ def draw_augmentation(
     joints_K2: NDArray,
     visible_K: NDArray,
     *,
+    is_upper_K: NDArray[np.bool_],
     aspect_ratio: float,
     shift_factor: float,
     shift_prob: float,
@@ -66,6 +63,7 @@ def draw_augmentation(
         center, size: [2] each, the crop region of the person's box in image pixels.
         joints_K2: image pixels.
         visible_K: 1 for annotated joints, 0 for others.
+        is_upper_K: the joints of the upper body. All or none: there are no halves.
         aspect_ratio: width / height of the crop.
         shift_factor: the centre moves uniformly by up to this share of the size ...
         shift_prob: ... with this probability.
@@ -82,9 +80,10 @@ def draw_augmentation(
     if rng.random() < shift_prob:
         crop = replace(crop, center=center + rng.uniform(-1, 1, 2) * shift_factor * size)
     flip = rng.random() <= flip_prob
-    if visible_K.sum() > num_joints_half_body and rng.random() < prob_half_body:
+    halves = is_upper_K.any() and not is_upper_K.all()
+    if halves and visible_K.sum() > num_joints_half_body and rng.random() < prob_half_body:
         keep_upper = rng.standard_normal() < UPPER_BODY_BELOW
-        crop = half_body(joints_K2, visible_K, keep_upper, aspect_ratio) or crop
+        crop = half_body(joints_K2, visible_K, is_upper_K, keep_upper, aspect_ratio) or crop
     scale = 1 + np.clip(rng.standard_normal() * scale_factor, -scale_factor, scale_factor)
     rotation = np.clip(rng.standard_normal() * rot_factor, -2 * rot_factor, 2 * rot_factor)
     if rng.random() > rot_prob:
@@ -93,13 +92,18 @@ def draw_augmentation(
 
 
 def half_body(
-    joints_K2: NDArray, visible_K: NDArray, keep_upper: bool, aspect_ratio: float
+    joints_K2: NDArray,
+    visible_K: NDArray,
+    is_upper_K: NDArray[np.bool_],
+    keep_upper: bool,
+    aspect_ratio: float,
 ) -> Augmentation | None:
     """Compute the region of the visible joints of one half of the body.
 
     Args:
         joints_K2: image pixels.
         visible_K: 1 for annotated joints, 0 for others.
+        is_upper_K: the joints of the upper body.
         keep_upper: the preferred half. It is used if more than two of its joints are visible, else
             the other half under the same condition, else the upper half.
         aspect_ratio: width / height of the crop.
@@ -108,7 +112,7 @@ def half_body(
         (mmpose would make an empty crop).
     """
     visible_K = visible_K > 0
-    upper_K, lower_K = visible_K & _IS_UPPER, visible_K & ~_IS_UPPER
+    upper_K, lower_K = visible_K & is_upper_K, visible_K & ~is_upper_K
     take_upper = (keep_upper and upper_K.sum() > 2) or lower_K.sum() <= 2
     kept_J2 = joints_K2[upper_K if take_upper else lower_K]
     if len(kept_J2) < 2:
@@ -121,12 +125,17 @@ def half_body(
 
 
 def joints_in_crop(
-    joints_K2: NDArray, visible_K: NDArray, matrix: NDArray, flip: bool
+    joints_K2: NDArray, visible_K: NDArray, matrix: NDArray, flip_index_K: NDArray | None
 ) -> tuple[NDArray, NDArray]:
-    """Transform joints from image to crop pixels; swap left and right in a mirrored crop.
+    """Transform joints from image to crop pixels.
 
-    `matrix` is geometry.crop_affine's, made with the same `flip`. Returns joints_K2 and visible_K.
+    Args:
+        joints_K2, visible_K: of the image as stored.
+        matrix: `geometry.crop_affine`.
+        flip_index_K: of a mirrored crop, the joint that each one becomes in it; else None.
+    Returns:
+        joints_K2 in crop pixels, and visible_K.
     """
-    if flip:
-        joints_K2, visible_K = joints_K2[_FLIP_INDEX], visible_K[_FLIP_INDEX]
+    if flip_index_K is not None:
+        joints_K2, visible_K = joints_K2[flip_index_K], visible_K[flip_index_K]
     return apply_affine(joints_K2, matrix), visible_K

@@ -4,7 +4,7 @@ The selection and order of persons and boxes follow mmpose 0.29's `TopDownCocoDa
 results compare row by row with those of the official code. Defects that COCO's own tools ignore
 (duplicate ids, NaN, annotations of unknown images) are errors here: they change AP silently.
 
-N = boxes or persons, I = images, A = annotations of the person category, K = 17 joints.
+N = boxes or persons, I = images, A = annotations of the person category, K joints.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sdpose.data.joint_names import joint_names_problem, says_nothing
+from sdpose.config.schema import COCO, Skeleton
+from sdpose.data.joint_names import joint_names_problem, owner, same_joints, says_nothing
 from sdpose.data.person_rules import count_left_out, count_others, rule_of
 from sdpose.data.tables import (
     Floats,
@@ -31,7 +32,6 @@ from sdpose.data.tables import (
 )
 from sdpose.documents import describe
 from sdpose.errors import UserError
-from sdpose.skeleton import JOINT_NAMES, NUM_JOINTS
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Boxes:
 class Persons(Boxes):
     """Annotated persons: boxes with joints."""
 
-    joints: NDArray[np.float32]  # [N,17,2], image pixels; (0, 0) where not annotated
-    visible: NDArray[np.float32]  # [N,17], 1 = annotated (COCO's v > 0), 0 = not
+    joints: NDArray[np.float32]  # [N,K,2], image pixels; (0, 0) where not annotated
+    visible: NDArray[np.float32]  # [N,K], 1 = annotated (COCO's v > 0), 0 = not
 
     @property
     def ann_id(self) -> Ints:
@@ -74,13 +74,14 @@ class CocoAnnotations:
     image_licenses: Ints  # [I], ids into `licenses`; -1 = none given
     licenses: dict[int, str]
     person_category: dict[str, Any]  # as in the file
+    skeleton: Skeleton
     ann_ids: Ints  # [A], file order
     ann_image_index: Ints  # [A]
     boxes_xywh: Floats  # [A,4], as in the file
     areas: Floats  # [A], pixels², as in the file
     iscrowd: NDArray[np.bool_]  # [A]
     num_keypoints: Ints  # [A]
-    keypoints: Floats  # [A,17,3] = x, y, v (0 not annotated, 1 hidden, 2 visible)
+    keypoints: Floats  # [A,K,3] = x, y, v (0 not annotated, 1 hidden, 2 visible)
     # Numbers of annotations of other categories, by reason.
     others: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # assumptions made where the file has no value
@@ -150,12 +151,14 @@ class CocoAnnotations:
         )
 
 
-def load_annotations(path: str | Path) -> CocoAnnotations:
+def load_annotations(path: str | Path, skeleton: Skeleton = COCO) -> CocoAnnotations:
     """Read and check a COCO keypoints file (https://cocodataset.org/#format-data).
 
-    Persons are the category named `person`, or else the only category with 17 keypoints. An
-    annotation without `keypoints` is a person whose joints are not annotated.
+    Persons, or whatever the skeleton is of, are the annotations of one category: see `persons_of`.
+    An annotation without `keypoints` is a person whose joints are not annotated.
 
+    Args:
+        skeleton: the keypoints that the category must have, in this order.
     Raises:
         UserError: lists every problem with its first offenders and their number: not JSON, missing
             tables or keys, NaN, duplicate ids, unknown images, another skeleton.
@@ -169,10 +172,12 @@ def load_annotations(path: str | Path) -> CocoAnnotations:
         if not isinstance(document.get(table), list):
             problems.add(f"'{table}' must be a list, found {kind_of(document.get(table))}")
     problems.stop(path, "not a COCO keypoints file")
-    category = _person_category(document["categories"], problems)
+    category = _person_category(document["categories"], skeleton, problems)
     problems.stop(path, "not a COCO keypoints file")
     images = _images(document["images"], document.get("licenses"), problems)
-    annotations, notes = _annotations(document["annotations"], category["id"], problems)
+    annotations, notes = _annotations(
+        document["annotations"], category["id"], skeleton.num_keypoints, problems
+    )
     problems.stop(path, "unusable annotations")
 
     index_of = {image_id: index for index, image_id in enumerate(images["image_ids"].tolist())}
@@ -191,7 +196,8 @@ def load_annotations(path: str | Path) -> CocoAnnotations:
     return CocoAnnotations(
         path=path,
         person_category=category,
-        notes=(*_unnamed_joints(category), *notes),
+        skeleton=skeleton,
+        notes=(*_unnamed_joints(category, skeleton), *notes),
         ann_image_index=image_index,
         **images,
         **annotations,
@@ -206,34 +212,47 @@ def categories_of(categories: list[Any]) -> list[dict[str, Any]]:
     return [c for c in categories if isinstance(c, dict) and type(c.get("id")) is int]
 
 
-def persons_of(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the categories named `person`, or else those with 17 keypoints; one is expected."""
+def persons_of(entries: list[dict[str, Any]], skeleton: Skeleton) -> list[dict[str, Any]]:
+    """Return the categories that may have this skeleton; one is expected.
+
+    These are the ones with its keypoints, or else those named `person`, or else those with as many
+    keypoints.
+    """
+    joints = {id(c): _list(c.get("keypoints")) for c in entries}
+    same = [c for c in entries if joints[id(c)] and same_joints(joints[id(c)], skeleton.keypoints)]
     named = [c for c in entries if c.get("name") == "person"]
-    return named or [c for c in entries if len(_list(c.get("keypoints"))) == NUM_JOINTS]
+    as_many = [c for c in entries if len(joints[id(c)]) == skeleton.num_keypoints]
+    return same or named or as_many
 
 
-def _person_category(categories: list[Any], problems: Problems) -> dict[str, Any]:
+def _person_category(
+    categories: list[Any], skeleton: Skeleton, problems: Problems
+) -> dict[str, Any]:
     entries = categories_of(categories)
-    named = persons_of(entries)
+    named = persons_of(entries, skeleton)
     if len(named) != 1:
         found = ", ".join(f"{c['id']}: {describe(c.get('name'))}" for c in entries[:20]) or "none"
         problems.add(
-            f"'categories' must have exactly one category 'person' (integer id), found {found}"
+            "'categories' must have exactly one category 'person' (integer id) or with the "
+            f"skeleton's {skeleton.num_keypoints} keypoints, found {found}"
         )
         return {}
     (category,) = named
-    problem = joint_names_problem(_list(category.get("keypoints")), JOINT_NAMES)
+    problem = joint_names_problem(
+        _list(category.get("keypoints")), skeleton.keypoints, skeleton.preset
+    )
     if problem:
         problems.add(problem)
     return category
 
 
-def _unnamed_joints(category: dict[str, Any]) -> list[str]:
+def _unnamed_joints(category: dict[str, Any], skeleton: Skeleton) -> list[str]:
     if not says_nothing(_list(category.get("keypoints"))):
         return []
     return [
-        "the person category does not name its keypoints: they are taken for COCO's in its order "
-        f"({', '.join(JOINT_NAMES[:3])}, ...); names in categories[].keypoints would be compared"
+        f"the category does not name its keypoints: they are taken for {owner(skeleton.preset)} in "
+        f"its order ({', '.join(skeleton.keypoints[:3])}, ...); names in categories[].keypoints "
+        "would be compared"
     ]
 
 
@@ -272,7 +291,7 @@ def _images(images: list[Any], licenses: Any, problems: Problems) -> dict[str, A
 
 
 def _annotations(
-    annotations: list[Any], category_id: int, problems: Problems
+    annotations: list[Any], category_id: int, num_joints: int, problems: Problems
 ) -> tuple[dict[str, Any], list[str]]:
     """The arrays of one category (`image_ids` instead of `ann_image_index`), and the notes."""
     wrong = [i for i, a in enumerate(annotations) if not isinstance(a, dict)]
@@ -292,10 +311,10 @@ def _annotations(
         (n for n, row in zip(names, rows, strict=True) if "category_id" not in row),
     )
     ids = integers([row.get("id") for row in rows], "id", names, problems, unique="annotation ids")
-    not_annotated = [0.0] * (NUM_JOINTS * 3)
+    not_annotated = [0.0] * (num_joints * 3)
     triples = [row.get("keypoints", not_annotated) for row in rows]
-    keypoints = floats(triples, NUM_JOINTS * 3, "keypoints", names, problems)
-    keypoints = keypoints.reshape(-1, NUM_JOINTS, 3)
+    keypoints = floats(triples, num_joints * 3, "keypoints", names, problems)
+    keypoints = keypoints.reshape(-1, num_joints, 3)
     labelled = (keypoints[:, :, 2] > 0).sum(axis=1).tolist()
     counts = [row.get("num_keypoints", count) for row, count in zip(rows, labelled, strict=True)]
     problems.add(

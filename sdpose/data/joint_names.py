@@ -45,30 +45,51 @@ def joint_of(name: object) -> str:
     return _SPELLINGS.get(_letters(name), str(name).strip().lower())
 
 
-def joint_names_problem(names: Sequence[object], skeleton: Sequence[str]) -> str:
+def same_joints(names: Sequence[object], keypoints: Sequence[str]) -> bool:
+    """Return whether the names are those of the skeleton, in its order and any spelling."""
+    return [joint_of(name) for name in names] == [joint_of(name) for name in keypoints]
+
+
+def joint_names_problem(
+    names: Sequence[object], keypoints: Sequence[str], preset: str | None
+) -> str:
     """Return why the joints are not the skeleton's, with both lists; "" if they are.
 
     Without names, or with names that are only numbers, only their count is compared.
+
+    Args:
+        keypoints: of the skeleton.
+        preset: the skeleton's name, if it is a shipped one.
     """
-    joints = [joint_of(name) for name in names]
-    if len(joints) not in (0, len(skeleton)):
-        what = f"{len(joints)} keypoints, not COCO's {len(skeleton)}"
-        remedy = "other skeletons cannot be trained"
-    elif joints == list(skeleton) or says_nothing(names):
+    whose = owner(preset)
+    other = "a skeleton of their own (skeleton: auto takes the file's names)"
+    if len(names) not in (0, len(keypoints)):
+        what = f"{len(names)} keypoints, not {whose} {len(keypoints)}"
+        remedy = f"they need {other}"
+    elif same_joints(names, keypoints) or says_nothing(names):
         return ""
-    elif sorted(joints) == sorted(skeleton):
-        what = "COCO's keypoints in another order"
-        remedy = "reorder the names, and the keypoints of every annotation, to COCO's order"
-    else:
-        what = "keypoints that are not COCO's"
+    elif sorted(map(joint_of, names)) == sorted(map(joint_of, keypoints)):
+        what = f"{whose} keypoints in another order"
         remedy = (
-            "other skeletons cannot be trained; if these are COCO's in COCO's order, give them "
-            "COCO's names"
+            f"reorder the names, and the keypoints of every annotation, to {whose} order; or give "
+            f"them {other}"
+        )
+    else:
+        what = f"keypoints that are not {whose}"
+        remedy = (
+            f"they need {other}; if these are {whose} in {whose} order, give them {whose} names"
         )
     here = ", ".join(f"{name!s:.30}" for name in names[:50])
-    return (
-        f"the person category has {what}: {remedy}\n"
-        f"    found: {here}\n    COCO:  {', '.join(skeleton)}"
+    expected = ", ".join(keypoints[:50])
+    return f"the category has {what}: {remedy}\n    found:    {here}\n    expected: {expected}"
+
+
+def owner(preset: str | None) -> str:
+    """Whose keypoints they are, for messages."""
+    if preset is None:
+        return "the experiment's"
+    return {"coco": "COCO's", "crowdpose": "CrowdPose's", "mpii": "MPII's"}.get(
+        preset, f"{preset}'s"
     )
 
 

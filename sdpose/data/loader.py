@@ -61,7 +61,9 @@ def build_train_loader(
         samples = PackedSamples(pack, settings)
     else:
         root, split = Path(experiment.data_root), experiment.data.train
-        annotations = load_annotations(root / split.ann_file).without_images(skip_images)
+        annotations = load_annotations(root / split.ann_file, experiment.keypoints).without_images(
+            skip_images
+        )
         persons = annotations.persons()
         if not len(persons):
             raise UserError(
@@ -82,13 +84,16 @@ def build_train_loader(
 
 def _sample_settings(experiment: Experiment) -> SampleSettings:
     sizes, pipeline = experiment.data_cfg, experiment.train_pipeline
+    skeleton = experiment.keypoints
     return SampleSettings(
         image_size_wh=sizes.image_size,
         heatmap_size_wh=sizes.heatmap_size,
         sigma=sizes.sigma,
         padding=pipeline.padding,
+        flip_index=np.array(skeleton.flip_index),
         augment=partial(
             draw_augmentation,
+            is_upper_K=np.array(skeleton.is_upper),
             aspect_ratio=sizes.image_size[0] / sizes.image_size[1],
             shift_factor=pipeline.shift_factor,
             shift_prob=pipeline.shift_prob,

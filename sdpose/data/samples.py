@@ -47,6 +47,7 @@ class SampleSettings:
     heatmap_size_wh: tuple[int, int]  # pixels
     sigma: float  # of the targets, heatmap pixels
     padding: float  # crop region / box
+    flip_index: NDArray[np.int64]  # [K], the joint that each one becomes in a mirrored crop
     augment: Callable[..., Augmentation]  # `draw_augmentation` with the experiment's factors
     seed: int
 
@@ -112,7 +113,7 @@ class TrainSamples(Dataset):
             )
             crops.matrices[i] = matrix
             crops.joints[i], crops.visible[i] = joints_in_crop(
-                joints_NK2[i], visible_NK[i], matrix, crop.flip
+                joints_NK2[i], visible_NK[i], matrix, settings.flip_index if crop.flip else None
             )
         return crops
 

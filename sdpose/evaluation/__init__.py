@@ -42,7 +42,7 @@ class EvaluationResult:
     category_id: int
     image_ids: NDArray[np.int64]  # [N]
     box_keys: NDArray[np.int64]  # [N], annotation id, or index in the detection file
-    keypoints_array: NDArray[np.float32]  # [N,17,3], x, y in image pixels, score
+    keypoints_array: NDArray[np.float32]  # [N,K,3], x, y in image pixels, score
     scores: NDArray[np.float32]  # [N]
 
     @cached_property
@@ -74,8 +74,9 @@ def evaluate(
     Raises:
         UserError: files are missing or unusable; raised in every process.
     """
-    annotations = load_annotations(Path(experiment.data_root) / experiment.data.val.ann_file)
-    annotations = annotations.without_images(skip_images)
+    annotations = load_annotations(
+        Path(experiment.data_root) / experiment.data.val.ann_file, experiment.keypoints
+    ).without_images(skip_images)
     boxes, source = validation_boxes(experiment, annotations, use_gt_bbox, missing_detections)
     image_folder = Path(experiment.data_root) / experiment.data.val.img_prefix
     distributed = dist.is_available() and dist.is_initialized()
@@ -87,6 +88,7 @@ def evaluate(
             model,
             boxes,
             [image_folder / name for name in annotations.file_names],
+            skeleton=experiment.keypoints,
             data_cfg=experiment.data_cfg,
             test_cfg=experiment.model.test_cfg,
             padding=experiment.train_pipeline.padding,
@@ -142,6 +144,7 @@ def score(
         keypoints_NK3[:, :, :2],
         sizes_N2.prod(axis=1),
         scores_N,
+        np.array(experiment.keypoints.sigmas),
         thr=cfg.oks_thr,
         soft=cfg.soft_nms,
     )

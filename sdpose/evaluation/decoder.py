@@ -1,6 +1,6 @@
 """Decode heatmaps to keypoints while the model computes the next batch.
 
-N boxes, K = 17 joints, h x w heatmap pixels.
+N boxes, K joints, h x w heatmap pixels.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Predict keypoints for boxes: crops, the model, flip test and decoding.
 
-N = boxes, K = 17 joints, H x W crop or heatmap pixels.
+N = boxes, K joints, H x W crop or heatmap pixels.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from sdpose.codec import flip_back
-from sdpose.config.schema import DataCfg, TestCfg
+from sdpose.config.schema import DataCfg, Skeleton, TestCfg
 from sdpose.data.coco import Boxes
 from sdpose.data.handover import start
 from sdpose.data.images import MEAN, STD, ImageError, read_image, warp_crop
@@ -38,18 +38,20 @@ def box_regions(
     return box_to_center_size(boxes_xywh, aspect_ratio=width / height, padding=padding)
 
 
-def predict_heatmaps(model: nn.Module, crops_NHW3: Tensor, test_cfg: TestCfg) -> Tensor:
+def predict_heatmaps(
+    model: nn.Module, crops_NHW3: Tensor, test_cfg: TestCfg, flip_index: Sequence[int]
+) -> Tensor:
     """Predict the heatmaps [N, K, h, w] float32 of crops.
 
     With the flip test they are the mean of both views, which the model gets as one batch of 2N.
-    `crops_NHW3` is uint8 RGB.
+    `crops_NHW3` is uint8 RGB; `flip_index` is the skeleton's.
     """
     images_N3HW = normalize_crops(crops_NHW3)
     if not test_cfg.flip_test:
         return model.predict(images_N3HW)  # type: ignore[operator]
     both_views = torch.cat([images_N3HW, images_N3HW.flip(-1)])
     heatmaps_NKHW, mirrored_NKHW = model.predict(both_views).chunk(2)  # type: ignore[operator]
-    return (heatmaps_NKHW + flip_back(mirrored_NKHW, test_cfg.shift_heatmap)) * 0.5
+    return (heatmaps_NKHW + flip_back(mirrored_NKHW, flip_index, test_cfg.shift_heatmap)) * 0.5
 
 
 def normalize_crops(crops_NHW3: Tensor) -> Tensor:
@@ -65,6 +67,7 @@ def predict_keypoints(
     boxes: Boxes,
     image_paths: list[Path],
     *,
+    skeleton: Skeleton,
     data_cfg: DataCfg,
     test_cfg: TestCfg,
     padding: float,
@@ -83,6 +86,7 @@ def predict_keypoints(
         model: on `device`.
         boxes: all boxes, of all processes.
         image_paths: by `boxes.image_index`.
+        skeleton: the model's.
         padding: crop region / box.
         batch_size: boxes per batch.
         num_workers: processes that decode images; 0: this one does.
@@ -104,14 +108,14 @@ def predict_keypoints(
         ],
         data_cfg.image_size,
     )
-    keypoints_NK3 = np.zeros((len(rows), 17, 3), np.float32)
+    keypoints_NK3 = np.zeros((len(rows), skeleton.num_keypoints, 3), np.float32)
     done = 0
     with _inference(model), Decoder(test_cfg, keypoints_NK3, centers_N2, sizes_N2) as decoder:
         for batch_NHW3 in crop_batches(crops, batch_size, num_workers):
             part = slice(done, done + len(batch_NHW3))
             if device.type == "cuda":  # without pinning, the copy waits for the previous batch
                 batch_NHW3 = batch_NHW3.pin_memory().to(device, non_blocking=True)
-            decoder.submit(predict_heatmaps(model, batch_NHW3, test_cfg), part)
+            decoder.submit(predict_heatmaps(model, batch_NHW3, test_cfg, skeleton.flip_index), part)
             done = part.stop
             if progress:
                 progress(done, len(rows))

@@ -5,7 +5,7 @@ Reproduces mmpose 0.29's `TopDownCocoDataset.evaluate` (rescoring), `oks_nms` an
 float32. Deviation: their sort leaves the order of equal scores undefined (it depends on the
 processor); here the earlier row comes first.
 
-N = poses, K = 17 joints; coordinates in image pixels, areas in pixels².
+N = poses, K joints; coordinates in image pixels, areas in pixels².
 """
 
 from __future__ import annotations
@@ -15,12 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sdpose.skeleton import OKS_SIGMAS
-
 SOFT_NMS_MAX_POSES = 20  # per image; max_dets of soft_oks_nms and of COCO's evaluation
-
-# (2 sigma)²: the k_i² of COCO's OKS (https://cocodataset.org/#keypoints-eval).
-_VARIANCES_K = (np.array(OKS_SIGMAS) * 2) ** 2
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.intp]
@@ -40,12 +35,13 @@ def rescore(joint_scores_NK: NDArray, box_scores_N: ArrayLike, vis_thr: float) -
     return total_N / np.maximum(count_N, 1) * np.asarray(box_scores_N, dtype=np.float32)
 
 
-def oks_matrix(keypoints_NK2: NDArray, areas_N: NDArray) -> Floats:
+def oks_matrix(keypoints_NK2: NDArray, areas_N: NDArray, sigmas_K: NDArray) -> Floats:
     """Compute the OKS of every pair of poses, [N, N] float32 in 0..1.
 
     Args:
         keypoints_NK2: image pixels.
         areas_N: pixels²; a pair uses the mean of its two areas.
+        sigmas_K: of the skeleton; k_i = 2 sigma_i (https://cocodataset.org/#keypoints-eval).
     Source:
         mmpose's `oks_iou`: COCO's exp(-d² / (2 s² k²)), averaged over all joints.
     """
@@ -54,18 +50,20 @@ def oks_matrix(keypoints_NK2: NDArray, areas_N: NDArray) -> Floats:
     delta = points[:, None] - points[None, :]
     squared_NNK = delta[..., 0] ** 2 + delta[..., 1] ** 2
     area_NN1 = ((areas[:, None] + areas[None, :]) / 2)[..., None] + np.spacing(1)
-    similarity = np.exp(-(squared_NNK / _VARIANCES_K / area_NN1 / 2))
+    similarity = np.exp(-(squared_NNK / (np.asarray(sigmas_K) * 2) ** 2 / area_NN1 / 2))
     return (similarity.sum(axis=-1) / similarity.shape[-1]).astype(np.float32)
 
 
-def oks_nms(keypoints_NK2: NDArray, areas_N: NDArray, scores_N: NDArray, thr: float) -> Indices:
+def oks_nms(
+    keypoints_NK2: NDArray, areas_N: NDArray, scores_N: NDArray, sigmas_K: NDArray, thr: float
+) -> Indices:
     """Suppress the poses of one image: each kept pose removes lower-scored ones with OKS > thr.
 
     Returns:
         Indices of the kept poses, the best first.
     """
     order = _best_first(scores_N)
-    similar = oks_matrix(keypoints_NK2[order], areas_N[order]) > np.float32(thr)
+    similar = oks_matrix(keypoints_NK2[order], areas_N[order], sigmas_K) > np.float32(thr)
     alive = np.ones(len(order), dtype=bool)
     for i in range(len(order)):
         if alive[i]:
@@ -74,7 +72,7 @@ def oks_nms(keypoints_NK2: NDArray, areas_N: NDArray, scores_N: NDArray, thr: fl
 
 
 def soft_oks_nms(
-    keypoints_NK2: NDArray, areas_N: NDArray, scores_N: NDArray, thr: float
+    keypoints_NK2: NDArray, areas_N: NDArray, scores_N: NDArray, sigmas_K: NDArray, thr: float
 ) -> Indices:
     """Pick up to 20 poses of one image; a pick multiplies the others' scores by exp(-OKS² / thr).
 
@@ -83,7 +81,7 @@ def soft_oks_nms(
     Returns:
         Indices of the kept poses, in the order of the picks.
     """
-    oks = oks_matrix(keypoints_NK2, areas_N)
+    oks = oks_matrix(keypoints_NK2, areas_N, sigmas_K)
     order = _best_first(scores_N)
     scores = np.asarray(scores_N, dtype=np.float32)[order]
     picked: list[int] = []
@@ -105,6 +103,7 @@ def suppress(
     keypoints_NK2: NDArray,
     areas_N: NDArray,
     scores_N: NDArray,
+    sigmas_K: NDArray,
     *,
     thr: float,
     soft: bool,
@@ -115,6 +114,7 @@ def suppress(
         keypoints_NK2: image pixels.
         areas_N: pixels².
         scores_N: from `rescore`.
+        sigmas_K: of the skeleton.
         thr: OKS, 0..1.
         soft: use `soft_oks_nms` instead of `oks_nms`.
     Returns:
@@ -123,7 +123,7 @@ def suppress(
     kept: list[Indices] = []
     for rows in rows_by_image(image_ids_N):
         nms: Any = soft_oks_nms if soft else oks_nms
-        kept.append(rows[nms(keypoints_NK2[rows], areas_N[rows], scores_N[rows], thr)])
+        kept.append(rows[nms(keypoints_NK2[rows], areas_N[rows], scores_N[rows], sigmas_K, thr)])
     return np.concatenate(kept) if kept else np.zeros(0, dtype=np.intp)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from sdpose.config.schema import COCO, Skeleton
 from sdpose.data.coco import categories_of, persons_of
 from sdpose.data.tables import read_json
 from sdpose.documents import describe
@@ -41,8 +42,10 @@ class BoxFile:
         UserError: no such file, it holds something else, or two readings of it are possible.
     """
 
-    def __init__(self, path: Path, source: Source) -> None:
+    def __init__(self, path: Path, source: Source, skeleton: Skeleton = COCO) -> None:
+        """skeleton: of what is looked for; the category of the boxes has it, if any has."""
         self._path = path
+        self._skeleton = skeleton
         content = read_json(path)
         images, rows, categories = None, content, None
         if isinstance(content, dict):
@@ -120,7 +123,7 @@ class BoxFile:
     def _person_category(self, categories: Any, rows: Sequence[Any]) -> int:
         """Of the file's categories as `load_annotations` chooses; without any, of the rows' ids."""
         entries = categories_of(categories if isinstance(categories, list) else [])
-        for chosen in (persons_of(entries), entries):
+        for chosen in (persons_of(entries, self._skeleton), entries):
             if len(chosen) == 1:
                 return int(chosen[0]["id"])
         if entries:

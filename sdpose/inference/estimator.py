@@ -1,7 +1,7 @@
 """A model in use: persons of an image to their joints.
 
 The crops, the flip test and the decoding are those of the evaluation (`sdpose.evaluation.infer`),
-so that what is drawn is what was measured. N = persons, K = 17 joints.
+so that what is drawn is what was measured. N = persons, K joints.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sdpose.codec import decode
 from sdpose.config import Experiment
+from sdpose.config.schema import Skeleton
 from sdpose.data.images import read_image, warp_crop
 from sdpose.errors import UserError
 from sdpose.evaluation.infer import box_regions, predict_heatmaps
@@ -37,12 +38,14 @@ class Poses:
     """Of one image, a row for each box, in the boxes' order."""
 
     keypoints: NDArray[np.float32]
-    """[N,17,3]: x, y in image pixels (the first pixel's centre is 0, 0), and the joint's score, the
+    """[N,K,3]: x, y in image pixels (the first pixel's centre is 0, 0), and the joint's score, the
     height of its heatmap (about 0..1)."""
     scores: NDArray[np.float32]
     """[N]: the box's score x the mean of the joint scores above data_cfg.vis_thr; 0 if none is."""
     boxes: NDArray[np.float64]
     """[N,4]: x, y, width, height of what was looked at."""
+    skeleton: Skeleton
+    """What the K joints are."""
 
 
 class PoseEstimator:
@@ -80,15 +83,17 @@ class PoseEstimator:
                 f"{list(boxes_N4.shape)}"
             )
         scores_N = np.ones(len(boxes_N4)) if box_scores is None else np.asarray(box_scores)
-        return Poses(*self._estimate(pixels, boxes_N4, scores_N), boxes_N4)
+        return Poses(
+            *self._estimate(pixels, boxes_N4, scores_N), boxes_N4, self.experiment.keypoints
+        )
 
     def _estimate(
         self, pixels: NDArray[np.uint8], boxes_N4: NDArray[np.float64], box_scores_N: NDArray
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         cfg, test_cfg = self.experiment.data_cfg, self.experiment.model.test_cfg
-        padding = self.experiment.train_pipeline.padding
+        padding, skeleton = self.experiment.train_pipeline.padding, self.experiment.keypoints
         centers_N2, sizes_N2 = box_regions(boxes_N4, cfg, padding)
-        found = [np.zeros((0, 17, 3), np.float32)]
+        found = [np.zeros((0, skeleton.num_keypoints, 3), np.float32)]
         runtime: Any = self.runtime
         for start in range(0, len(boxes_N4), BATCH):
             part = slice(start, start + BATCH)
@@ -102,7 +107,7 @@ class PoseEstimator:
             )
             with torch.inference_mode():
                 crops = torch.from_numpy(crops_NHW3).to(self.device)
-                heatmaps_NKHW = predict_heatmaps(runtime, crops, test_cfg)
+                heatmaps_NKHW = predict_heatmaps(runtime, crops, test_cfg, skeleton.flip_index)
                 decoded_NK3 = decode(
                     heatmaps_NKHW,
                     centers_N2[part],

@@ -30,7 +30,7 @@ def export_program(model: SDPose, image_size: tuple[int, int]) -> ExportedProgra
     """The graph of `model.predict` for any batch; `image_size` is (width, height). Puts the
     model into eval mode.
 
-    Input: normalised RGB (N, 3, height, width) float32. Output: heatmaps (N, 17, h, w).
+    Input: normalised RGB (N, 3, height, width) float32. Output: heatmaps (N, K, h, w).
     """
     return torch.export.export(
         Predictor(model).eval(), (_example(model, image_size),), dynamic_shapes=_DYNAMIC_SHAPES

@@ -29,7 +29,6 @@ from sdpose.errors import UserError, how_to_install
 from sdpose.inference.estimator import Runtime
 from sdpose.inference.export import Predictor, export_onnx, export_program
 from sdpose.models import SDPose
-from sdpose.models.sdpose import NUM_KEYPOINTS
 from sdpose.registry.model_description import describe
 
 Format = Literal["onnx", "torchscript", "exported"]
@@ -203,12 +202,12 @@ class _Runtime:
                 f"{self._path} failed on images of shape {list(images_N3HW.shape)}: "
                 f"{_on_one_line(error)}"
             ) from None
-        expected = (len(images_N3HW), NUM_KEYPOINTS)
-        if not isinstance(heatmaps, Tensor) or heatmaps.ndim != 4 or heatmaps.shape[:2] != expected:
+        count = len(images_N3HW)
+        if not isinstance(heatmaps, Tensor) or heatmaps.ndim != 4 or len(heatmaps) != count:
             found = list(heatmaps.shape) if isinstance(heatmaps, Tensor) else type(heatmaps)
             raise UserError(
                 f"{self._path} is no model of this kind: expected heatmaps of shape "
-                f"(N, {NUM_KEYPOINTS}, h, w), got {found}"
+                f"({count}, keypoints, h, w), got {found}"
             )
         return heatmaps
 

@@ -90,7 +90,8 @@ def load_network(
         experiment = _experiment_beside(manifest)
     else:
         raise UserError(f"{name} does not say which experiment it is of: give --exp NAME")
-    return load_model(experiment.model, path, say=say), experiment
+    network = load_model(experiment.model, path, experiment.keypoints.num_keypoints, say=say)
+    return network, experiment
 
 
 def _refuse_signatures_of_files(
@@ -135,7 +136,9 @@ def _from_registry(
     with tempfile.TemporaryDirectory(prefix="sdpose-load-") as folder:
         weights = Path(folder) / "weights.safetensors"
         pull_version(store, version, weights)
-        return load_model(experiment.model, weights, name=name, say=say), experiment
+        num_keypoints = experiment.keypoints.num_keypoints
+        network = load_model(experiment.model, weights, num_keypoints, name=name, say=say)
+        return network, experiment
 
 
 def _is_exported(path: Path) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from sdpose.config.schema import Model
+from sdpose.config.schema import COCO, Model
 from sdpose.errors import UserError
 from sdpose.models.hrnet import HRNet3Stage
 from sdpose.models.load_report import LoadReport
@@ -47,18 +47,21 @@ MODELS: dict[str, Callable[[], SDPose]] = {
 BACKBONES: dict[str, type[StemNet]] = {"StemNet": StemNet, "HRNet_3stage": HRNet3Stage}
 
 
-def build_model(config: Model, initialise: bool = True) -> SDPose:
+def build_model(
+    config: Model, num_keypoints: int = COCO.num_keypoints, *, initialise: bool = True
+) -> SDPose:
     """Build the model of an experiment, initialised from torch's global generator.
 
     Args:
         config: `load_experiment(name).model`; `pretrained` is ignored (`load_backbone_weights`).
+        num_keypoints: of the experiment's skeleton.
         initialise: False if all weights are loaded afterwards: they are undefined until then, and
             building SDPose-B takes a quarter of the time.
     Raises:
         UserError: there is not enough memory.
     """
     try:
-        return _build(config, initialise)
+        return _build(config, num_keypoints, initialise)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "allocate" not in str(error):
             raise
@@ -68,10 +71,11 @@ def build_model(config: Model, initialise: bool = True) -> SDPose:
         ) from None
 
 
-def _build(config: Model, initialise: bool) -> SDPose:
+def _build(config: Model, num_keypoints: int, initialise: bool) -> SDPose:
     backbone, head = config.backbone, config.keypoint_head.tokenpose_cfg
     assert backbone.width is not None  # the schema fills it in
     return SDPose(
+        num_keypoints=num_keypoints,
         backbone=BACKBONES[backbone.type](width=backbone.width, num_blocks=backbone.num_blocks),
         feature_size=head.feature_size,
         heatmap_size=head.heatmap_size,
@@ -87,12 +91,18 @@ def _build(config: Model, initialise: bool) -> SDPose:
 
 
 def load_model(
-    config: Model, path: str | Path, *, name: str | None = None, say: Say | None = None
+    config: Model,
+    path: str | Path,
+    num_keypoints: int = COCO.num_keypoints,
+    *,
+    name: str | None = None,
+    say: Say | None = None,
 ) -> SDPose:
     """Build the model of an experiment and load all its weights from a file.
 
     Args:
         path: the file, of any layout that `read_checkpoint` reads.
+        num_keypoints: of the experiment's skeleton.
         name: the file's name in messages; default: its path.
         say: as for `load_weights`.
     Raises:
@@ -101,7 +111,7 @@ def load_model(
     """
     state, meta = read_checkpoint(path)
     with torch.device("meta"):
-        check_weights(build_model(config, initialise=False), name or path, state)
-    model = build_model(config, initialise=False)
+        check_weights(build_model(config, num_keypoints, initialise=False), name or path, state)
+    model = build_model(config, num_keypoints, initialise=False)
     apply_weights(model, name or path, state, meta, say=say)
     return model

@@ -17,8 +17,6 @@ from sdpose.models.hrnet import HRNet3Stage
 from sdpose.models.layers import HeatmapHead, TransformerLayer, patches, sine_position_embedding
 from sdpose.models.stemnet import StemNet
 
-NUM_KEYPOINTS = 17
-
 PositionEmbedding = Literal["sine-full", "sine", "learnable"]
 
 
@@ -39,6 +37,7 @@ class SDPose(nn.Module):
     """Backbone, tokens, `cycle_num` passes through one transformer, shared heatmap head.
 
     Args:
+        num_keypoints: K; one token each.
         backbone: maps images to a feature map; has `out_channels`.
         feature_size: (height, width) of the feature map; (64, 48) for 256x192 images.
         heatmap_size: (height, width).
@@ -59,6 +58,7 @@ class SDPose(nn.Module):
     def __init__(
         self,
         *,
+        num_keypoints: int = 17,
         backbone: StemNet,
         feature_size: tuple[int, int] = (64, 48),
         heatmap_size: tuple[int, int] = (64, 48),
@@ -73,13 +73,14 @@ class SDPose(nn.Module):
     ) -> None:
         super().__init__()
         rows, columns = feature_size[0] // patch_size[0], feature_size[1] // patch_size[1]
+        self.num_keypoints = num_keypoints
         self.patch_size = patch_size
         self.pos_embedding_type = pos_embedding_type
         self.cycle_num = cycle_num
-        self.keypoint_tokens = nn.Parameter(torch.zeros(1, NUM_KEYPOINTS, dim))
+        self.keypoint_tokens = nn.Parameter(torch.zeros(1, num_keypoints, dim))
         if pos_embedding_type == "learnable":
             self.position_embedding = nn.Parameter(
-                torch.zeros(1, NUM_KEYPOINTS + rows * columns, dim)
+                torch.zeros(1, num_keypoints + rows * columns, dim)
             )
         else:
             self.register_buffer("position_embedding", sine_position_embedding(rows, columns, dim))
@@ -126,7 +127,7 @@ class SDPose(nn.Module):
         """Compute the heatmaps [N, K, h, w] of the first cycle, and no further cycle."""
         with self._precision(images_N3HW.device.type):
             tokens_NTD, _ = self._cycle(self._tokens(images_N3HW), return_attention=False)
-            return self.heatmap_head(tokens_NTD[:, :NUM_KEYPOINTS])
+            return self.heatmap_head(tokens_NTD[:, : self.num_keypoints])
 
     def _precision(self, device: str) -> AbstractContextManager[object]:
         """In eval mode, replace bfloat16 autocast by float16 on a GPU and by float32 on a CPU.
@@ -148,11 +149,11 @@ class SDPose(nn.Module):
         outputs = []
         for _ in range(self.cycle_num):
             tokens_NTD, attention = self._cycle(tokens_NTD, return_attention)
-            keypoint_tokens_NKD = tokens_NTD[:, :NUM_KEYPOINTS]
+            keypoint_tokens_NKD = tokens_NTD[:, : self.num_keypoints]
             outputs.append(
                 CycleOutput(
                     heatmaps=self.heatmap_head(keypoint_tokens_NKD),
-                    vision_tokens=tokens_NTD[:, NUM_KEYPOINTS:],
+                    vision_tokens=tokens_NTD[:, self.num_keypoints :],
                     keypoint_tokens=keypoint_tokens_NKD,
                     attention=attention,
                 )
@@ -172,7 +173,7 @@ class SDPose(nn.Module):
 
     def _cycle(self, x_NTD: Tensor, return_attention: bool) -> tuple[Tensor, Tensor | None]:
         # Zeros at the keypoint tokens: one addition instead of a split and a concatenation.
-        positions_1TD = F.pad(self.position_embedding, (0, 0, NUM_KEYPOINTS, 0))
+        positions_1TD = F.pad(self.position_embedding, (0, 0, self.num_keypoints, 0))
         attention_NATT = None
         for index, layer in enumerate(self.layers):
             if index > 0 and self.pos_embedding_type == "sine-full":

@@ -31,10 +31,10 @@ from sdpose.data.pack.layout import (
     IMAGE_ROW,
     IMAGES,
     MANIFEST,
-    PERSON_ROW,
     PERSONS,
     DamagedManifestError,
     Manifest,
+    person_row,
     shard_name,
 )
 from sdpose.errors import UserError
@@ -210,7 +210,7 @@ class _Builder:
         return self._write(shard_name(number), pixels.data)
 
     def _person_rows(self) -> NDArray:
-        rows = np.zeros(len(self.persons), dtype=PERSON_ROW)
+        rows = np.zeros(len(self.persons), dtype=person_row(self.persons.visible.shape[1]))
         rows["image"] = np.searchsorted(self.image_index, self.persons.image_index)
         rows["ann_id"] = self.persons.ann_id
         rows["image_id"] = self.persons.image_id

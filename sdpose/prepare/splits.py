@@ -135,7 +135,7 @@ def read_split(experiment: Experiment, name: str, problems: list[str]) -> Split 
         problems.append(f"data.{name}.ann_file not found: {path.absolute()}{hint}")
         return None
     try:
-        return Split(split.ann_file, split.img_prefix, load_annotations(path))
+        return Split(split.ann_file, split.img_prefix, load_annotations(path, experiment.keypoints))
     except UserError as error:
         problems.append(str(error).replace("\n", "\n  "))
         return None

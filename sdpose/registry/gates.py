@@ -100,7 +100,7 @@ def _checks(version: ModelVersion, weights: Path) -> tuple[list[Verdict], SDPose
 
     experiment = experiment_of(version)
     try:
-        model = load_model(experiment.model, weights).eval()
+        model = load_model(experiment.model, weights, experiment.keypoints.num_keypoints).eval()
     except UserError as error:
         return [_verdict("loads", False, str(error).splitlines()[0])], None
     infinite = [
@@ -215,6 +215,11 @@ def _evaluate_again(
     ours, theirs = experiment_of(version), experiment_of(champion)
     if ours.data_cfg.image_size != theirs.data_cfg.image_size:
         raise UserError("the two models see crops of different sizes")
+    if ours.keypoints.keypoints != theirs.keypoints.keypoints:
+        raise UserError(
+            "the two models predict different keypoints: "
+            f"{', '.join(ours.keypoints.keypoints)} and {', '.join(theirs.keypoints.keypoints)}"
+        )
     model_section = theirs.model.model_copy(update={"test_cfg": ours.model.test_cfg})
     experiment = ours.model_copy(
         update={"data_root": data_root or ours.data_root, "model": model_section}
@@ -231,7 +236,7 @@ def _evaluate_again(
     with tempfile.TemporaryDirectory(prefix="sdpose-champion-") as folder:
         weights = Path(folder) / "weights.safetensors"
         store.get_file(blob_key(champion.sha256), weights, champion.sha256)
-        model = load_model(theirs.model, weights)
+        model = load_model(theirs.model, weights, theirs.keypoints.num_keypoints)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     gt = version.manifest["evaluation_settings"].get("bbox_source") == "ground truth"
     skipped = unusable_images(experiment, "val")

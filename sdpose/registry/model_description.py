@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from sdpose.config import Experiment
-from sdpose.skeleton import FLIP_INDEX, JOINT_NAMES, LIMBS, OKS_SIGMAS
 
 # ImageNet's, as sdpose.data.images has them (importing that would import OpenCV here).
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -13,7 +12,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def describe(experiment: Experiment) -> dict[str, Any]:
     """Architecture, input, output and decoding of an experiment's model, as JSON values."""
-    model, data = experiment.model, experiment.data_cfg
+    model, data, skeleton = experiment.model, experiment.data_cfg, experiment.keypoints
     width, height = data.image_size
     return {
         "architecture": {
@@ -37,7 +36,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
             "pixel_convention": "pixel centres have whole coordinates; a crop of width w spans w",
         },
         "output": {
-            "shape": ["N", len(JOINT_NAMES), data.heatmap_size[1], data.heatmap_size[0]],
+            "shape": ["N", skeleton.num_keypoints, data.heatmap_size[1], data.heatmap_size[0]],
             "meaning": f"a Gaussian of height 1, sigma {data.sigma} heatmap pixels, at the joint",
             "input_pixels_per_heatmap_pixel": [
                 width / data.heatmap_size[0],
@@ -46,9 +45,9 @@ def describe(experiment: Experiment) -> dict[str, Any]:
             "decoding": model.test_cfg.model_dump(mode="json"),
         },
         "keypoints": {
-            "names": list(JOINT_NAMES),
-            "flip_index": list(FLIP_INDEX),
-            "limbs": [list(limb) for limb in LIMBS],
-            "oks_sigmas": list(OKS_SIGMAS),
+            "names": list(skeleton.keypoints),
+            "flip_index": list(skeleton.flip_index),
+            "limbs": [list(limb) for limb in skeleton.limb_indices],
+            "oks_sigmas": list(skeleton.sigmas),
         },
     }

@@ -153,7 +153,7 @@ def _write_weights(checkpoint: Path, experiment: Experiment, target: Path) -> di
 
     from sdpose.models import build_model, load_weights
 
-    model = build_model(experiment.model, initialise=False)
+    model = build_model(experiment.model, experiment.keypoints.num_keypoints, initialise=False)
     meta = load_weights(model, checkpoint).meta  # refuses what does not fit
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     try:

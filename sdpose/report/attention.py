@@ -16,16 +16,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdpose.config import Experiment
+from sdpose.config.schema import COCO, Skeleton
 from sdpose.data.randomness import sample_keys
 from sdpose.evaluation.infer import normalize_crops
 from sdpose.losses import MaskedTokenDistilLoss, build_loss
 from sdpose.models import SDPose, load_model
 from sdpose.report.charts import picture
 from sdpose.report.example_poses import crop, image
+from sdpose.report.pose_figures import readable
 from sdpose.report.run_files import RunFiles
-from sdpose.skeleton import JOINT_NAMES, NUM_JOINTS
 
-JOINTS = (0, 5, 9, 10, 13, 16)  # nose, left shoulder, wrists, left knee, right ankle
+MOST_JOINTS = 6  # that are shown
+COCO_JOINTS = (0, 5, 9, 10, 13, 16)  # nose, left shoulder, wrists, left knee, right ankle
 WIDTH = 132  # of a picture, in its own pixels
 MIN_SIDE = 3  # of the grid of patches; coarser ones show nothing
 MIN_PEAK = 1.5  # strongest patch over the mean; below, all patches have one colour
@@ -65,7 +67,7 @@ def attention_panels(files: RunFiles, persons: Sequence[tuple[int, str]]) -> Tok
     """
     assert files.checkpoint is not None
     experiment = files.experiment
-    model = load_model(experiment.model, files.checkpoint)
+    model = load_model(experiment.model, files.checkpoint, experiment.keypoints.num_keypoints)
     size_wh = experiment.data_cfg.image_size
     padding = experiment.train_pipeline.padding
     crops_NHW3 = np.stack([crop(files, p, size_wh, padding)[0] for p, _ in persons])
@@ -74,7 +76,13 @@ def attention_panels(files: RunFiles, persons: Sequence[tuple[int, str]]) -> Tok
     size = WIDTH, round(WIDTH * size_wh[1] / size_wh[0])
     backgrounds = [_grey(c, size) for c in crops_NHW3]
     grid = _grid(experiment, model)
-    uniform = [number for number, o in enumerate(outputs, start=1) if _peak(o.attention) < MIN_PEAK]
+    skeleton = experiment.keypoints
+    joints = _shown_joints(skeleton)
+    uniform = [
+        number
+        for number, output in enumerate(outputs, start=1)
+        if _peak(output.attention[:, :, joints, model.num_keypoints :]) < MIN_PEAK
+    ]
     too_coarse = min(grid) < MIN_SIDE
     found = []
     for index, (person, title) in enumerate(persons):
@@ -88,12 +96,12 @@ def attention_panels(files: RunFiles, persons: Sequence[tuple[int, str]]) -> Tok
                     _overlay(
                         size,
                         backgrounds[index],
-                        _glow(attention_TT[joint, NUM_JOINTS:].reshape(grid)),
-                        f"Attention of the {_name(joint)} token in cycle {number}",
+                        _glow(attention_TT[joint, model.num_keypoints :].reshape(grid)),
+                        f"Attention of the {readable(skeleton, joint)} token in cycle {number}",
                     ),
-                    f"{_name(joint)} ({100 * attention_TT[joint, NUM_JOINTS:].sum():.0f} %)",
+                    f"{readable(skeleton, joint)} ({100 * attention_TT[joint, model.num_keypoints :].sum():.0f} %)",
                 )
-                for joint in JOINTS
+                for joint in joints
             ]
             cycles.append((f"Cycle {number}", tiles))
         masks = _masks(files, outputs, index, person, grid, size, backgrounds[index])
@@ -111,9 +119,16 @@ def attention_panels(files: RunFiles, persons: Sequence[tuple[int, str]]) -> Tok
     return Tokens(found, _masking(experiment), left_out)
 
 
-def _peak(attention_NhTT: Tensor) -> float:
+def _shown_joints(skeleton: Skeleton) -> list[int]:
+    if skeleton == COCO:
+        return list(COCO_JOINTS)
+    count = min(MOST_JOINTS, skeleton.num_keypoints)
+    return [i * skeleton.num_keypoints // count for i in range(count)]
+
+
+def _peak(attention_NhJV: Tensor) -> float:
     """Of all joints that are shown: the strongest patch over the mean of the patches."""
-    patches_NJV = attention_NhTT.mean(dim=1)[:, JOINTS, NUM_JOINTS:]
+    patches_NJV = attention_NhJV.mean(dim=1)
     mean_NJ = patches_NJV.mean(dim=2).clamp(min=1e-12)
     return float((patches_NJV.amax(dim=2) / mean_NJ).max())
 
@@ -145,7 +160,10 @@ def _masks(
         if isinstance(loss.keypoint_tokens, MaskedTokenDistilLoss):
             tokens = teacher.keypoint_tokens[index : index + 1]  # type: ignore[attr-defined]
             masked = loss.keypoint_tokens.masked(tokens, keys_N, 2 * pair + KEYPOINTS)[0]
-            names = ", ".join(_name(int(k)) for k in masked.nonzero()[:, 0]) or "none"
+            names = (
+                ", ".join(readable(experiment.keypoints, int(k)) for k in masked.nonzero()[:, 0])
+                or "none"
+            )
             tiles.append(Tile(Markup(""), f"Keypoint tokens that are masked, {where}: {names}"))
     return tiles
 
@@ -198,10 +216,6 @@ def _shade(masked_hw: Tensor) -> NDArray[np.uint8]:
     rgba = np.zeros((*masked_hw.shape, 4), np.uint8)
     rgba[..., 3] = np.where(masked_hw.numpy(), 215, 0)
     return rgba
-
-
-def _name(joint: int) -> str:
-    return JOINT_NAMES[joint].replace("_", " ")
 
 
 def worst_middle_best(order: NDArray[np.intp]) -> list[tuple[int, str]]:

@@ -1,7 +1,7 @@
 """COCO's precision, cut in other ways: by OKS threshold and recall, size of person, and joint.
 
 All of it is pycocotools' own evaluation of the same results, so that every number here is one that
-its users could get from it. T = OKS thresholds, R = 101 recalls, K = 17 joints.
+its users could get from it. T = OKS thresholds, R = 101 recalls, K joints.
 """
 
 from __future__ import annotations

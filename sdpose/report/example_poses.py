@@ -8,15 +8,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
+from sdpose.config.schema import Skeleton
 from sdpose.data.images import ImageError, read_image, warp_crop
 from sdpose.geometry import apply_affine, box_to_center_size, crop_affine
 from sdpose.report.charts import picture
 from sdpose.report.keypoint_errors import ERROR_KINDS, KINDS, Matches
+from sdpose.report.pose_figures import readable
 from sdpose.report.run_files import RunFiles
-from sdpose.skeleton import JOINT_NAMES, LIMBS
 
 SIZE_WH = (210, 280)
 MARGIN = 1.4  # of the picture over the person's box
@@ -69,9 +70,9 @@ def _person(files: RunFiles, matches: Matches, index: int) -> Person:
         *SIZE_WH,
         f"A person with predicted and annotated joints, OKS {matches.oks[index]:.2f}",
         image(pixels),
-        _skeleton(truth, labelled, "truth"),
-        _skeleton(predicted, labelled, ""),
-        _marks(predicted, kinds),
+        _limbs(annotations.skeleton, truth, labelled, "truth"),
+        _limbs(annotations.skeleton, predicted, labelled, ""),
+        _marks(annotations.skeleton, predicted, kinds),
     )
     counts = [(KINDS[kind], int((kinds == kind).sum())) for kind in ERROR_KINDS]
     errors = ", ".join(f"{name} {n}" for name, n in counts if n) or "no errors"
@@ -113,26 +114,28 @@ def image(pixels: NDArray[np.uint8], css: str = "") -> Markup:
     ).format(css, kind, base64.b64encode(data.tobytes()).decode())
 
 
-def _skeleton(points: NDArray[np.float64], seen: NDArray[np.bool_], css: str) -> Markup:
+def _limbs(
+    skeleton: Skeleton, points: NDArray[np.float64], seen: NDArray[np.bool_], css: str
+) -> Markup:
     parts = []
-    for a, b in LIMBS:
+    for a, b in skeleton.limb_indices:
         if seen[a] and seen[b]:
             (x1, y1), (x2, y2) = points[a], points[b]
             line = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
             if not css:
                 parts.append(f'<line class="limb under" {line}/>')
-            parts.append(f'<line class="limb {css or _limb_side(a, b)}" {line}/>')
+            parts.append(f'<line class="limb {css or _limb_side(skeleton, a, b)}" {line}/>')
     return Markup("".join(parts))
 
 
-def _marks(points: NDArray[np.float64], kinds: NDArray[np.int8]) -> Markup:
+def _marks(skeleton: Skeleton, points: NDArray[np.float64], kinds: NDArray[np.int8]) -> Markup:
     """A dot for a joint that is good, a ring in the error's colour for one that is not."""
     parts = []
     for joint, ((x, y), kind) in enumerate(zip(points, kinds.tolist(), strict=True)):
         if kind >= 0:
             name = KINDS[kind]
             radius = 2.5 if name == "good" else 5
-            title = f"{JOINT_NAMES[joint].replace('_', ' ')}: {name}"
+            title = escape(f"{readable(skeleton, joint)}: {name}")
             parts.append(
                 f'<circle class="joint {name}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}">'
                 f"<title>{title}</title></circle>"
@@ -140,6 +143,6 @@ def _marks(points: NDArray[np.float64], kinds: NDArray[np.int8]) -> Markup:
     return Markup("".join(parts))
 
 
-def _limb_side(a: int, b: int) -> str:
-    sides = {"left" if j % 2 else "right" for j in (a, b) if j}
+def _limb_side(skeleton: Skeleton, a: int, b: int) -> str:
+    sides = {skeleton.sides[joint] for joint in (a, b)} - {""}
     return sides.pop() if len(sides) == 1 else "middle"

@@ -3,7 +3,7 @@
 The taxonomy of Ronchi & Perona, "Benchmarking and Error Diagnosis in Multi-Instance Pose
 Estimation" (ICCV 2017, arXiv 1707.05388), section 3.1, decided as the authors' coco-analyze does.
 
-M = poses that are matched to a person, K = 17 joints, P = persons of one image.
+M = poses that are matched to a person, K joints, P = persons of one image.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sdpose.config.schema import Skeleton
 from sdpose.data.coco import CocoAnnotations
 from sdpose.evaluation.coco_ap import average_precision, coco_evaluation
-from sdpose.skeleton import FLIP_INDEX, OKS_SIGMAS
 
 KINDS = ("good", "jitter", "inversion", "swap", "miss")
 GOOD, JITTER, INVERSION, SWAP, MISS = range(5)
@@ -25,10 +25,6 @@ ERROR_KINDS = (JITTER, INVERSION, SWAP, MISS)
 
 MATCH_OKS = 0.1  # a pose belongs to a person from this OKS on (coco-analyze's oksLocThrs)
 NEAR, ON = 0.5, 0.85  # keypoint similarities: near a joint, on it (its jitterKsThrs)
-
-# (2 sigma)², the k² of COCO's OKS.
-_VARIANCES_K = (2 * np.array(OKS_SIGMAS)) ** 2
-_FLIP = list(FLIP_INDEX)
 
 Array = NDArray[np.float64]
 
@@ -50,18 +46,20 @@ class Matches:
         return int((self.kinds == kind).sum())
 
 
-def keypoint_similarity(points_K2: Array, joints_PK2: Array, areas_P: Array) -> Array:
+def keypoint_similarity(
+    points_K2: Array, joints_PK2: Array, areas_P: Array, variances_K: Array
+) -> Array:
     """exp(-d² / (2 s² k²)) of every joint to the same joint of P persons, float64[P,K] in 0..1.
 
-    s² is the person's area in pixels², k twice COCO's sigma
+    s² is the person's area in pixels², k² the variance: k is twice the skeleton's sigma
     (https://cocodataset.org/#keypoints-eval).
     """
     squared_PK = ((points_K2 - joints_PK2) ** 2).sum(axis=-1)
-    return np.exp(-squared_PK / _VARIANCES_K / (areas_P[:, None] + np.spacing(1)) / 2)
+    return np.exp(-squared_PK / variances_K / (areas_P[:, None] + np.spacing(1)) / 2)
 
 
 def joint_errors(
-    points_K2: Array, joints_PK3: Array, areas_P: Array, person: int
+    points_K2: Array, joints_PK3: Array, areas_P: Array, person: int, skeleton: Skeleton
 ) -> tuple[NDArray[np.int8], Array, Array]:
     """Kinds, similarities and nearest similarities ([K] each) of one pose of person `person`.
 
@@ -69,12 +67,13 @@ def joint_errors(
     most similar one decides: none above 0.5: a miss; itself: good from 0.85 on, else jitter; its
     own mirror image: an inversion; a joint of another person: a swap.
     """
+    flip, variances_K = np.array(skeleton.flip_index), _variances(skeleton)
     labelled_PK = joints_PK3[:, :, 2] > 0
-    same_PK = keypoint_similarity(points_K2, joints_PK3[:, :, :2], areas_P)
-    mirrored_PK = keypoint_similarity(points_K2, joints_PK3[:, _FLIP, :2], areas_P)
+    same_PK = keypoint_similarity(points_K2, joints_PK3[:, :, :2], areas_P, variances_K)
+    mirrored_PK = keypoint_similarity(points_K2, joints_PK3[:, flip, :2], areas_P, variances_K)
     same_PK = np.where(labelled_PK, same_PK, 0.0)
-    mirrored_PK = np.where(labelled_PK[:, _FLIP], mirrored_PK, 0.0)
-    mirrored_PK[:, 0] = 0.0  # the nose is its own mirror image
+    mirrored_PK = np.where(labelled_PK[:, flip], mirrored_PK, 0.0)
+    mirrored_PK[:, flip == np.arange(len(flip))] = 0.0  # as the nose, its own mirror image
     others = np.arange(len(joints_PK3)) != person
     own_K, inverted_K = same_PK[person], mirrored_PK[person]
     foreign_K = np.maximum(
@@ -95,6 +94,11 @@ def joint_errors(
     )
     own_K = np.where(labelled_PK[person], own_K, np.nan)
     return kinds_K.astype(np.int8), own_K, np.where(labelled_PK[person], nearest_K, np.nan)
+
+
+def _variances(skeleton: Skeleton) -> Array:
+    """[K]: (2 sigma)², the k² of OKS."""
+    return (2 * np.array(skeleton.sigmas)) ** 2
 
 
 def match(annotations: CocoAnnotations, results: list[dict[str, Any]]) -> Matches:
@@ -119,7 +123,11 @@ def match(annotations: CocoAnnotations, results: list[dict[str, Any]]) -> Matche
             there = in_image[int(annotations.ann_image_index[person])]
             points_K2 = np.array(results[row]["keypoints"]).reshape(-1, 3)[:, :2]
             joints_PK3, areas_P = annotations.keypoints[there], annotations.areas[there]
-            judged.append(joint_errors(points_K2, joints_PK3, areas_P, there.index(person)))
+            judged.append(
+                joint_errors(
+                    points_K2, joints_PK3, areas_P, there.index(person), annotations.skeleton
+                )
+            )
             rows.append(row)
             persons.append(person)
     num_joints = annotations.keypoints.shape[1]
@@ -148,10 +156,11 @@ def corrected_ap(
     """
     target = {JITTER: np.full_like(matches.nearest, ON), MISS: np.full_like(matches.nearest, NEAR)}
     similarity_MK = np.clip(target.get(kind, matches.nearest), np.spacing(1), 1.0)
+    variances_K = _variances(annotations.skeleton)
     repaired = [dict(result) for result in results]
     for m, k in np.argwhere(matches.kinds == kind).tolist():
         person = matches.persons[m]
-        scale = 2 * annotations.areas[person] * _VARIANCES_K[k]
+        scale = 2 * annotations.areas[person] * variances_K[k]
         distance = float(np.sqrt(-np.log(similarity_MK[m, k]) * scale))
         entry = repaired[int(matches.rows[m])]
         keypoints = list(entry["keypoints"])

@@ -95,10 +95,13 @@ def _evaluated(files: RunFiles) -> Evaluated:
     evaluated = Evaluated(
         precision=[
             pose_figures.precision_recall(curves),
-            pose_figures.by_joint(curves),
+            pose_figures.by_joint(curves, files.experiment.keypoints),
             pose_figures.by_size(curves),
         ],
-        errors=[pose_figures.errors_by_joint(matches), pose_figures.oks_histogram(matches)],
+        errors=[
+            pose_figures.errors_by_joint(matches, files.experiment.keypoints),
+            pose_figures.oks_histogram(matches),
+        ],
         error_rows=rows,
         error_text=text,
         calibration=_calibration(files, matches),

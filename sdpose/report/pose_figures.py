@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from sdpose.config.schema import Skeleton
 from sdpose.report.calibration import Reliability
 from sdpose.report.charts import Axis, Part, Plot, axis_for, rows
 from sdpose.report.curves import SIZE_EDGES, Curves, mean
 from sdpose.report.keypoint_errors import ERROR_KINDS, KINDS, UNLABELLED, Matches
 from sdpose.report.training_figures import Figure
-from sdpose.skeleton import JOINT_NAMES
 
 LABELLED = (0, 5, 9)  # of the OKS thresholds: 0.50, 0.75, 0.95
 
@@ -38,21 +38,21 @@ def precision_recall(curves: Curves) -> Figure:
     return Figure("Precision and recall by OKS", plot.render(), legend, note + ".")
 
 
-def by_joint(curves: Curves) -> Figure:
+def by_joint(curves: Curves, skeleton: Skeleton) -> Figure:
     labels, bars, texts = [], [], []
-    for name, joints in _joints_by_part():
+    for name, joints in joints_by_part(skeleton):
         labels.append(name)
         values = [float(curves.joint_ap[j]) for j in joints]
         bars.append(
             [
-                [Part(v, _side(j), f"{JOINT_NAMES[j].replace('_', ' ')}: AP {v:.3f}")]
+                [Part(v, skeleton.sides[j] or "middle", f"{readable(skeleton, j)}: AP {v:.3f}")]
                 for j, v in zip(joints, values, strict=True)
             ]
         )
         average = mean(np.array(values))
         texts.append("–" if np.isnan(average) else f"{average:.3f}")
     svg = rows(labels, bars, texts, full=1.0, description="Average precision of each joint")
-    legend = [("left", "left"), ("right", "right"), ("middle", "nose")]
+    legend = [("left", "left"), ("right", "right"), ("middle", middle_legend(skeleton))]
     return Figure("AP by joint", svg, legend, "Numbers: mean of left and right.")
 
 
@@ -74,15 +74,15 @@ def by_size(curves: Curves) -> Figure:
     return Figure("AP by size of person", svg, (), note)
 
 
-def errors_by_joint(matches: Matches) -> Figure:
+def errors_by_joint(matches: Matches, skeleton: Skeleton) -> Figure:
     labels, bars, texts = [], [], []
-    for name, joints in _joints_by_part():
+    for name, joints in joints_by_part(skeleton):
         labels.append(name)
         stacks = []
         for joint in joints:
             kinds = matches.kinds[:, joint]
             total = max(int((kinds != UNLABELLED).sum()), 1)
-            title = JOINT_NAMES[joint].replace("_", " ")
+            title = readable(skeleton, joint)
             stacks.append(
                 [
                     Part(
@@ -144,14 +144,42 @@ def oks_histogram(matches: Matches) -> Figure:
     return Figure("Poses by OKS", plot.render(), (), f"Median {median:.3f}.")
 
 
-def _joints_by_part() -> list[tuple[str, list[int]]]:
-    """nose: [0], eyes: [left, right], ..."""
-    parts: dict[str, list[int]] = {}
-    for joint, name in enumerate(JOINT_NAMES):
-        part = name.split("_")[-1]
-        parts.setdefault(part if part == "nose" else f"{part}s", []).append(joint)
-    return list(parts.items())
+def joints_by_part(skeleton: Skeleton) -> list[tuple[str, list[int]]]:
+    """Group the keypoints of a skeleton: nose: [0], eyes: [left, right], ..."""
+    parts: dict[int, tuple[str, list[int]]] = {}
+    for joint, partner in enumerate(skeleton.flip_index):
+        if partner == joint:
+            parts[joint] = readable(skeleton, joint), [joint]
+        elif skeleton.sides[joint] == "left":
+            first = min(joint, partner)
+            parts[first] = (
+                _both(readable(skeleton, joint), readable(skeleton, partner)),
+                [
+                    joint,
+                    partner,
+                ],
+            )
+    return [parts[first] for first in sorted(parts)]
 
 
-def _side(joint: int) -> str:
-    return "middle" if joint == 0 else "left" if joint % 2 else "right"
+def _both(left: str, right: str) -> str:
+    """The words that the names of a pair share, in the plural.
+
+    >>> _both("left eye", "right eye"), _both("L1", "R1")
+    ('eyes', 'L1, R1')
+    """
+    others = right.split()
+    words = [word for word in left.split() if word in others]
+    if not words:
+        return f"{left}, {right}"
+    return " ".join(words) + "s" * words[-1].isascii()
+
+
+def readable(skeleton: Skeleton, joint: int) -> str:
+    """Return a keypoint's name for people: "left eye"."""
+    return skeleton.keypoints[joint].replace("_", " ")
+
+
+def middle_legend(skeleton: Skeleton) -> str:
+    middle = [readable(skeleton, j) for j, side in enumerate(skeleton.sides) if not side]
+    return middle[0] if len(middle) == 1 else "neither"

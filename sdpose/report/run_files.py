@@ -101,7 +101,7 @@ def _read_results(files: RunFiles, path: Path | None) -> None:
 def _read_annotations(files: RunFiles) -> None:
     path = Path(files.experiment.data_root) / files.experiment.data.val.ann_file
     try:
-        annotations = load_annotations(path)
+        annotations = load_annotations(path, files.experiment.keypoints)
         files.annotations = annotations.without_images(unusable_images(files.experiment, "val"))
     except UserError as error:
         files.missing["annotations"] = f"The validation set cannot be read here: {error}"

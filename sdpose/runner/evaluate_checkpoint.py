@@ -36,7 +36,12 @@ def evaluate_checkpoint(
     with process_group() as world, ConsoleProgress("evaluating", "boxes") as progress:
         if dataset_digest is not None:
             on_main(world, lambda: _check_data(experiment, dataset_digest), timeout=PREPARE_TIMEOUT)
-        model = load_model(experiment.model, checkpoint, say=log.info if world.is_main else _ignore)
+        model = load_model(
+            experiment.model,
+            checkpoint,
+            experiment.keypoints.num_keypoints,
+            say=log.info if world.is_main else _ignore,
+        )
         result = evaluate(
             model.to(world.device),
             experiment,

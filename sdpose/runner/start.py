@@ -41,7 +41,10 @@ def begin(
             start = start_anew(experiment, say)
         else:
             start = find_start(experiment, *open_mirror(experiment, say), say)
-        check_fits(experiment, start, build_model(experiment.model, initialise=False))
+        num_keypoints = experiment.keypoints.num_keypoints
+        check_fits(
+            experiment, start, build_model(experiment.model, num_keypoints, initialise=False)
+        )
         return start
 
     def look() -> PreparedDataset:

@@ -112,7 +112,7 @@ def build_run(
     """
     torch.manual_seed(experiment.seed)
     torch.backends.cudnn.benchmark = True  # all batches have the same shape
-    model = build_model(experiment.model)
+    model = build_model(experiment.model, experiment.keypoints.num_keypoints)
     # Rank 0 reads the files and broadcasts: the other ranks need no access to them.
     model.load_state_dict(
         on_main(world, lambda: _initial_weights(experiment, model, checkpoint, events.say))

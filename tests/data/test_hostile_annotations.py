@@ -14,12 +14,12 @@ import pytest
 
 from sdpose.checks.quick_check import quick_check
 from sdpose.config import parse_experiment
+from sdpose.config.schema import COCO
 from sdpose.data.coco import load_annotations
 from sdpose.data.detections import load_detections
 from sdpose.errors import UserError
 from sdpose.prepare.dataset import prepare_coco
 from sdpose.prepare.splits import Split
-from sdpose.skeleton import JOINT_NAMES
 
 VALUES = (
     *(None, True, 0, -1, 0.5, 2**70, 10**400, 1e308, float("nan"), float("inf")),
@@ -36,7 +36,7 @@ def document() -> dict[str, Any]:
     person |= {"iscrowd": 0, "num_keypoints": 17, "keypoints": [20, 30, 2] * 17}
     return {
         "images": [{"id": 1, "file_name": "1.jpg", "width": 60, "height": 80, "license": 4}],
-        "categories": [{"id": 1, "name": "person", "keypoints": list(JOINT_NAMES)}],
+        "categories": [{"id": 1, "name": "person", "keypoints": list(COCO.keypoints)}],
         "licenses": [{"id": 4, "name": "CC", "url": "u"}],
         "annotations": [person, person | {"id": 2}, person | {"id": 3, "category_id": 2}],
     }

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sdpose.config.schema import COCO
 from sdpose.data.coco import CocoAnnotations, load_annotations
 from sdpose.data.person_rules import lost_persons
 from sdpose.errors import UserError
 from sdpose.prepare.plausibility import odd_boxes, odd_coordinates
 from sdpose.prepare.splits import Split
-from sdpose.skeleton import JOINT_NAMES
 
 WIDTH, HEIGHT = 640, 480
 NUMBER = 40
@@ -49,7 +49,7 @@ def read(tmp_path: Path) -> Callable[..., CocoAnnotations]:
             people.append(person)
         document = {
             "images": [{"id": 1, "file_name": "1.jpg", "width": WIDTH, "height": HEIGHT}],
-            "categories": [{"id": 1, "name": "person", "keypoints": JOINT_NAMES}],
+            "categories": [{"id": 1, "name": "person", "keypoints": COCO.keypoints}],
             "annotations": people,
         }
         path = tmp_path / "annotations.json"

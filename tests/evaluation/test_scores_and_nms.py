@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sdpose.config.schema import COCO
 from sdpose.evaluation.nms import (
     SOFT_NMS_MAX_POSES,
     oks_matrix,
@@ -19,7 +20,6 @@ from sdpose.evaluation.nms import (
     soft_oks_nms,
     suppress,
 )
-from sdpose.skeleton import OKS_SIGMAS
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +63,11 @@ def test_oks_and_kept_poses_of_one_image(arrays, facts):
 
 def plain_oks(a, b, area_a, area_b):
     total = 0.0
-    for (xa, ya), (xb, yb), sigma in zip(a, b, OKS_SIGMAS, strict=True):
+    for (xa, ya), (xb, yb), sigma in zip(a, b, COCO.sigmas, strict=True):
         variance = (2 * sigma) ** 2
         distance = float(xa - xb) ** 2 + float(ya - yb) ** 2
         total += math.exp(-distance / variance / ((area_a + area_b) / 2 + np.spacing(1)) / 2)
-    return total / len(OKS_SIGMAS)
+    return total / len(COCO.sigmas)
 
 
 def plain_nms(keypoints, areas, scores, threshold):

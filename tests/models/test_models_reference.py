@@ -16,10 +16,10 @@ from reference_weights import REFERENCE_FILES, reference_table
 from torch import Tensor
 
 from sdpose.config import load_experiment
+from sdpose.config.schema import COCO
 from sdpose.losses import build_loss
 from sdpose.models import MODELS, SDPose, build_model
 from sdpose.models.names import official_name, our_name
-from sdpose.skeleton import FLIP_INDEX
 
 HEATMAP, TOKEN = 1e-5, 1e-4
 VARIANTS = {"n002": "", "fan": "fan_"}
@@ -121,7 +121,7 @@ def test_outputs_of_every_cycle(
 
     with torch.no_grad():
         mirrored = model.predict(images.flip(3))
-    mirrored = mirrored[:, list(FLIP_INDEX)].flip(3)
+    mirrored = mirrored[:, list(COCO.flip_index)].flip(3)
     mirrored[..., 1:] = mirrored[..., :-1].clone()
     average = (first_cycle + mirrored) / 2
     assert_close(samples(average, data["pred_idx"]), data[f"{prefix}flip_avg_samples"], HEATMAP)

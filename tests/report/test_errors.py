@@ -9,6 +9,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from sdpose.config.schema import COCO
 from sdpose.data.coco import CocoAnnotations, load_annotations
 from sdpose.evaluation.coco_ap import average_precision, coco_dataset
 from sdpose.report.curves import precision_curves
@@ -24,7 +25,6 @@ from sdpose.report.keypoint_errors import (
     keypoint_similarity,
     match,
 )
-from sdpose.skeleton import FLIP_INDEX, OKS_SIGMAS
 from sdpose.tools.synthetic.dataset import write_synthetic_coco
 
 AREA = 100.0**2
@@ -60,7 +60,7 @@ def noisy(annotations: CocoAnnotations) -> list[dict[str, Any]]:
     size = np.sqrt(annotations.areas)[:, None, None]
     keypoints[:, :, :2] += rng.normal(0, 0.07, keypoints[:, :, :2].shape) * size
     inverted = rng.random(len(keypoints)) < 0.2
-    keypoints[inverted] = keypoints[inverted][:, list(FLIP_INDEX)]
+    keypoints[inverted] = keypoints[inverted][:, list(COCO.flip_index)]
     return results_of(annotations, keypoints)
 
 
@@ -76,7 +76,7 @@ def two_persons() -> np.ndarray:
 
 def offset(joint: int, similarity: float) -> float:
     """How far away a joint has this similarity."""
-    return float(np.sqrt(-np.log(similarity) * 2 * AREA * (2 * OKS_SIGMAS[joint]) ** 2))
+    return float(np.sqrt(-np.log(similarity) * 2 * AREA * (2 * COCO.sigmas[joint]) ** 2))
 
 
 def test_every_kind_of_error_is_told_from_the_others() -> None:

@@ -25,10 +25,12 @@ from sdpose.config.schema.model import (
 from sdpose.config.schema.outputs import CheckpointConfig, Evaluation, LogConfig, LogHook
 from sdpose.config.schema.promotion import Promotion, Registry
 from sdpose.config.schema.section import Section
+from sdpose.config.schema.skeleton import COCO, Skeleton, preset, preset_names
 from sdpose.config.schema.sweep import EarlyStopping, Sweep
 from sdpose.config.schema.training import Ema, GradClip, LrConfig, Optimizer, OptimizerConfig
 
 __all__ = [
+    "COCO",
     "Backbone",
     "CheckpointConfig",
     "Data",
@@ -49,6 +51,7 @@ __all__ = [
     "Promotion",
     "Registry",
     "Section",
+    "Skeleton",
     "Sweep",
     "TestCfg",
     "TokenDistilLoss",
@@ -57,4 +60,6 @@ __all__ = [
     "TrainSplit",
     "ValDataloader",
     "ValSplit",
+    "preset",
+    "preset_names",
 ]

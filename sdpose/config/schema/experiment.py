@@ -20,8 +20,10 @@ from sdpose.config.schema.section import (
     WeightsFile,
     is_name,
 )
+from sdpose.config.schema.skeleton import COCO, Skeleton, SkeletonChoice
 from sdpose.config.schema.sweep import EarlyStopping
 from sdpose.config.schema.training import Amp, Ema, LrConfig, Optimizer, OptimizerConfig
+from sdpose.errors import UserError
 
 # The feature map of every backbone has a quarter of the image's resolution.
 BACKBONE_STRIDE = 4
@@ -58,6 +60,12 @@ class Experiment(Section):
         None,
         description="continue this checkpoint; auto: the newest intact one of the work dir or its "
         "mirror, if any",
+        examples=["auto"],
+    )
+    skeleton: SkeletonChoice = Field(
+        COCO,
+        description="a shipped skeleton (coco, crowdpose, mpii, coco_wholebody, ap10k, hand21), "
+        "auto (from the category of the training file), or the keys below it",
         examples=["auto"],
     )
     model: Model = Model()
@@ -110,6 +118,20 @@ class Experiment(Section):
         description="stop with the weaker trials of a sweep; null: go on to total_epochs",
         examples=[{"folder": "work_dirs/rungs"}],
     )
+
+    @property
+    def keypoints(self) -> Skeleton:
+        """The skeleton, once it is known.
+
+        Raises:
+            UserError: it is `auto`, and this program does not read the training file.
+        """
+        if self.skeleton is None:
+            raise UserError(
+                "skeleton: auto is read from the training file, which is not read here: write the "
+                "skeleton into the experiment; `sdpose skeleton show` prints it"
+            )
+        return self.skeleton
 
     @model_validator(mode="before")
     @classmethod

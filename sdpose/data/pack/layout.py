@@ -9,23 +9,26 @@ import numpy as np
 
 from sdpose.documents import parse_json
 from sdpose.errors import UserError
-from sdpose.skeleton import NUM_JOINTS
 
 FORMAT = "sdpose-pack/1"
 MANIFEST = "manifest.json"
 IMAGES, PERSONS = "images.npy", "persons.npy"
 
 IMAGE_ROW = np.dtype([("shard", "<i4"), ("width", "<i4"), ("height", "<i4"), ("offset", "<i8")])
-PERSON_ROW = np.dtype(
-    [
-        ("image", "<i4"),  # row of images.npy
-        ("ann_id", "<i8"),
-        ("image_id", "<i8"),
-        ("box_xywh", "<f8", (4,)),
-        ("joints", "<f4", (NUM_JOINTS, 2)),
-        ("visible", "<f4", (NUM_JOINTS,)),
-    ]
-)
+
+
+def person_row(num_joints: int) -> np.dtype:
+    """Return the type of the rows of persons.npy."""
+    return np.dtype(
+        [
+            ("image", "<i4"),  # row of images.npy
+            ("ann_id", "<i8"),
+            ("image_id", "<i8"),
+            ("box_xywh", "<f8", (4,)),
+            ("joints", "<f4", (num_joints, 2)),
+            ("visible", "<f4", (num_joints,)),
+        ]
+    )
 
 
 class DamagedManifestError(UserError):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdpose.data.coco import Persons
-from sdpose.data.pack.layout import IMAGES, MANIFEST, PERSON_ROW, PERSONS, Manifest, shard_name
+from sdpose.data.pack.layout import IMAGES, MANIFEST, PERSONS, Manifest, shard_name
 from sdpose.errors import UserError
 
 # Open at a time; far below the usual limit of 1024.
@@ -54,11 +54,15 @@ class Pack:
         """The number of persons."""
         return self._person_file[1]
 
+    @property
+    def num_joints(self) -> int:
+        return int(self._person_file[2]["visible"].shape[0])
+
     @cached_property
-    def _person_file(self) -> tuple[int, int]:
-        """The offset of its rows in bytes, and their number."""
+    def _person_file(self) -> tuple[int, int, np.dtype]:
+        """The offset of its rows in bytes, their number, and their type."""
         rows = np.load(self.folder / PERSONS, mmap_mode="r")
-        return rows.offset, len(rows)
+        return rows.offset, len(rows), rows.dtype
 
     def read_persons(self, persons_N: NDArray[np.int64]) -> Persons:
         """Read persons as in `CocoAnnotations.persons`, with `image_index` into `images`.
@@ -66,8 +70,8 @@ class Pack:
         The rows are not memory-mapped: touched pages of a map count as the process's memory, and an
         epoch touches all of them.
         """
-        offset, _ = self._person_file
-        size = PERSON_ROW.itemsize
+        offset, _, row = self._person_file
+        size = row.itemsize
         data = bytearray(size * len(persons_N))
         view = memoryview(data)
         file = os.open(self.folder / PERSONS, os.O_RDONLY)
@@ -76,7 +80,7 @@ class Pack:
                 os.preadv(file, [view[n * size : (n + 1) * size]], offset + person * size)
         finally:
             os.close(file)
-        rows = np.frombuffer(data, dtype=PERSON_ROW)
+        rows = np.frombuffer(data, dtype=row)
         return Persons(
             image_index=rows["image"],
             image_id=rows["image_id"],

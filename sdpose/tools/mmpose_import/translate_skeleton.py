@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sdpose import skeleton
+from sdpose.config.schema import COCO
 from sdpose.documents import describe
 from sdpose.errors import UserError
 from sdpose.tools.mmpose_import.translation import Node, as_dict
@@ -15,9 +15,9 @@ OTHER_SKELETON = "only COCO's 17 joints can be trained here"
 def check_joints(node: Node, key: str) -> None:
     """A number of joints: 17. Raises UserError."""
     number = node.get(key)
-    if isinstance(number, int | float) and number != skeleton.NUM_JOINTS:
+    if isinstance(number, int | float) and number != COCO.num_keypoints:
         raise UserError(f"{node.path_of(key)} = {number}: {OTHER_SKELETON}")
-    node.built_in(key, (skeleton.NUM_JOINTS,))
+    node.built_in(key, (COCO.num_keypoints,))
 
 
 def translate_skeleton(info: Node) -> None:
@@ -25,7 +25,7 @@ def translate_skeleton(info: Node) -> None:
     info.built_in("dataset_name", ("coco",))
     for key in ("paper_info", "skeleton_info"):
         info.without_effect(key, "not used in training or evaluation")
-    sigmas = list(skeleton.OKS_SIGMAS)
+    sigmas = list(COCO.sigmas)
     info.built_in("sigmas", (sigmas, tuple(sigmas)), "evaluation has COCO's")
     info.without_effect("joint_weights", "not used without use_different_joint_weights")
     joints = as_dict(info.get("keypoint_info"))
@@ -40,12 +40,10 @@ def translate_skeleton(info: Node) -> None:
 
 
 def _check_mirror_pairs(joints: dict[Any, Any], path: str) -> None:
-    if len(joints) != skeleton.NUM_JOINTS:
+    if len(joints) != COCO.num_keypoints:
         raise UserError(f"{path} has {len(joints)} joints: {OTHER_SKELETON}")
     names = [as_dict(joint).get("name") for joint in joints.values()]
-    for index, (joint, mirrored) in enumerate(
-        zip(joints.values(), skeleton.FLIP_INDEX, strict=True)
-    ):
+    for index, (joint, mirrored) in enumerate(zip(joints.values(), COCO.flip_index, strict=True)):
         expected = "" if mirrored == index else names[mirrored]
         swap = as_dict(joint).get("swap")
         if swap != expected:
@@ -57,10 +55,10 @@ def _check_mirror_pairs(joints: dict[Any, Any], path: str) -> None:
 
 def _differences(joints: dict[Any, Any]) -> list[str]:
     """What of the joints is not COCO's, beside the colours."""
-    halves = ["upper" if index in skeleton.UPPER_BODY else "lower" for index in range(len(joints))]
+    halves = ["upper" if upper else "lower" for upper in COCO.is_upper]
     columns: dict[str, list[Any]] = {
-        "name": list(skeleton.JOINT_NAMES),
-        "id": list(range(skeleton.NUM_JOINTS)),
+        "name": list(COCO.keypoints),
+        "id": list(range(COCO.num_keypoints)),
         "type": halves,
     }
     values = [as_dict(joint) for joint in joints.values()]

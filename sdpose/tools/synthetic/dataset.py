@@ -21,10 +21,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from sdpose.config.schema import COCO
 from sdpose.cpus import cpu_count
 from sdpose.errors import UserError
 from sdpose.files import matching
-from sdpose.skeleton import JOINT_NAMES, LIMBS, NUM_JOINTS
 from sdpose.tools.synthetic.figure import NUM_PARTS, Array
 from sdpose.tools.synthetic.painting import visibility
 from sdpose.tools.synthetic.scene import Placed, render_picture
@@ -55,7 +55,7 @@ def _annotations(people: list[Placed], owner: npt.NDArray[np.int16]) -> list[dic
         mask = person_map == index + 1
         if mask.sum() < 12:  # covered by others
             continue
-        keypoints = np.zeros((NUM_JOINTS, 3))
+        keypoints = np.zeros((COCO.num_keypoints, 3))
         if person.kind == "person":
             v = visibility(person.figure, person.joints, owner, seen, person.first_owner)
             keypoints[:, :2] = np.round(person.joints, 2)
@@ -66,7 +66,9 @@ def _annotations(people: list[Placed], owner: npt.NDArray[np.int16]) -> list[dic
     mask = np.isin(person_map, crowd) if crowd else np.zeros_like(owner, dtype=bool)
     if mask.any():
         run_lengths = {"counts": _run_lengths(mask), "size": list(mask.shape)}
-        annotations.append(_annotation(mask, np.zeros((NUM_JOINTS, 3)), run_lengths, iscrowd=1))
+        annotations.append(
+            _annotation(mask, np.zeros((COCO.num_keypoints, 3)), run_lengths, iscrowd=1)
+        )
     return annotations
 
 
@@ -257,8 +259,8 @@ def _empty_document(seed: int) -> dict[str, Any]:
                 "supercategory": "person",
                 "id": 1,
                 "name": "person",
-                "keypoints": list(JOINT_NAMES),
-                "skeleton": [[a + 1, b + 1] for a, b in LIMBS],
+                "keypoints": list(COCO.keypoints),
+                "skeleton": [[a + 1, b + 1] for a, b in COCO.limb_indices],
             }
         ],
     }

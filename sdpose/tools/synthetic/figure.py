@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from sdpose.skeleton import JOINT_NAMES
+from sdpose.config.schema import COCO
 from sdpose.tools.synthetic.poses import LIMITS, SIDES, Range, sample_angles
 
 Array = npt.NDArray[np.float64]
@@ -181,9 +181,9 @@ def sample_figure(rng: np.random.Generator) -> Figure:
             far.add(f"{side}_hip")
     parts.sort(key=lambda part: -part.depth)  # the painter's algorithm
     return Figure(
-        joints=np.array([joints[name] for name in JOINT_NAMES]),
-        face_hidden=np.array([name in hidden for name in JOINT_NAMES]),
-        far=np.array([name in far for name in JOINT_NAMES]),
+        joints=np.array([joints[name] for name in COCO.keypoints]),
+        face_hidden=np.array([name in hidden for name in COCO.keypoints]),
+        far=np.array([name in far for name in COCO.keypoints]),
         parts=tuple(parts),
     )
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sdpose.skeleton import JOINT_NAMES
+from sdpose.config.schema import COCO
 from sdpose.tools.synthetic.figure import PART_INDEX, Array, Color, Figure, shade
 
 # The parts that show a joint: where another one lies on top of it, the joint is occluded.
@@ -87,8 +87,8 @@ def visibility(
     head (COCO's annotators leave these out).
     """
     height, width = owner_HW.shape
-    visible = np.zeros(len(JOINT_NAMES), dtype=np.int64)
-    for k, name in enumerate(JOINT_NAMES):
+    visible = np.zeros(len(COCO.keypoints), dtype=np.int64)
+    for k, name in enumerate(COCO.keypoints):
         x, y = round(float(joints_K2[k, 0])), round(float(joints_K2[k, 1]))
         if figure.face_hidden[k] or not (0 <= x < width and 0 <= y < height):
             continue

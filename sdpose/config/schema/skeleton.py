@@ -1,0 +1,163 @@
+"""`skeleton`: the keypoints of the objects that are trained on, and what follows from them.
+
+K = keypoints, in the order of the annotations. "Left" and "right" are the object's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    WrapSerializer,
+    model_validator,
+)
+
+from sdpose.config.schema.section import PositiveFloat, Section
+from sdpose.errors import did_you_mean
+
+PRESETS = Path(__file__).parents[1] / "skeletons"
+MAX_KEYPOINTS = 1000
+SIDES = ("left", "right")
+
+KeypointName = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)
+]
+Pair = tuple[KeypointName, KeypointName]
+
+
+class Skeleton(Section):
+    """Keypoints by name; the properties have them as indices, for arrays."""
+
+    keypoints: Annotated[
+        tuple[KeypointName, ...], Field(min_length=1, max_length=MAX_KEYPOINTS)
+    ] = Field(description="names, in the order of the annotations", examples=[["nose", "tail"]])
+    flip_pairs: tuple[Pair, ...] = Field(
+        (),
+        description="left and right keypoints that change places in a mirrored image",
+        examples=[[["left_eye", "right_eye"]]],
+    )
+    sigmas: tuple[PositiveFloat, ...] = Field(
+        description="per-keypoint constants of OKS (COCO's sigmas), one for each keypoint",
+        examples=[[0.026, 0.05]],
+    )
+    limbs: tuple[Pair, ...] = Field(
+        (), description="pairs that are drawn as lines", examples=[[["nose", "tail"]]]
+    )
+    upper_body: tuple[KeypointName, ...] = Field(
+        (),
+        description="keypoints of the upper half, for half-body crops; [] for none",
+        examples=[["nose"]],
+    )
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Skeleton:
+        names = self.keypoints
+        if twice := _repeated(names):
+            raise ValueError(f"keypoints has these names more than once: {twice}")
+        if len(self.sigmas) != len(names):
+            raise ValueError(
+                f"sigmas has {len(self.sigmas)} values, keypoints {len(names)} names: expected one "
+                "value for each keypoint, in the same order"
+            )
+        used = {
+            "flip_pairs": [name for pair in self.flip_pairs for name in pair],
+            "limbs": [name for pair in self.limbs for name in pair],
+            "upper_body": self.upper_body,
+        }
+        for key, members in used.items():
+            for name in members:
+                if name not in names:
+                    raise ValueError(
+                        f"{key} names '{name}', which is not in keypoints: "
+                        f"{did_you_mean(name, list(names))}"
+                    )
+        for key in ("flip_pairs", "upper_body"):
+            if twice := _repeated(used[key]):
+                raise ValueError(f"{key} names these keypoints more than once: {twice}")
+        if loops := [a for a, b in self.limbs if a == b]:
+            raise ValueError(f"limbs connects '{loops[0]}' with itself")
+        return self
+
+    @property
+    def preset(self) -> str | None:
+        """The name of the shipped skeleton that this one equals."""
+        return next((name for name in preset_names() if preset(name) == self), None)
+
+    @property
+    def num_keypoints(self) -> int:
+        return len(self.keypoints)
+
+    @cached_property
+    def flip_index(self) -> tuple[int, ...]:
+        """[K]: the keypoint that each one becomes in a mirrored image."""
+        partner = {a: b for pair in self.flip_pairs for a, b in (pair, pair[::-1])}
+        return tuple(self.keypoints.index(partner.get(name, name)) for name in self.keypoints)
+
+    @cached_property
+    def sides(self) -> tuple[str, ...]:
+        """[K]: "left" for the first keypoint of a pair, "right" for the second, else ""."""
+        side = {name: s for pair in self.flip_pairs for name, s in zip(pair, SIDES, strict=True)}
+        return tuple(side.get(name, "") for name in self.keypoints)
+
+    @cached_property
+    def limb_indices(self) -> tuple[tuple[int, int], ...]:
+        index = self.keypoints.index
+        return tuple((index(a), index(b)) for a, b in self.limbs)
+
+    @cached_property
+    def is_upper(self) -> tuple[bool, ...]:
+        """[K]: whether the keypoint belongs to the upper body."""
+        return tuple(name in self.upper_body for name in self.keypoints)
+
+
+def _repeated(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(dict.fromkeys(name for name in names if names.count(name) > 1))
+
+
+def preset_names() -> list[str]:
+    """Return the names of the shipped skeletons."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+@lru_cache
+def preset(name: str) -> Skeleton:
+    """Return a shipped skeleton; its file cites its source.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name not in preset_names():
+        raise ValueError(
+            f"'{name}' is no skeleton: {did_you_mean(name, [*preset_names(), AUTO])}, or the keys "
+            "keypoints, flip_pairs, sigmas, limbs and upper_body below it"
+        )
+    text = (PRESETS / f"{name}.yaml").read_text(encoding="utf-8")
+    return Skeleton.model_validate(yaml.safe_load(text))
+
+
+COCO = preset("coco")
+AUTO = "auto"
+
+
+def _from_name(value: Any) -> Any:
+    if value == AUTO:
+        return None
+    return preset(value) if isinstance(value, str) else value
+
+
+def _to_name(value: Skeleton | None, dump: SerializerFunctionWrapHandler) -> Any:
+    return AUTO if value is None else dump(value)
+
+
+# Of an experiment; None: `auto`, not yet read from the training file. (A union with a Literal would
+# put pydantic's names of its members into the paths of messages.)
+SkeletonChoice = Annotated[Skeleton | None, BeforeValidator(_from_name), WrapSerializer(_to_name)]
