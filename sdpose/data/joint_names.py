@@ -80,8 +80,11 @@ def joint_names_problem(
             f"they need {other}; if these are {whose} in {whose} order, give them {whose} names"
         )
     here = ", ".join(f"{name!s:.30}" for name in names[:50])
-    expected = ", ".join(keypoints[:50])
-    return f"the category has {what}: {remedy}\n    found:    {here}\n    expected: {expected}"
+    expected, label = ", ".join(keypoints[:50]), whose.removesuffix("'s") + ":"
+    return (
+        f"the category has {what}: {remedy}\n"
+        f"    {'found:':{len(label)}} {here}\n    {label:6} {expected}"
+    )
 
 
 def owner(preset: str | None) -> str:

@@ -91,15 +91,16 @@ def attention_panels(files: RunFiles, persons: Sequence[tuple[int, str]]) -> Tok
             if too_coarse or number in uniform:
                 continue
             attention_TT = output.attention[index].mean(dim=0)  # over the heads
+            to_patches_TV = attention_TT[:, model.num_keypoints :]
             tiles = [
                 Tile(
                     _overlay(
                         size,
                         backgrounds[index],
-                        _glow(attention_TT[joint, model.num_keypoints :].reshape(grid)),
+                        _glow(to_patches_TV[joint].reshape(grid)),
                         f"Attention of the {readable(skeleton, joint)} token in cycle {number}",
                     ),
-                    f"{readable(skeleton, joint)} ({100 * attention_TT[joint, model.num_keypoints :].sum():.0f} %)",
+                    f"{readable(skeleton, joint)} ({100 * to_patches_TV[joint].sum():.0f} %)",
                 )
                 for joint in joints
             ]

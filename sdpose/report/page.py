@@ -95,11 +95,11 @@ def _evaluated(files: RunFiles) -> Evaluated:
     evaluated = Evaluated(
         precision=[
             pose_figures.precision_recall(curves),
-            pose_figures.by_joint(curves, files.experiment.keypoints),
+            pose_figures.by_joint(curves, annotations.skeleton),
             pose_figures.by_size(curves),
         ],
         errors=[
-            pose_figures.errors_by_joint(matches, files.experiment.keypoints),
+            pose_figures.errors_by_joint(matches, annotations.skeleton),
             pose_figures.oks_histogram(matches),
         ],
         error_rows=rows,

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from sdpose.codec import encode
+from sdpose.config.schema import COCO
 from sdpose.data.augment import draw_augmentation, half_body, joints_in_crop
 from sdpose.data.images import normalize, read_image, warp_crop
 from sdpose.geometry import crop_affine
 
 CROP_WH, HEATMAP_WH = (192, 256), (48, 64)
 PIXELS = 1e-3
+IS_UPPER, FLIP_INDEX = np.array(COCO.is_upper), np.array(COCO.flip_index)
 OFFICIAL = {
     "aspect_ratio": 0.75,
     "shift_factor": 0.16,
@@ -51,7 +53,7 @@ def person(reference, index):
 def official_draws(reference, index):
     """Our augmentation of a reference person with the official random numbers."""
     random = np.random.RandomState(1000 + index)
-    return draw_augmentation(random, *person(reference, index), **OFFICIAL)
+    return draw_augmentation(random, *person(reference, index), is_upper_K=IS_UPPER, **OFFICIAL)
 
 
 @pytest.mark.parametrize("index", range(12))
@@ -68,7 +70,9 @@ def test_the_official_draws_give_the_official_sample(reference, facts, index):
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-4)
 
     matrix = crop_affine(crop.center, crop.size, crop.rotation_deg, CROP_WH, crop.flip)
-    crop_joints, crop_visible = joints_in_crop(joints, visible, matrix, crop.flip)
+    crop_joints, crop_visible = joints_in_crop(
+        joints, visible, matrix, FLIP_INDEX if crop.flip else None
+    )
     seen = crop_visible > 0
     np.testing.assert_allclose(
         crop_joints[seen], reference["train_joints"][index, seen, :2], atol=PIXELS
@@ -93,14 +97,14 @@ def test_half_bodies_are_the_official_ones(reference, keep_upper, name):
     for index, expected in enumerate(reference[f"halfbody_{name}"]):
         _, _, joints, visible = person(reference, index)
         assert (visible.sum() > 8) == reference["halfbody_eligible_gt8"][index]
-        region = half_body(joints, visible, keep_upper, aspect_ratio=0.75)
+        region = half_body(joints, visible, IS_UPPER, keep_upper, aspect_ratio=0.75)
         found = np.full(4, np.nan) if region is None else [*region.center, *region.size / 200]
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_half_a_body_in_one_place_is_no_region():
     joints, visible = np.full((17, 2), 50.0), np.ones(17)
-    assert half_body(joints, visible, keep_upper=True, aspect_ratio=0.75) is None
+    assert half_body(joints, visible, IS_UPPER, keep_upper=True, aspect_ratio=0.75) is None
 
 
 @pytest.fixture(scope="module")
@@ -110,11 +114,13 @@ def draws(reference):
     center, size, joints, _ = person(reference, 0)
     everything_visible = np.ones(17)
     crops = [
-        draw_augmentation(rng, center, size, joints, everything_visible, **OFFICIAL)
+        draw_augmentation(
+            rng, center, size, joints, everything_visible, is_upper_K=IS_UPPER, **OFFICIAL
+        )
         for _ in range(6000)
     ]
-    upper = half_body(joints, everything_visible, keep_upper=True, aspect_ratio=0.75)
-    lower = half_body(joints, everything_visible, keep_upper=False, aspect_ratio=0.75)
+    upper = half_body(joints, everything_visible, IS_UPPER, keep_upper=True, aspect_ratio=0.75)
+    lower = half_body(joints, everything_visible, IS_UPPER, keep_upper=False, aspect_ratio=0.75)
     centers = np.array([crop.center for crop in crops])
     kind = np.full(len(crops), "whole")
     kind[(centers == upper.center).all(axis=1)] = "upper"
@@ -167,7 +173,7 @@ def test_flip_swaps_left_and_right():
     joints[5], visible[5] = (30, 40), 1  # the left shoulder, and where it is the image is white
     cv2.circle(image, (30, 40), 3, (255, 255, 255), -1)
     matrix = crop_affine([40, 50], [75, 100], 20.0, CROP_WH, flip=True)
-    crop_joints, crop_visible = joints_in_crop(joints, visible, matrix, flip=True)
+    crop_joints, crop_visible = joints_in_crop(joints, visible, matrix, FLIP_INDEX)
     assert np.flatnonzero(crop_visible).tolist() == [6]
     x, y = crop_joints[6].round().astype(int)
     assert warp_crop(image, matrix, CROP_WH)[y, x].tolist() == [255, 255, 255]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from packed import fast_experiment
 
+from sdpose.config.schema import COCO
 from sdpose.data.augment import half_body
 from sdpose.data.device import crops_on_device, on_device
 from sdpose.data.images import NORMALIZED
@@ -88,7 +89,9 @@ def test_what_training_sees_has_the_official_distributions(coco_mini, pack):
     box_centers, box_sizes = box_to_center_size(persons.boxes_xywh, 0.75, 1.25)
     halves = {
         upper: [
-            half_body(joints, visible, upper, 0.75) if visible.sum() > 8 else None
+            half_body(joints, visible, np.array(COCO.is_upper), upper, 0.75)
+            if visible.sum() > 8
+            else None
             for joints, visible in zip(persons.joints, persons.visible, strict=True)
         ]
         for upper in (True, False)

@@ -44,7 +44,7 @@ MIRRORED = [COCO.keypoints[i] for i in (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11
     ],
 )
 def test_the_same_joints_in_other_spellings(names: list[str]) -> None:
-    assert joint_names_problem(names, COCO.keypoints) == ""
+    assert joint_names_problem(names, COCO.keypoints, "coco") == ""
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_the_same_joints_in_other_spellings(names: list[str]) -> None:
     ],
 )
 def test_other_joints_are_refused_with_both_lists(names: list[object], reason: str) -> None:
-    problem = joint_names_problem(names, COCO.keypoints)
+    problem = joint_names_problem(names, COCO.keypoints, "coco")
     assert reason in problem.partition("\n")[0]
     assert f"found: {names[0]}" in problem
     assert "COCO:  nose, left_eye" in problem

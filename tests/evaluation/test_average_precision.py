@@ -12,6 +12,7 @@ import torch
 from official_sets import SETS, official_arrays, official_experiment
 
 from sdpose.codec import decode
+from sdpose.config.schema import COCO
 from sdpose.data.coco import load_annotations
 from sdpose.errors import UserError
 from sdpose.evaluation import METRIC_NAMES, score, validation_boxes
@@ -20,6 +21,7 @@ from sdpose.evaluation.infer import box_regions
 from sdpose.evaluation.nms import rescore, suppress
 
 VAL = "annotations/person_keypoints_val2017.json"
+SIGMAS = np.array(COCO.sigmas)
 BACKENDS = ["pycocotools", "faster-coco-eval"]
 
 
@@ -36,7 +38,9 @@ def test_tables_are_the_official_ones(case, backend, annotations, reference_dir,
     keypoints, boxes = arrays[f"{case}_preds"][rows], arrays[f"{case}_boxes"][rows]
     image_ids = arrays[f"{case}_image_id"][rows]
     scores = rescore(keypoints[:, :, 2], boxes[:, 5], vis_thr=0.2)
-    kept = suppress(image_ids, keypoints[:, :, :2], boxes[:, 4], scores, thr=0.9, soft=False)
+    kept = suppress(
+        image_ids, keypoints[:, :, :2], boxes[:, 4], scores, SIGMAS, thr=0.9, soft=False
+    )
     results = coco_results(image_ids[kept], keypoints[kept], scores[kept], 1)
     metrics = average_precision(annotations, results, backend)
     expected = json.loads((reference_dir / "data.json").read_text())[case]["pycocotools"]
@@ -129,7 +133,9 @@ def test_the_oracle_is_decoded_and_suppressed_as_officially(name):
     scores = rescore(keypoints[:, :, 2], arrays["box_score"], vis_thr=0.2)
     np.testing.assert_allclose(scores, arrays["rescored"], rtol=0, atol=1e-6)
     areas = sizes.prod(axis=1)
-    kept = suppress(arrays["image_id"], keypoints[:, :, :2], areas, scores, thr=0.9, soft=False)
+    kept = suppress(
+        arrays["image_id"], keypoints[:, :, :2], areas, scores, SIGMAS, thr=0.9, soft=False
+    )
     # equal scores have no defined order in the official code; only zeros tie here
     expected = [entry["row"] for entry in facts["kept"] if entry["score"] > 0]
     assert [row for row in kept.tolist() if scores[row] > 0] == expected

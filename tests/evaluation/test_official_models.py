@@ -17,6 +17,7 @@ from reference_weights import official_state, reference_table, smooth_fans
 
 from sdpose.codec import decode
 from sdpose.config import load_experiment
+from sdpose.config.schema import COCO
 from sdpose.data.coco import Boxes, load_annotations
 from sdpose.evaluation import evaluate, infer, validation_boxes
 from sdpose.models import build_model
@@ -54,7 +55,7 @@ def crops_and_heatmaps(experiment, model, rows):
     items = infer.ImageCrops(images, experiment.data_cfg.image_size)
     crops = torch.cat(list(infer.crop_batches(items, batch_size=32, num_workers=0)))
     with torch.inference_mode():
-        heatmaps = infer.predict_heatmaps(model, crops, experiment.model.test_cfg)
+        heatmaps = infer.predict_heatmaps(model, crops, experiment.model.test_cfg, COCO.flip_index)
     back = np.argsort(np.concatenate(groups))
     return crops[back].numpy(), heatmaps[back], centers, sizes
 

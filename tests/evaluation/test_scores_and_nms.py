@@ -21,6 +21,8 @@ from sdpose.evaluation.nms import (
     suppress,
 )
 
+SIGMAS = np.array(COCO.sigmas)
+
 
 @pytest.fixture(scope="module")
 def arrays(reference_dir):
@@ -38,7 +40,9 @@ def test_kept_sets_and_scores_are_the_official_ones(arrays, facts, case):
     keypoints, boxes = arrays[f"{case}_preds"][rows], arrays[f"{case}_boxes"][rows]
     image_ids, box_ids = arrays[f"{case}_image_id"][rows], arrays[f"{case}_bbox_id"][rows]
     scores = rescore(keypoints[:, :, 2], boxes[:, 5], vis_thr=0.2)
-    kept = suppress(image_ids, keypoints[:, :, :2], boxes[:, 4], scores, thr=0.9, soft=False)
+    kept = suppress(
+        image_ids, keypoints[:, :, :2], boxes[:, 4], scores, SIGMAS, thr=0.9, soft=False
+    )
     for image_id, expected_ids, expected_scores in facts[case]["kept"]:
         of_image = [row for row in kept if image_ids[row] == image_id]
         assert box_ids[of_image].tolist() == expected_ids
@@ -50,10 +54,10 @@ def test_oks_and_kept_poses_of_one_image(arrays, facts):
     rows = arrays["nms_image_id"] == facts["oks_nms_direct_image"]
     keypoints, boxes = arrays["nms_preds"][rows], arrays["nms_boxes"][rows]
     box_ids = arrays["nms_bbox_id"][rows]
-    oks = oks_matrix(keypoints[:, :, :2], boxes[:, 4])
+    oks = oks_matrix(keypoints[:, :, :2], boxes[:, 4], SIGMAS)
     np.testing.assert_allclose(oks, arrays["oks_iou_197388"], atol=1e-7)
     for threshold, expected in facts["oks_nms_direct"].items():
-        kept = oks_nms(keypoints[:, :, :2], boxes[:, 4], boxes[:, 5], float(threshold))
+        kept = oks_nms(keypoints[:, :, :2], boxes[:, 4], boxes[:, 5], SIGMAS, float(threshold))
         # two of the twelve rows are exact copies: either may stand for both
         assert box_ids[kept].tolist() == box_ids[expected].tolist()
 
@@ -70,7 +74,7 @@ def plain_oks(a, b, area_a, area_b):
     return total / len(COCO.sigmas)
 
 
-def plain_nms(keypoints, areas, scores, threshold):
+def plain_nms(keypoints, areas, scores, SIGMAS, threshold):
     left = sorted(range(len(scores)), key=lambda i: -scores[i])
     kept = []
     while left:
@@ -84,7 +88,7 @@ def plain_nms(keypoints, areas, scores, threshold):
     return kept
 
 
-def plain_soft_nms(keypoints, areas, scores, threshold):
+def plain_soft_nms(keypoints, areas, scores, SIGMAS, threshold):
     left = [[i, float(score)] for i, score in enumerate(scores)]
     kept = []
     while left and len(kept) < 20:
@@ -113,15 +117,15 @@ def crowd(seed, num_people, num_copies):
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 8), st.floats(0.3, 0.95))
 def test_nms_equals_the_plain_loop(seed, num_people, num_copies, threshold):
     poses, areas, scores = crowd(seed, num_people, num_copies)
-    expected = plain_nms(poses, areas, scores, threshold)
-    assert oks_nms(poses, areas, scores, threshold).tolist() == expected
+    expected = plain_nms(poses, areas, scores, SIGMAS, threshold)
+    assert oks_nms(poses, areas, scores, SIGMAS, threshold).tolist() == expected
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 8))
 def test_soft_nms_equals_the_plain_loop(seed, num_people, num_copies):
     poses, areas, scores = crowd(seed, num_people, num_copies)
-    expected = plain_soft_nms(poses, areas, scores, 0.9)
-    kept = soft_oks_nms(poses, areas, scores, 0.9)
+    expected = plain_soft_nms(poses, areas, scores, SIGMAS, 0.9)
+    kept = soft_oks_nms(poses, areas, scores, SIGMAS, 0.9)
     assert kept.tolist() == expected
     assert len(kept) == min(len(poses), SOFT_NMS_MAX_POSES)
 
@@ -129,8 +133,8 @@ def test_soft_nms_equals_the_plain_loop(seed, num_people, num_copies):
 def test_equal_scores_keep_the_earlier_row():
     pose = np.full((3, 17, 2), 50.0, dtype=np.float32)
     areas, scores = np.full(3, 1000.0), np.full(3, 0.5)
-    assert oks_nms(pose, areas, scores, 0.9).tolist() == [0]
-    assert soft_oks_nms(pose, areas, scores, 0.9).tolist() == [0, 1, 2]
+    assert oks_nms(pose, areas, scores, SIGMAS, 0.9).tolist() == [0]
+    assert soft_oks_nms(pose, areas, scores, SIGMAS, 0.9).tolist() == [0, 1, 2]
 
 
 # ------------------------------------------------------------------------------------- scores

@@ -9,7 +9,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from sdpose.config.schema import COCO
+from sdpose.config.schema import COCO as PERSON
 from sdpose.data.coco import CocoAnnotations, load_annotations
 from sdpose.evaluation.coco_ap import average_precision, coco_dataset
 from sdpose.report.curves import precision_curves
@@ -60,7 +60,7 @@ def noisy(annotations: CocoAnnotations) -> list[dict[str, Any]]:
     size = np.sqrt(annotations.areas)[:, None, None]
     keypoints[:, :, :2] += rng.normal(0, 0.07, keypoints[:, :, :2].shape) * size
     inverted = rng.random(len(keypoints)) < 0.2
-    keypoints[inverted] = keypoints[inverted][:, list(COCO.flip_index)]
+    keypoints[inverted] = keypoints[inverted][:, list(PERSON.flip_index)]
     return results_of(annotations, keypoints)
 
 
@@ -76,7 +76,7 @@ def two_persons() -> np.ndarray:
 
 def offset(joint: int, similarity: float) -> float:
     """How far away a joint has this similarity."""
-    return float(np.sqrt(-np.log(similarity) * 2 * AREA * (2 * COCO.sigmas[joint]) ** 2))
+    return float(np.sqrt(-np.log(similarity) * 2 * AREA * (2 * PERSON.sigmas[joint]) ** 2))
 
 
 def test_every_kind_of_error_is_told_from_the_others() -> None:
@@ -93,7 +93,7 @@ def test_every_kind_of_error_is_told_from_the_others() -> None:
     joints[0, 15, 2] = 0  # not annotated
     joints[0, 16, 2] = 0
     pose[15] = joints[0, 16, :2]
-    kinds, similarity, nearest = joint_errors(pose, joints, np.full(2, AREA), 0)
+    kinds, similarity, nearest = joint_errors(pose, joints, np.full(2, AREA), 0, PERSON)
     expected = np.full(17, GOOD)
     expected[[2, 3]], expected[[4, 11]] = JITTER, MISS
     expected[5], expected[[7, 9]] = INVERSION, SWAP
@@ -109,7 +109,7 @@ def test_the_nearest_joint_decides() -> None:
     joints[1, 7, :2] = joints[0, 7, :2] + [2 * offset(7, 0.7), 0]
     pose = joints[0, :, :2].copy()
     pose[7, 0] += offset(7, 0.7) * 1.1  # nearer to the other's elbow, though near to one's own
-    kinds, similarity, _ = joint_errors(pose, joints, np.full(2, AREA), 0)
+    kinds, similarity, _ = joint_errors(pose, joints, np.full(2, AREA), 0, PERSON)
     assert similarity[7] > 0.5
     assert kinds[7] == SWAP
 
@@ -137,6 +137,7 @@ def test_oks_and_matches_are_pycocotools(
         np.array(noisy[matches.rows[0]]["keypoints"]).reshape(-1, 3)[:, :2],
         annotations.keypoints[matches.persons[:1], :, :2],
         areas[:1],
+        (2 * np.array(PERSON.sigmas)) ** 2,
     )
     labelled = annotations.keypoints[matches.persons[0], :, 2] > 0
     assert matches.oks[0] == pytest.approx(similarity[0, labelled].mean())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from sdpose.config.schema import COCO
+from sdpose.config.schema import COCO as PERSON
 from sdpose.data.coco import load_annotations
 from sdpose.errors import UserError
 from sdpose.tools.synthetic.dataset import write_synthetic_coco
@@ -48,8 +48,8 @@ def test_layout_is_that_of_coco(dataset: Path, coco: COCO) -> None:
         *("num_keypoints", "keypoints"),
     }
     (person,) = coco.loadCats(coco.getCatIds())
-    assert tuple(person["keypoints"]) == COCO.keypoints
-    assert person["skeleton"] == [[a + 1, b + 1] for a, b in COCO.limb_indices]
+    assert tuple(person["keypoints"]) == PERSON.keypoints
+    assert person["skeleton"] == [[a + 1, b + 1] for a, b in PERSON.limb_indices]
     val = COCO(str(dataset / "annotations/person_keypoints_val2017.json"))
     for split, index, number in (("train", coco, NUM_TRAIN), ("val", val, NUM_VAL)):
         assert len(index.imgs) == number
@@ -121,7 +121,7 @@ def test_visible_joints_lie_on_their_person(coco: COCO) -> None:
 
 def test_left_and_right_are_the_persons_own(coco: COCO) -> None:
     """From the front (both eyes seen) the left side is on the right, from behind on the left."""
-    left, right = COCO.keypoints.index("left_shoulder"), COCO.keypoints.index("right_shoulder")
+    left, right = PERSON.keypoints.index("left_shoulder"), PERSON.keypoints.index("right_shoulder")
     front, back = [], []
     for annotation in coco.anns.values():
         joints = joints_of(annotation)
