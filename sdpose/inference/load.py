@@ -90,7 +90,7 @@ def load_network(
         experiment = _experiment_beside(manifest)
     else:
         raise UserError(f"{name} does not say which experiment it is of: give --exp NAME")
-    network = load_model(experiment.model, path, experiment.keypoints.num_keypoints, say=say)
+    network = load_model(experiment.model, path, experiment.keypoints, say=say)
     return network, experiment
 
 
@@ -136,8 +136,7 @@ def _from_registry(
     with tempfile.TemporaryDirectory(prefix="sdpose-load-") as folder:
         weights = Path(folder) / "weights.safetensors"
         pull_version(store, version, weights)
-        num_keypoints = experiment.keypoints.num_keypoints
-        network = load_model(experiment.model, weights, num_keypoints, name=name, say=say)
+        network = load_model(experiment.model, weights, experiment.keypoints, name=name, say=say)
         return network, experiment
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import torch
 
-from sdpose.config.schema import COCO, Model
+from sdpose.config.schema import COCO, Model, Skeleton
 from sdpose.errors import UserError
 from sdpose.models.hrnet import HRNet3Stage
 from sdpose.models.load_report import LoadReport
 from sdpose.models.sdpose import CycleOutput, SDPose, sdpose_b, sdpose_s_v1, sdpose_s_v2, sdpose_t
 from sdpose.models.stemnet import StemNet
+from sdpose.models.transfer import check_skeleton
 from sdpose.models.weights import (
     Say,
     apply_weights,
@@ -93,7 +94,7 @@ def _build(config: Model, num_keypoints: int, initialise: bool) -> SDPose:
 def load_model(
     config: Model,
     path: str | Path,
-    num_keypoints: int = COCO.num_keypoints,
+    skeleton: Skeleton = COCO,
     *,
     name: str | None = None,
     say: Say | None = None,
@@ -102,14 +103,16 @@ def load_model(
 
     Args:
         path: the file, of any layout that `read_checkpoint` reads.
-        num_keypoints: of the experiment's skeleton.
+        skeleton: of the experiment.
         name: the file's name in messages; default: its path.
         say: as for `load_weights`.
     Raises:
-        UserError: the file holds no weights, or those of another model. This is checked before
-            memory is allocated, because neither experiment nor file may be trusted.
+        UserError: the file holds no weights, or those of another model or skeleton. This is
+            checked before memory is allocated: neither experiment nor file may be trusted.
     """
     state, meta = read_checkpoint(path)
+    check_skeleton(name or path, meta, skeleton)
+    num_keypoints = skeleton.num_keypoints
     with torch.device("meta"):
         check_weights(build_model(config, num_keypoints, initialise=False), name or path, state)
     model = build_model(config, num_keypoints, initialise=False)

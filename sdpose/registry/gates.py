@@ -100,7 +100,7 @@ def _checks(version: ModelVersion, weights: Path) -> tuple[list[Verdict], SDPose
 
     experiment = experiment_of(version)
     try:
-        model = load_model(experiment.model, weights, experiment.keypoints.num_keypoints).eval()
+        model = load_model(experiment.model, weights, experiment.keypoints).eval()
     except UserError as error:
         return [_verdict("loads", False, str(error).splitlines()[0])], None
     infinite = [
@@ -236,7 +236,7 @@ def _evaluate_again(
     with tempfile.TemporaryDirectory(prefix="sdpose-champion-") as folder:
         weights = Path(folder) / "weights.safetensors"
         store.get_file(blob_key(champion.sha256), weights, champion.sha256)
-        model = load_model(theirs.model, weights, theirs.keypoints.num_keypoints)
+        model = load_model(theirs.model, weights, theirs.keypoints)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     gt = version.manifest["evaluation_settings"].get("bbox_source") == "ground truth"
     skipped = unusable_images(experiment, "val")

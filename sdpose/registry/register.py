@@ -152,9 +152,11 @@ def _write_weights(checkpoint: Path, experiment: Experiment, target: Path) -> di
     from safetensors.torch import save_file
 
     from sdpose.models import build_model, load_weights
+    from sdpose.models.transfer import check_skeleton
 
     model = build_model(experiment.model, experiment.keypoints.num_keypoints, initialise=False)
     meta = load_weights(model, checkpoint).meta  # refuses what does not fit
+    check_skeleton(checkpoint, meta, experiment.keypoints)
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     try:
         save_file(state, target, metadata={"format": "pt"})

@@ -67,7 +67,7 @@ def attention_panels(files: RunFiles, persons: Sequence[tuple[int, str]]) -> Tok
     """
     assert files.checkpoint is not None
     experiment = files.experiment
-    model = load_model(experiment.model, files.checkpoint, experiment.keypoints.num_keypoints)
+    model = load_model(experiment.model, files.checkpoint, experiment.keypoints)
     size_wh = experiment.data_cfg.image_size
     padding = experiment.train_pipeline.padding
     crops_NHW3 = np.stack([crop(files, p, size_wh, padding)[0] for p, _ in persons])

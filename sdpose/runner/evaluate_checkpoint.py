@@ -39,7 +39,7 @@ def evaluate_checkpoint(
         model = load_model(
             experiment.model,
             checkpoint,
-            experiment.keypoints.num_keypoints,
+            experiment.keypoints,
             say=log.info if world.is_main else _ignore,
         )
         result = evaluate(

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sdpose.config import Experiment
 from sdpose.errors import UserError
-from sdpose.models import SDPose, load_weights
+from sdpose.models import SDPose
+from sdpose.models.transfer import check_skeleton, transfer_weights
 from sdpose.models.weights import load_backbone_weights
 from sdpose.training.checkpoint import Checkpoint, training_weights
 from sdpose.training.events import Say
@@ -53,10 +54,12 @@ def check_fits(
     """
     if start.checkpoint is None:
         if experiment.load_from:
-            load_weights(model, experiment.load_from, say=say)
+            transfer_weights(model, experiment.load_from, experiment.keypoints, say=say)
         elif experiment.model.pretrained:
             load_backbone_weights(model, experiment.model.pretrained, say=say)
         return
+    assert start.path is not None
+    check_skeleton(start.path, start.checkpoint["meta"], experiment.keypoints)
     try:
         model.load_state_dict(training_weights(start.checkpoint))
     except RuntimeError as error:

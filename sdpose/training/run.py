@@ -13,7 +13,8 @@ from sdpose.data.loader import TrainLoader, build_train_loader
 from sdpose.data.pack import Pack
 from sdpose.losses import build_loss
 from sdpose.models import SDPose, build_model
-from sdpose.models.weights import load_backbone_weights, load_weights
+from sdpose.models.transfer import transfer_weights
+from sdpose.models.weights import load_backbone_weights
 from sdpose.training.checkpoint import Checkpoint, training_weights
 from sdpose.training.distributed import World, on_main
 from sdpose.training.divergence import LossWatch
@@ -189,7 +190,12 @@ def _initial_weights(
     if checkpoint is not None:
         model.load_state_dict(training_weights(checkpoint))
     elif experiment.load_from:
-        load_weights(model, experiment.load_from, say=lambda text: say(f"load_from: {text}"))
+        transfer_weights(
+            model,
+            experiment.load_from,
+            experiment.keypoints,
+            say=lambda text: say(f"load_from: {text}"),
+        )
     elif experiment.model.pretrained:
         pretrained = experiment.model.pretrained
         load_backbone_weights(model, pretrained, say=lambda text: say(f"pretrained: {text}"))

@@ -1,0 +1,159 @@
+"""Start a model from the weights of another skeleton: `load_from` across keypoints.
+
+Only the keypoint tokens (and the rows of a learnable position embedding that belong to them) depend
+on the skeleton; the backbone, the transformer and the head are shared by all keypoints. K tokens
+come first, P vision tokens after them, D is the token width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sdpose.config.schema import COCO, Skeleton
+from sdpose.documents import DocumentError, parse_json, parse_yaml_value
+from sdpose.errors import UserError
+from sdpose.models.load_report import LoadReport
+from sdpose.models.sdpose import SDPose
+from sdpose.models.weights import Say, apply_weights, read_checkpoint
+
+TOKENS, POSITIONS = "keypoint_tokens", "position_embedding"
+_MAX_MANIFEST_BYTES = 1 << 20
+
+
+def transfer_weights(
+    model: SDPose, path: str | Path, skeleton: Skeleton, say: Say | None = None
+) -> LoadReport:
+    """Load the weights of a file, whose model may have another skeleton.
+
+    Keypoint tokens are copied for keypoints of equal names; those that the file lacks keep their
+    initial values. All other tensors must fit, as in `load_weights`.
+
+    Args:
+        model: of `skeleton`; changed in place.
+        path, say: as for `load_weights`; the report names the keypoints that were copied,
+            initialised and dropped.
+    Raises:
+        UserError: a tensor does not fit, or the file has another number of keypoints and does not
+            say which.
+    """
+    state, meta = read_checkpoint(path)
+    theirs = skeleton_of_weights(path, meta)
+    count = _count_tokens(state)
+    if theirs is None and count == COCO.num_keypoints:
+        theirs = COCO  # the official files say nothing of it
+    if theirs is None and count != skeleton.num_keypoints:
+        raise UserError(
+            f"{path} has {count} keypoint tokens and does not say for which keypoints; the "
+            f"experiment's skeleton has {skeleton.num_keypoints}. Give a checkpoint of ours "
+            "(.pth), or a .safetensors file with the manifest that `sdpose registry pull` puts "
+            "beside it"
+        )
+    if theirs is None or theirs.keypoints == skeleton.keypoints:
+        return apply_weights(model, path, state, meta, say=say)
+    adapted = dict(state)
+    for name in (TOKENS, POSITIONS):
+        found, own = state.get(name), model.state_dict().get(name)
+        if found is not None and own is not None and _depends_on_keypoints(name, model):
+            adapted[name] = _rows(found, own, theirs, skeleton)
+    report = apply_weights(model, path, adapted, meta, say=None)
+    text = f"{path}: {report.summary()}\n{describe_transfer(theirs, skeleton)}"
+    if say is not None:
+        say(text)
+    return replace(report, meta=meta)
+
+
+def skeleton_of_weights(path: str | Path, meta: Mapping[str, Any]) -> Skeleton | None:
+    """Return the skeleton of a file of weights with this `meta`; None: it does not say.
+
+    It is in the experiment of our checkpoints, or in the manifest beside a pulled .safetensors
+    file.
+
+    Raises:
+        UserError: the experiment is damaged.
+    """
+    experiment = meta.get("experiment")
+    manifest = Path(f"{path}.json")
+    try:
+        if experiment is None and manifest.is_file():
+            with manifest.open("rb") as file:
+                text = file.read(_MAX_MANIFEST_BYTES + 1)
+            experiment = parse_json(text, str(manifest), _MAX_MANIFEST_BYTES)["experiment"]
+        if isinstance(experiment, str):
+            experiment = parse_yaml_value(experiment, str(path))
+        if experiment is not None:
+            given = experiment.get("skeleton")  # experiments of before have none: COCO's
+            return COCO if given is None else Skeleton.model_validate(given)
+    except DocumentError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: its experiment's skeleton cannot be read: {reason}") from None
+    return None
+
+
+def check_skeleton(path: str | Path, meta: Mapping[str, Any], skeleton: Skeleton) -> None:
+    """Check that a file of weights with this `meta` is of a skeleton, if it says so.
+
+    Raises:
+        UserError: they are of other keypoints, or of these in another order; both are named.
+    """
+    theirs = skeleton_of_weights(path, meta)
+    if theirs is not None and theirs.keypoints != skeleton.keypoints:
+        raise UserError(
+            f"{path} is of another skeleton than the experiment:\n"
+            f"    its keypoints:    {len(theirs.keypoints)} ({', '.join(theirs.keypoints)})\n"
+            f"    the experiment's: {len(skeleton.keypoints)} ({', '.join(skeleton.keypoints)})\n"
+            "give the experiment of the file, or start a training from its weights with load_from, "
+            "which copies what both have"
+        )
+
+
+def describe_transfer(theirs: Skeleton, ours: Skeleton) -> str:
+    """Say which keypoints a model of `ours` takes from one of `theirs`, which not."""
+    known, wanted = set(theirs.keypoints), set(ours.keypoints)
+    parts = {
+        "copied": [name for name in ours.keypoints if name in known],
+        "initialised": [name for name in ours.keypoints if name not in known],
+        "dropped": [name for name in theirs.keypoints if name not in wanted],
+    }
+    lines = [f"  {verb}: {_names(names)}" for verb, names in parts.items()]
+    return "\n".join(
+        [
+            f"the file's skeleton has {theirs.num_keypoints} keypoints, the experiment's "
+            f"{ours.num_keypoints}; their tokens:",
+            *lines,
+        ]
+    )
+
+
+def _names(names: list[str]) -> str:
+    return f"{len(names)} ({', '.join(names)})" if names else "none"
+
+
+def _count_tokens(state: Mapping[str, Tensor]) -> int | None:
+    tokens = state.get(TOKENS)
+    return tokens.shape[1] if tokens is not None and tokens.ndim == 3 else None
+
+
+def _depends_on_keypoints(name: str, model: SDPose) -> bool:
+    return name == TOKENS or model.pos_embedding_type == "learnable"
+
+
+def _rows(found: Tensor, own: Tensor, theirs: Skeleton, ours: Skeleton) -> Tensor:
+    """`own` [1, K (+ P), D] with the file's rows of equal keypoints and of all vision tokens."""
+    vision = own.shape[1] - ours.num_keypoints
+    fits = (found.ndim, found.shape[1:]) == (3, (theirs.num_keypoints + vision, own.shape[2]))
+    if not fits:
+        return found  # the usual comparison names it
+    result = own.detach().clone()
+    for row, name in enumerate(ours.keypoints):
+        if name in theirs.keypoints:
+            result[:, row] = found[:, theirs.keypoints.index(name)]
+    if vision:
+        result[:, ours.num_keypoints :] = found[:, theirs.num_keypoints :]
+    return result
