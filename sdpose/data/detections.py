@@ -12,6 +12,7 @@ from sdpose.data.coco import Boxes, CocoAnnotations
 from sdpose.data.tables import Problems, floats, integers, kind_of, read_json
 from sdpose.documents import describe
 from sdpose.errors import UserError
+from sdpose.printable import printable_line
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,11 @@ def load_detections(
     index = [i for i, row in enumerate(rows) if row["category_id"] == wanted]
     persons = [rows[i] for i in index]
     if not persons:
+        name = annotations.person_category.get("name")
         found = Counter(describe(row["category_id"]) for row in rows)
         there = ", ".join(f"{category} ({n} rows)" for category, n in found.most_common(5))
         raise UserError(
-            f"{path}: no detection of category {wanted} (person); "
+            f"{path}: no detection of category {wanted} ({printable_line(str(name))}); "
             + (f"category_id must be {wanted}, found {there}" if there else "the list is empty")
         )
     names = [f"index {i}" for i in index]

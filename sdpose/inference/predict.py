@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sdpose.config.load import dump_yaml
 from sdpose.errors import UserError
 from sdpose.files import write_atomically
 from sdpose.inference.boxes import Boxes, Detector
@@ -17,6 +18,7 @@ from sdpose.inference.pictures import Picture, Source, write_picture
 from sdpose.inference.video import VideoWriter
 
 RESULTS = "results.json"
+SKELETON = "skeleton.yaml"  # what the keypoints of the results are, as in an experiment
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ def predict(
     draw: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Prediction:
-    """Writes OUT/results.json and, drawn, OUT/<name of each image> or OUT/<name>.mp4.
+    """Writes OUT/results.json, OUT/skeleton.yaml and, drawn, a picture for each or OUT/<name>.mp4.
 
     Results are COCO's, with `file_name` beside `image_id`, which is the detector's. Pictures that
     cannot be read are passed over (`source.unreadable`). Memory does not grow with the length of a
@@ -79,6 +81,8 @@ def predict(
         one, *more = source.unreadable
         raise UserError("\n  ".join(["no picture can be read:", one, *more]) if more else one)
     write_atomically(out / RESULTS, json.dumps(results) + "\n")
+    skeleton = estimator.experiment.keypoints.model_dump(mode="json")
+    write_atomically(out / SKELETON, dump_yaml({"skeleton": skeleton}))
     return Prediction(out, count, len(results), tuple(drawn))
 
 

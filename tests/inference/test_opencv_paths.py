@@ -57,6 +57,6 @@ def test_names_that_are_no_text(cases: Path, checkpoint: Path, tmp_path: Path) -
         words = ["predict", str(checkpoint), str(source), "--out", str(out), "--json"]
         done = CliRunner().invoke(cli, words)
         assert done.exception is None, done.exception
-        assert sorted(os.listdir(out)) == sorted([drawn, "results.json"])
+        assert sorted(os.listdir(out)) == sorted([drawn, "results.json", "skeleton.yaml"])
         assert (out / drawn).stat().st_size > 300
         assert json.loads(done.stdout)["pictures"] == (6 if source == video else 1)

@@ -1,4 +1,4 @@
-"""`load_from` across skeletons: equal keypoints keep their tokens; nothing is silently another's."""
+"""`load_from` across skeletons: equal keypoints keep their tokens, and every other one is named."""
 
 from __future__ import annotations
 
