@@ -6,7 +6,7 @@ from typing import Any
 
 from sdpose import tracking
 from sdpose.checks.report import Report
-from sdpose.config import Experiment, flatten
+from sdpose.config import Experiment, summary_values
 from sdpose.registry import read_version, summarize
 from sdpose.registry.register_run import model_of
 from sdpose.registry.withdrawals import read_withdrawals
@@ -43,7 +43,7 @@ def check_registry(experiment: Experiment, registry: Store, report: Report) -> N
 
 
 def check_mlflow(experiment: Experiment, report: Report) -> None:
-    name, ours = experiment.exp_name, _as_logged(experiment.model_dump(mode="json"))
+    name, ours = experiment.exp_name, _as_logged(summary_values(experiment))
     runs = tracking.runs_named(name)
     for run in runs:
         differing = [
@@ -62,10 +62,8 @@ def check_mlflow(experiment: Experiment, report: Report) -> None:
     report.fine.append(f"name: MLflow has {there}")
 
 
-def _as_logged(experiment: dict[str, Any]) -> dict[str, str]:
-    return {
-        key: str(value)[: tracking.MAX_PARAM_LENGTH] for key, value in flatten(experiment).items()
-    }
+def _as_logged(values: dict[str, Any]) -> dict[str, str]:
+    return {key: str(value)[: tracking.MAX_PARAM_LENGTH] for key, value in values.items()}
 
 
 def _few(differing: list[str]) -> str:

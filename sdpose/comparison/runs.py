@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sdpose.comparison.spread import Difference, Spread, difference
-from sdpose.config import Experiment, flatten, parse_experiment
+from sdpose.config import Experiment, parse_experiment, summary_values
 from sdpose.documents import MAX_YAML_BYTES, read_bytes, read_json
 from sdpose.errors import UserError, did_you_mean
 from sdpose.registry.register_run import SUMMARY
@@ -22,7 +22,7 @@ NAMES = ("exp_name", "seed", *PLACES)
 METRICS = ("AP", "AP .5", "AP .75", "AP (M)", "AP (L)", "AR")
 # What changes the AP of the same weights. modulate_kernel belongs to the size of the heatmaps.
 OF_EVALUATION = (
-    *("evaluation.metric", "data_cfg.vis_thr", "data_cfg.oks_thr", "data_cfg.soft_nms"),
+    *("skeleton", "evaluation.metric", "data_cfg.vis_thr", "data_cfg.oks_thr", "data_cfg.soft_nms"),
     *(f"model.test_cfg.{key}" for key in ("flip_test", "post_process", "shift_heatmap")),
 )
 OF_DETECTIONS = ("data_cfg.bbox_file", "data_cfg.det_bbox_thr")
@@ -113,7 +113,7 @@ def compare(names: Sequence[str], *, anyway: bool = False) -> Comparison:
     groups: dict[str, list[Run]] = {}
     settings: dict[str, dict[str, Any]] = {}
     for run in _with_data_by_place(runs):
-        values = flatten(run.experiment.model_dump(mode="json"))
+        values = summary_values(run.experiment)
         values = {key: value for key, value in values.items() if key not in NAMES}
         key = repr((values, run.evaluated_on))
         groups.setdefault(key, []).append(run)
@@ -180,7 +180,7 @@ def _read(folder: Path) -> Run:
     best = max(history.evaluations, key=lambda row: row["AP"])
     metrics = {name: float(best[name]) for name in METRICS if name in best}
     boxes = str(best.get("bbox_source", UNKNOWN))
-    values = flatten(experiment.model_dump(mode="json"))
+    values = summary_values(experiment)
     chosen = (*OF_EVALUATION, *(OF_DETECTIONS if boxes == "detections" else ()))
     digest = history.header.get("dataset_digest") or _digest_in_summary(folder)
     evaluated_on = {

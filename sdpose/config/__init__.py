@@ -8,6 +8,7 @@ from sdpose.config.load import (
     load_experiment,
     load_with_origins,
     parse_experiment,
+    summary_values,
 )
 from sdpose.config.mappings import flatten
 from sdpose.config.schema import Experiment
@@ -22,4 +23,5 @@ __all__ = [
     "load_experiment",
     "load_with_origins",
     "parse_experiment",
+    "summary_values",
 ]

@@ -164,6 +164,14 @@ def experiment_digest(experiment: Experiment) -> str:
     return hashlib.sha256(dump_experiment(experiment).encode()).hexdigest()
 
 
+def summary_values(experiment: Experiment) -> dict[str, Any]:
+    """Return the values by dotted key, for tables: of the skeleton only its label."""
+    values = experiment.model_dump(mode="json")
+    if experiment.skeleton is not None:
+        values["skeleton"] = experiment.skeleton.label
+    return flatten(values)
+
+
 def experiment_differences(first: Experiment, second: Experiment) -> dict[str, tuple[Any, Any]]:
     """Return the differing values of two experiments by dotted key; None: the key is missing."""
     old, new = (flatten(experiment.model_dump(mode="json")) for experiment in (first, second))

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from sdpose import tracking
-from sdpose.config import Experiment, dump_experiment, experiment_digest, flatten
+from sdpose.config import Experiment, dump_experiment, experiment_digest, summary_values
 from sdpose.outputs.metric_names import tracked_metrics, unweighted_losses
 from sdpose.outputs.sink import Sink, Status
 from sdpose.tracking.delivery import Delivery
@@ -48,7 +48,7 @@ class MlflowSink(Sink):
                     source=f"sdpose train {experiment.exp_name}",
                     description=_description(experiment),
                     dataset=tracking.Dataset(experiment.data_root, dataset_digest),
-                    params=flatten(experiment.model_dump(mode="json")),
+                    params=summary_values(experiment),
                     tags={
                         "experiment_digest": experiment_digest(experiment),
                         "dataset_digest": dataset_digest,

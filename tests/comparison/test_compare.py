@@ -181,3 +181,12 @@ def test_a_page_and_a_table(chromium: Any, tmp_path: Path) -> None:
             "AP in validation",
             "AP by optimizer.lr",
         ]
+
+
+def test_skeletons_do_not_compare() -> None:
+    leave("person", [0.7])
+    leave("sigmas", [0.9], "skeleton={keypoints: [a, b], sigmas: [1.0, 1.0]}")
+    with pytest.raises(UserError) as error:
+        run("person", "sigmas")
+    assert "  skeleton coco: person" in str(error.value)
+    assert re.search(r"  skeleton 2 keypoints [0-9a-f]{8}: sigmas", str(error.value))

@@ -158,4 +158,6 @@ def test_own_files(name: str, cases: Path, checkpoint: Path, tmp_path: Path) -> 
     assert len(told["warnings"]) == len(case.says), told["warnings"]
     assert all(part in text for part, text in zip(case.says, told["warnings"], strict=True))
     if case.drawn:
-        assert sorted(os.listdir(tmp_path)) == sorted(["results.json", "skeleton.yaml", *case.drawn])
+        assert sorted(os.listdir(tmp_path)) == sorted(
+            ["results.json", "skeleton.yaml", *case.drawn]
+        )

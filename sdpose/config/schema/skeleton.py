@@ -5,6 +5,7 @@ K = keypoints, in the order of the annotations. "Left" and "right" are the objec
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -90,6 +91,14 @@ class Skeleton(Section):
     def preset(self) -> str | None:
         """The name of the shipped skeleton that this one equals."""
         return next((name for name in preset_names() if preset(name) == self), None)
+
+    @property
+    def label(self) -> str:
+        """One word or two for tables: the preset's name, else the number and a digest."""
+        if self.preset is not None:
+            return self.preset
+        digest = hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        return f"{self.num_keypoints} keypoints {digest[:8]}"
 
     @property
     def num_keypoints(self) -> int:
