@@ -41,7 +41,7 @@ def test_training_samples(make: MakeExperiment, changes: tuple[str, str], half_b
     assert len(batches) == len(permuted) > 5
     for ours, theirs in zip(batches, permuted, strict=True):
         torch.testing.assert_close(
-            ours["images_N3HW"], theirs["images_N3HW"], rtol=0, atol=10 * bound
+            ours["images_N3HW"], theirs["images_N3HW"], rtol=0, atol=50 * bound
         )
         for name in ("targets_NKHW", "target_weights_NK"):
             torch.testing.assert_close(ours[name][:, ORDER], theirs[name], rtol=0, atol=bound)
