@@ -40,9 +40,8 @@ def test_training_samples(make: MakeExperiment, changes: tuple[str, str], half_b
     bound = 1e-3 if half_body else 0
     assert len(batches) == len(permuted) > 5
     for ours, theirs in zip(batches, permuted, strict=True):
-        torch.testing.assert_close(
-            ours["images_N3HW"], theirs["images_N3HW"], rtol=0, atol=50 * bound
-        )
+        moved = (ours["images_N3HW"] - theirs["images_N3HW"]).abs().mean()
+        assert moved <= bound  # OpenCV rounds positions: a few pixels are of another grey
         for name in ("targets_NKHW", "target_weights_NK"):
             torch.testing.assert_close(ours[name][:, ORDER], theirs[name], rtol=0, atol=bound)
 
