@@ -314,7 +314,13 @@ def _annotations(
     ids = integers([row.get("id") for row in rows], "id", names, problems, unique="annotation ids")
     not_annotated = [0.0] * (num_joints * 3)
     triples = [row.get("keypoints", not_annotated) for row in rows]
-    keypoints = floats(triples, num_joints * 3, "keypoints", names, problems)
+    lengths = [
+        f"{name} ({len(triple)} numbers)"
+        if isinstance(triple, list) and len(triple) != num_joints * 3
+        else name
+        for name, triple in zip(names, triples, strict=True)
+    ]
+    keypoints = floats(triples, num_joints * 3, "keypoints", lengths, problems)
     keypoints = keypoints.reshape(-1, num_joints, 3)
     labelled = (keypoints[:, :, 2] > 0).sum(axis=1).tolist()
     counts = [row.get("num_keypoints", count) for row, count in zip(rows, labelled, strict=True)]
