@@ -47,11 +47,7 @@ def skeleton_svg(skeleton: Skeleton, pose: Points | None = None) -> str:
 
 
 def _layout(skeleton: Skeleton) -> Points:
-    """Classical scaling of the distances along the limbs; NaN for keypoints without limbs.
-
-    In a symmetric skeleton every axis of it is even or odd under the exchange of left and right:
-    the first odd one is drawn as x, the first even one as y.
-    """
+    """Lay out each group of connected keypoints, side by side; NaN for keypoints without limbs."""
     count = skeleton.num_keypoints
     distances = np.full((count, count), np.inf)
     np.fill_diagonal(distances, 0)
@@ -59,28 +55,40 @@ def _layout(skeleton: Skeleton) -> Points:
         distances[a, b] = distances[b, a] = 1
     for k in range(count):  # Floyd and Warshall's shortest paths
         distances = np.minimum(distances, distances[:, k, None] + distances[None, k])
-    connected = np.isfinite(distances).sum(axis=1)
-    kept = np.flatnonzero(np.isfinite(distances[connected.argmax()]) & (connected > 1))
     points = np.full((count, 2), np.nan)
-    if len(kept) < 2:
-        return points
-    squared = distances[np.ix_(kept, kept)] ** 2
-    centring = np.eye(len(kept)) - 1 / len(kept)
-    values, vectors = np.linalg.eigh(-centring @ squared @ centring / 2)
+    right = 0.0
+    groups = {tuple(np.flatnonzero(row).tolist()) for row in np.isfinite(distances)}
+    for group in sorted(groups, key=lambda group: (-len(group), group)):
+        if len(group) > 1:
+            placed = _layout_group(skeleton, list(group), distances[np.ix_(group, group)])
+            low, high = placed.min(axis=0), placed.max(axis=0)
+            points[list(group)] = placed - (low[0] - right, (low[1] + high[1]) / 2)
+            right += high[0] - low[0] + 1
+    return points
+
+
+def _layout_group(skeleton: Skeleton, group: list[int], distances: NDArray[np.float64]) -> Points:
+    """Classical scaling of the distances along the limbs.
+
+    In a symmetric skeleton each axis of it is even or odd under the exchange of left and right: the
+    odd ones are a keypoint's distance from the middle, drawn as x; the first even one is y.
+    """
+    centring = np.eye(len(group)) - 1 / len(group)
+    values, vectors = np.linalg.eigh(-centring @ distances**2 @ centring / 2)
     axes = (vectors * np.sqrt(np.maximum(values, 0))).T[::-1]  # the longest first
-    position = {int(k): i for i, k in enumerate(kept)}
-    mirror = [position.get(skeleton.flip_index[k], i) for i, k in enumerate(kept)]
+    position = {k: i for i, k in enumerate(group)}
+    mirror = [position.get(skeleton.flip_index[k], i) for i, k in enumerate(group)]
+    # Who faces the camera has the left on the right of the picture.
+    sign = np.array([{"left": 1, "right": -1}.get(skeleton.sides[k], 0) for k in group])
+    upper = np.array([skeleton.is_upper[k] for k in group])
     odd = [axis for axis in axes if axis @ axis[mirror] < -0.9 * (axis @ axis)]
     even = [axis for axis in axes if axis @ axis[mirror] > 0.9 * (axis @ axis)]
-    x, y = (odd[0], even[0]) if odd and even else (axes[0], axes[1])
-    left = np.array([skeleton.sides[k] == "left" for k in kept])
-    upper = np.array([skeleton.is_upper[k] for k in kept])
-    if left.any() and x[left].mean() < 0:  # who faces the camera has the left on the right
-        x = -x
+    x, y = axes[0], axes[1]
+    if odd and even:
+        x, y = sign * np.linalg.norm(odd, axis=0), even[0]
     if upper.any() and not upper.all() and y[upper].mean() > y[~upper].mean():
         y = -y
-    points[kept] = np.stack([x, y], axis=1)
-    return points
+    return np.stack([x, y], axis=1)
 
 
 def _with_strays(points: Points) -> Points:
