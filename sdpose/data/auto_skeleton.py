@@ -80,9 +80,9 @@ def _read(experiment: Experiment) -> Skeleton:
     _refuse_other_validation(experiment, path, skeleton)
     _once(
         logging.INFO,
-        f"skeleton: auto: {len(draft.names)} keypoints of {draft.where}, "
-        f"{len(skeleton.flip_pairs)} flip pairs, {len(skeleton.limbs)} limbs, "
-        f"{len(skeleton.upper_body)} keypoints in the upper half",
+        f"skeleton: auto: {len(draft.names)} keypoints of {draft.where}; flip pairs: "
+        f"{len(skeleton.flip_pairs)}, limbs: {len(skeleton.limbs)}, upper half: "
+        f"{len(skeleton.upper_body)} keypoints",
     )
     return skeleton
 
