@@ -37,6 +37,7 @@ def evaluate(
     from pathlib import Path
 
     from sdpose.config import parse_experiment
+    from sdpose.data.auto_skeleton import with_skeleton
     from sdpose.errors import user_errors
     from sdpose.evaluation import format_table, write_results
     from sdpose.report.run_report import report_run
@@ -47,6 +48,7 @@ def evaluate(
         resolved = parse_experiment(experiment)
         if data_source:
             fetch_coco(data_source, Path(resolved.data_root))
+        resolved = with_skeleton(resolved)
         evaluated = Path(checkpoint.path) / checkpoint.metadata["file"]
         result = evaluate_checkpoint(
             resolved,

@@ -17,6 +17,7 @@ from sdpose.checks.services import check_tracking, check_writable, time_limits
 from sdpose.checks.space import Need, check_space
 from sdpose.checks.start import check_start
 from sdpose.config import Experiment
+from sdpose.data.auto_skeleton import with_skeleton
 from sdpose.errors import UserError
 from sdpose.registry import registry_root
 from sdpose.runner.work_dir import open_mirror
@@ -38,6 +39,12 @@ def examine(experiment: Experiment, *, overwrite: bool = False, steps: int = 0) 
         steps: how many steps to train on the dataset, if nothing of it is missing.
     """
     report = Report("doctor")
+    try:
+        experiment = with_skeleton(experiment)
+    except UserError as error:  # the model, the batch and the checkpoints depend on it
+        what, _, remedy = str(error).partition("\n")
+        report.problem(what, remedy)
+        return report
     check = _check_data(experiment, report)
     if steps and not check.problems:
         try_steps(experiment, steps, report)

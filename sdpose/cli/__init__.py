@@ -19,6 +19,7 @@ from sdpose.cli import (
     predict,
     registry,
     report,
+    skeleton,
     steps,
     ui,
 )
@@ -42,6 +43,7 @@ def cli() -> None:
 for command in (
     steps.synth,
     config.config,
+    skeleton.skeleton,
     steps.prepare,
     doctor.doctor,
     steps.train,

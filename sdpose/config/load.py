@@ -268,6 +268,9 @@ def _merged(chain: Chain) -> tuple[Chain, dict[str, Any]]:
         merged["registry"] = {"model": family}
     for path, values in chain:
         spelled_out.append((path, spell_out(values, merged, str(path))))
+        own = spelled_out[-1][1].get("skeleton")
+        if isinstance(own, dict) and "keypoints" in own:
+            merged.pop("skeleton", None)  # its other keys are of other names
         merged = merge(merged, spelled_out[-1][1])
     return spelled_out, merged
 

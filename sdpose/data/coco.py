@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sdpose.config.keypoint_names import says_nothing
 from sdpose.config.schema import COCO, Skeleton
-from sdpose.data.joint_names import joint_names_problem, owner, same_joints, says_nothing
+from sdpose.data.joint_names import joint_names_problem, owner, same_joints
 from sdpose.data.person_rules import count_left_out, count_others, rule_of
 from sdpose.data.tables import (
     Floats,
@@ -313,7 +314,13 @@ def _annotations(
     ids = integers([row.get("id") for row in rows], "id", names, problems, unique="annotation ids")
     not_annotated = [0.0] * (num_joints * 3)
     triples = [row.get("keypoints", not_annotated) for row in rows]
-    keypoints = floats(triples, num_joints * 3, "keypoints", names, problems)
+    lengths = [
+        f"{name} ({len(triple)} numbers)"
+        if isinstance(triple, list) and len(triple) != num_joints * 3
+        else name
+        for name, triple in zip(names, triples, strict=True)
+    ]
+    keypoints = floats(triples, num_joints * 3, "keypoints", lengths, problems)
     keypoints = keypoints.reshape(-1, num_joints, 3)
     labelled = (keypoints[:, :, 2] > 0).sum(axis=1).tolist()
     counts = [row.get("num_keypoints", count) for row, count in zip(rows, labelled, strict=True)]

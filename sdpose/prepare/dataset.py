@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from sdpose.config import Experiment
+from sdpose.data.auto_skeleton import with_skeleton
 from sdpose.data.person_rules import describe_left_out
 from sdpose.errors import UserError
 from sdpose.files import sha256_of_file
@@ -100,6 +101,7 @@ def prepare_coco(
     if not root.is_dir():
         remedy = how_to_get_data(experiment)
         raise UserError(f"data_root is not a folder: {root.absolute()}\n  {remedy}")
+    experiment = with_skeleton(experiment)
     problems: list[str] = []
     splits = {name: read_split(experiment, name, problems) for name in ("train", "val")}
     found = [split for split in splits.values() if split]

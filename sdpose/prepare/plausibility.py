@@ -45,11 +45,11 @@ def odd_coordinates(annotations: CocoAnnotations) -> list[str]:
     shown_PK = joints_PK3[:, :, 2] > 0
     unit = [
         what
-        for what, values_PN in (
+        for what, values in (
             ("boxes", boxes_P4),
-            ("joints", np.where(shown_PK[:, :, None], joints_PK3[:, :, :2], 0).reshape(-1, 34)),
+            ("joints", np.where(shown_PK[:, :, None], joints_PK3[:, :, :2], 0)),
         )
-        if np.mean(np.abs(values_PN).max(axis=1) <= 1 + _MARGIN) > 1 - _FITS
+        if np.mean(np.abs(values.reshape(len(rows_P), -1)).max(axis=1) <= 1 + _MARGIN) > 1 - _FITS
     ]
     if unit:
         return [

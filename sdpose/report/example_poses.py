@@ -36,7 +36,7 @@ class Person:
 def ranked(files: RunFiles, matches: Matches) -> NDArray[np.intp]:
     """Indices into `matches`, worst OKS first, of persons with enough joints to judge by."""
     assert files.annotations is not None
-    enough = (matches.kinds >= 0).sum(axis=1) >= MIN_JOINTS
+    enough = (matches.kinds >= 0).sum(axis=1) >= min(MIN_JOINTS, matches.kinds.shape[1])
     enough &= (files.annotations.boxes_xywh[matches.persons, 2:] > 0).all(axis=1)
     order = np.argsort(matches.oks, kind="stable")
     return order[enough[order]]

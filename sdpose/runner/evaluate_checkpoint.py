@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from sdpose.config import Experiment
+from sdpose.data.auto_skeleton import with_skeleton
 from sdpose.errors import UserError
 from sdpose.evaluation import EvaluationResult, evaluate
 from sdpose.models import load_model
@@ -34,6 +35,7 @@ def evaluate_checkpoint(
     """
     leave_cores_to_workers(experiment.data.workers_per_gpu)
     with process_group() as world, ConsoleProgress("evaluating", "boxes") as progress:
+        experiment = on_main(world, lambda: with_skeleton(experiment), timeout=PREPARE_TIMEOUT)
         if dataset_digest is not None:
             on_main(world, lambda: _check_data(experiment, dataset_digest), timeout=PREPARE_TIMEOUT)
         model = load_model(

@@ -23,6 +23,7 @@ PLACES = (
     *(f"promotion.{key}" for key in Promotion.model_fields),
     "early_stopping.folder",
 )
+LONGEST_VALUE = 300
 
 
 def stored_experiment(document: str | bytes) -> dict[str, Any]:
@@ -37,11 +38,22 @@ def stored_experiment(document: str | bytes) -> dict[str, Any]:
 
 def differences(document: str | bytes, experiment: Experiment) -> list[str]:
     """`key: stored -> ours` for every value that differs from a stored experiment's, places
-    aside."""
+    aside.
+
+    A skeleton that is `auto` is not compared: the process that trains reads it, and compares it.
+    """
     theirs = flatten(stored_experiment(document))
     ours = flatten(experiment.model_dump(mode="json"))
     return [
-        f"{key}: {theirs.get(key, 'absent')} -> {ours.get(key, 'absent')}"
+        f"{key}: {_short(theirs.get(key, 'absent'))} -> {_short(ours.get(key, 'absent'))}"
         for key in dict.fromkeys([*theirs, *ours])
-        if key not in PLACES and theirs.get(key, ...) != ours.get(key, ...)
+        if key not in PLACES
+        and theirs.get(key, ...) != ours.get(key, ...)
+        and not (experiment.skeleton is None and key.partition(".")[0] == "skeleton")
     ]
+
+
+def _short(value: Any) -> str:
+    """A skeleton can have a thousand keypoints."""
+    text = str(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]} ..."

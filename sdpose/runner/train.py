@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Iterator
 
 from sdpose.config import Experiment
+from sdpose.data.auto_skeleton import with_skeleton
 from sdpose.errors import PEER_LOST, UserError
 from sdpose.outputs.console import ConsoleSink
 from sdpose.outputs.lease import Lease
@@ -86,6 +87,7 @@ def train(experiment: Experiment, *, overwrite: bool = False) -> TrainResult:
             lease = lock.enter_context(locked_results(experiment, events.say))
 
         with before_the_first_step(events.say):
+            experiment = on_main(world, lambda: with_skeleton(experiment), timeout=PREPARE_TIMEOUT)
             on_main(world, lock_results)
             start, dataset = begin(
                 experiment, world, overwrite=overwrite, lease=lease, say=events.say
