@@ -5,6 +5,8 @@ from __future__ import annotations
 from sdpose.config.keys import Key, as_yaml, keys
 from sdpose.config.short_keys import SHORT_KEYS
 
+MAX_DEFAULT = 80  # characters of the defaults' column; COCO's keypoints take more
+
 
 def table() -> str:
     """Markdown: a heading and a table for the top level and for each section."""
@@ -31,7 +33,10 @@ def _row(key: Key) -> str:
     choices = [as_yaml(choice) for choice in key.choices if choice is not None]
     is_told = not choices or set(key.choices) == {True, False}
     allowed = "" if is_told else f" ({', '.join(f'`{choice}`' for choice in choices)})"
-    default = "required" if key.default is ... else f"`{as_yaml(key.default)}`"
+    default = as_yaml(key.default)
+    if len(default) > MAX_DEFAULT:
+        default = default[: default.rindex(",", 0, MAX_DEFAULT)] + ", ..."
+    default = "required" if key.default is ... else f"`{default}`"
     meaning = key.meaning.replace("|", "\\|").replace("<", "&lt;")
     short = next((f" (`{name}`)" for name, full in SHORT_KEYS.items() if key.path in full), "")
     return f"| `{key.path}`{short} | {meaning}{allowed} | {default} | `{as_yaml(key.example)}` |"

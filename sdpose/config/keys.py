@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
-from sdpose.config.schema import Experiment
+from sdpose.config.schema import Experiment, Skeleton
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,16 @@ def _choices(annotation: Any) -> tuple[Any, ...]:
 
 def as_yaml(value: Any) -> str:
     """Write a value as YAML on one line."""
+    if isinstance(value, Skeleton) and value.preset:
+        return value.preset
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json", exclude_none=True)
     if isinstance(value, str):
         return value
     if isinstance(value, tuple | list):
         items = [getattr(item, "type", item) for item in value]
-        return f"[{', '.join(map(str, items))}]"
+        texts = (as_yaml(item) if isinstance(item, list | tuple) else str(item) for item in items)
+        return f"[{', '.join(texts)}]"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{key}: {as_yaml(item)}' for key, item in value.items())}}}"
     return json.dumps(value) if isinstance(value, bool | float | None) else str(value)

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sdpose.config.keypoint_names import says_nothing
 from sdpose.config.schema import COCO, Skeleton
-from sdpose.data.joint_names import joint_names_problem, owner, same_joints, says_nothing
+from sdpose.data.joint_names import joint_names_problem, owner, same_joints
 from sdpose.data.person_rules import count_left_out, count_others, rule_of
 from sdpose.data.tables import (
     Floats,

@@ -6,43 +6,9 @@ confuses left and right, and no loss curve shows it.
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Sequence
 
-# Names of a joint in other tools, letters only; a side is put before or after it.
-_PARTS = {
-    "nose": ("nose", "코"),
-    "eye": ("eye", "눈"),
-    "ear": ("ear", "귀"),
-    "shoulder": ("shoulder", "sho", "shldr", "어깨"),
-    "elbow": ("elbow", "elb", "팔꿈치"),
-    "wrist": ("wrist", "wri", "손목"),
-    "hip": ("hip", "엉덩이", "골반"),
-    "knee": ("knee", "kne", "무릎"),
-    "ankle": ("ankle", "ank", "발목"),
-}
-_SIDES = {
-    "left": ("left", "l", "lt", "왼쪽", "왼", "좌", "좌측"),
-    "right": ("right", "r", "rt", "오른쪽", "오른", "우", "우측"),
-}
-_SPELLINGS = {alias: part for part, aliases in _PARTS.items() for alias in aliases} | {
-    spelled: f"{side}_{part}"
-    for part, aliases in _PARTS.items()
-    for alias in aliases
-    for side, words in _SIDES.items()
-    for word in words
-    for spelled in (word + alias, alias + word)
-}
-
-
-def joint_of(name: object) -> str:
-    """Return COCO's name for any spelling of a joint; an unknown name in lower case.
-
-    >>> [joint_of(name) for name in ("L_Eye", "Right-Hip", "lshoulder", "knee (left)", "head top")]
-    ['left_eye', 'right_hip', 'left_shoulder', 'left_knee', 'head top']
-    """
-    return _SPELLINGS.get(_letters(name), str(name).strip().lower())
+from sdpose.config.keypoint_names import joint_of, says_nothing
 
 
 def same_joints(names: Sequence[object], keypoints: Sequence[str]) -> bool:
@@ -94,13 +60,3 @@ def owner(preset: str | None) -> str:
     return {"coco": "COCO's", "crowdpose": "CrowdPose's", "mpii": "MPII's"}.get(
         preset, f"{preset}'s"
     )
-
-
-def says_nothing(names: Sequence[object]) -> bool:
-    """Return whether there are no names, or only names like "1" and "kp_12" that are numbered."""
-    numbered = all(re.search(r"\d", str(name)) for name in names)
-    return numbered and len({_letters(name) for name in names}) <= 1
-
-
-def _letters(name: object) -> str:
-    return re.sub(r"[\d\W_]+", "", unicodedata.normalize("NFC", str(name))).lower()

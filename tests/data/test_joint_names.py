@@ -6,8 +6,9 @@ import unicodedata
 
 import pytest
 
+from sdpose.config.keypoint_names import says_nothing
 from sdpose.config.schema import COCO
-from sdpose.data.joint_names import joint_names_problem, says_nothing
+from sdpose.data.joint_names import joint_names_problem
 
 KOREAN = (
     *("코", "왼쪽 눈", "오른쪽 눈", "왼쪽 귀", "오른쪽 귀", "왼쪽 어깨", "오른쪽 어깨"),

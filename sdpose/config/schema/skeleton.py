@@ -1,6 +1,7 @@
 """`skeleton`: the keypoints of the objects that are trained on, and what follows from them.
 
-K = keypoints, in the order of the annotations. "Left" and "right" are the object's own.
+K = keypoints, in the order of the annotations. "Left" and "right" are the object's own. Keys that
+are left out follow from the names (`keypoint_names`); without names, all are COCO's.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from sdpose.config import keypoint_names
 from sdpose.config.schema.section import PositiveFloat, Section
 from sdpose.errors import did_you_mean
 
@@ -27,8 +29,9 @@ PRESETS = Path(__file__).parents[1] / "skeletons"
 MAX_KEYPOINTS = 1000
 SIDES = ("left", "right")
 
+MAX_NAME = 100
 KeypointName = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_NAME)
 ]
 Pair = tuple[KeypointName, KeypointName]
 
@@ -38,24 +41,51 @@ class Skeleton(Section):
 
     keypoints: Annotated[
         tuple[KeypointName, ...], Field(min_length=1, max_length=MAX_KEYPOINTS)
-    ] = Field(description="names, in the order of the annotations", examples=[["nose", "tail"]])
+    ] = Field(
+        description="names, in the order of the annotations; default: COCO's",
+        examples=[["nose", "tail"]],
+    )
     flip_pairs: tuple[Pair, ...] = Field(
         (),
-        description="left and right keypoints that change places in a mirrored image",
+        description="left and right keypoints that change places in a mirrored image; default: "
+        "from the names; [] for none",
         examples=[[["left_eye", "right_eye"]]],
     )
     sigmas: tuple[PositiveFloat, ...] = Field(
-        description="per-keypoint constants of OKS (COCO's sigmas), one for each keypoint",
-        examples=[[0.026, 0.05]],
+        description="per-keypoint constants of OKS, one for each keypoint; default: COCO's where "
+        f"the name is COCO's, else {keypoint_names.UNIFORM_SIGMA}",
+        examples=[[0.05] * 17],
     )
     limbs: tuple[Pair, ...] = Field(
-        (), description="pairs that are drawn as lines", examples=[[["nose", "tail"]]]
+        (), description="pairs that are drawn as lines", examples=[[["nose", "left_eye"]]]
     )
     upper_body: tuple[KeypointName, ...] = Field(
         (),
-        description="keypoints of the upper half, for half-body crops; [] for none",
+        description="keypoints of the upper half, for half-body crops; default: from the names, "
+        "where all of them say it; [] for none",
         examples=[["nose"]],
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _derived_defaults(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        if "keypoints" not in value:
+            return preset("coco").model_dump() | value
+        names = value["keypoints"]
+        if not _is_list_of_names(names):
+            return {"sigmas": (), **value}  # reported as keypoints
+        names = [name.strip() for name in names]
+        derived: dict[str, Any] = {}
+        if "flip_pairs" not in value:
+            derived["flip_pairs"] = _flip_pairs(names)
+        if "sigmas" not in value:
+            derived["sigmas"] = keypoint_names.sigmas(names, coco_sigmas())[0]
+        if "upper_body" not in value:
+            upper, unknown = keypoint_names.upper_body(names)
+            derived["upper_body"] = () if unknown else upper
+        return value | derived
 
     @model_validator(mode="after")
     def _names_agree(self) -> Skeleton:
@@ -118,6 +148,27 @@ class Skeleton(Section):
         return tuple(name in self.upper_body for name in self.keypoints)
 
 
+def _is_list_of_names(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and 0 < len(value) <= MAX_KEYPOINTS
+        and all(isinstance(name, str) and 0 < len(name.strip()) <= MAX_NAME for name in value)
+    )
+
+
+def _flip_pairs(names: list[str]) -> list[tuple[str, str]]:
+    """Left and right by name. A wrong answer would train mirrored persons, so that a doubtful one
+    is an error."""
+    pairs, alone = keypoint_names.flip_pairs(names)
+    if keypoint_names.says_nothing(names):
+        why = "keypoints that have numbers only do not say which are left and right"
+    elif alone and not _repeated(names):
+        why = f"these names say left or right, and have no partner: {', '.join(alone[:10])}"
+    else:
+        return pairs
+    raise ValueError(f"{why}: give flip_pairs, [[left, right], ...], [] for none")
+
+
 def _repeated(names: Iterable[str]) -> str:
     names = list(names)
     return ", ".join(dict.fromkeys(name for name in names if names.count(name) > 1))
@@ -142,6 +193,12 @@ def preset(name: str) -> Skeleton:
         )
     text = (PRESETS / f"{name}.yaml").read_text(encoding="utf-8")
     return Skeleton.model_validate(yaml.safe_load(text))
+
+
+def coco_sigmas() -> dict[str, float]:
+    """Return COCO's constants of OKS by the names of its keypoints."""
+    coco = preset("coco")
+    return dict(zip(coco.keypoints, coco.sigmas, strict=True))
 
 
 COCO = preset("coco")
