@@ -39,8 +39,8 @@ def annotate(picture: Picture, subject: Subject) -> list[dict[str, Any]]:
             keypoints[:, 2] = v
             keypoints[v == 0] = 0
         annotation = _annotation(mask, keypoints, _polygons(mask), iscrowd=0)
-        if subject.head_box:
-            annotation["head_box"] = _head_box(placed)
+        if subject.headbox:
+            annotation["headbox"] = _headbox(placed)
         annotations.append(annotation)
     crowd = [placed.mask(owner) for placed in picture.figures if placed.kind == "crowd"]
     mask = np.logical_or.reduce(crowd) if crowd else np.zeros_like(owner, dtype=bool)
@@ -68,10 +68,10 @@ def crowd_index(annotations: list[dict[str, Any]]) -> float:
     return min(1.0, round(float(np.mean(ratios)), 4)) if ratios else 0.0
 
 
-def _head_box(placed: Placed) -> list[float]:
-    """The head's extent as x, y, width, height, whatever covers it: the length of PCKh."""
-    low, high = (placed.origin + placed.size * corner for corner in placed.figure.extent(HEAD))
-    return [round(float(n), 2) for n in (*low, *(high - low))]
+def _headbox(placed: Placed) -> list[float]:
+    """The head's extent as x1, y1, x2, y2, whatever covers it."""
+    corners = np.concatenate(placed.figure.extent(HEAD)).reshape(2, 2)
+    return [float(n) for n in np.round(placed.origin + placed.size * corners, 2).ravel()]
 
 
 def _annotation(

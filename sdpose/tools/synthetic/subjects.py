@@ -21,7 +21,7 @@ class Subject:
     sample: Sampler
     layout: Layout
     crowd_index: bool = False  # images have `crowdIndex`, as in CrowdPose
-    head_box: bool = False  # annotations have `head_box` (x, y, width, height), for PCKh
+    headbox: bool = False  # annotations have `headbox` (x1, y1, x2, y2), for PCKh
 
 
 def _subset(skeleton: Skeleton, names: tuple[str, ...]) -> Skeleton:
@@ -57,7 +57,7 @@ SUBJECTS = {
         "person", "person", preset("crowdpose"), sample_figure, _TOGETHER, crowd_index=True
     ),
     "mpii": Subject(
-        "person", "person", preset("mpii"), sample_figure, Layout(crowds=False), head_box=True
+        "person", "person", preset("mpii"), sample_figure, Layout(crowds=False), headbox=True
     ),
     "hand21": Subject("hand", "hand", preset("hand21"), sample_hand, _HANDS),
 }
