@@ -22,18 +22,30 @@ from sdpose.tools.mmpose_import.direct import experiment_loader, with_experiment
 @click.option("--train", "num_train", type=click.IntRange(1), default=1000, show_default=True)
 @click.option("--val", "num_val", type=click.IntRange(1), default=200, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-def synth(out: Path, num_train: int, num_val: int, seed: int) -> None:
+@click.option(
+    "--skeleton",
+    default="coco",
+    show_default=True,
+    metavar="NAME",
+    help="What is drawn and annotated: coco, head5, crowdpose, mpii or hand21.",
+)
+def synth(out: Path, num_train: int, num_val: int, seed: int, skeleton: str) -> None:
     """Write a synthetic COCO keypoints dataset to OUT.
 
-    Rendered articulated people in the true COCO layout; --train and --val are numbers of images.
-    The same seed gives the same bytes.
+    Rendered articulated people, heads or hands in the true COCO layout; --train and --val are
+    numbers of images. The same seed gives the same bytes.
     """
     from sdpose.progress_bar import ConsoleProgress
     from sdpose.tools.synthetic.dataset import write_synthetic_coco
 
     with ConsoleProgress("rendering", "images") as progress:
         write_synthetic_coco(
-            out, num_train=num_train, num_val=num_val, seed=seed, progress=progress
+            out,
+            num_train=num_train,
+            num_val=num_val,
+            seed=seed,
+            skeleton=skeleton,
+            progress=progress,
         )
     echo(f"{out}: {num_train} training and {num_val} validation images")
 

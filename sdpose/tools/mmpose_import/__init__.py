@@ -95,6 +95,9 @@ def _nearest_base(experiment: Experiment) -> tuple[str, dict[str, Any]]:
         changes = _difference(_plain(base), _plain(experiment))
         changes.pop("exp_name", None)
         changes.pop("registry", None)  # the base's
+        if "skeleton" in changes:  # its keys belong together: a part of them is another skeleton
+            skeleton = experiment.keypoints
+            changes["skeleton"] = skeleton.preset or skeleton.model_dump(mode="json")
         is_default = experiment.work_dir == f"work_dirs/{experiment.exp_name}"
         if is_default and origins["work_dir"] == "default":
             changes.pop("work_dir", None)

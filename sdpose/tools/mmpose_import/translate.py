@@ -12,7 +12,6 @@ from typing import Any
 from sdpose.documents import describe
 from sdpose.errors import UserError
 from sdpose.tools.mmpose_import.translate_data import translate_data
-from sdpose.tools.mmpose_import.translate_skeleton import check_joints
 from sdpose.tools.mmpose_import.translate_training import (
     translate_optimizer,
     translate_outputs,
@@ -45,8 +44,8 @@ def translate(config: dict[str, Any], name: str) -> Translation:
         name: the experiment's if the file sets no `exp_name`: the file's own, as mmpose names the
             work dir.
     Raises:
-        UserError: it is of mmpose 1.x, trains no SDPose, trains other joints than COCO's or not
-            one dataset, or a value has a type that cannot be read.
+        UserError: it is of mmpose 1.x, trains no SDPose or not one dataset, its parts disagree on
+            the keypoints, or a value has a type that cannot be read.
     """
     result = Translation()
     try:
@@ -81,8 +80,8 @@ def _translate(config: dict[str, Any], name: str, result: Translation) -> None:
     data_root = config.get("data_root")
     if not isinstance(data_root, str | None):
         raise UserError(f"data_root is {describe(data_root)}: expected the path of a folder")
-    _model(node.section("model"), result)
-    translate_data(node.section("data"), result, data_root or None)
+    joints = _model(node.section("model"), result)
+    translate_data(node.section("data"), result, data_root or None, head_joints=joints)
     translate_optimizer(node, result)
     translate_schedule(node, result)
     translate_outputs(node, result)
@@ -98,7 +97,8 @@ def _translate(config: dict[str, Any], name: str, result: Translation) -> None:
     node.finish()
 
 
-def _model(model: Node, result: Translation) -> None:
+def _model(model: Node, result: Translation) -> Any:
+    """Take `model`; return its number of joints."""
     model.built_in("type", ("TopDown",))
     model.built_in("train_cfg", ({}, None))
     model.keep_file("pretrained", "model.pretrained")
@@ -114,7 +114,7 @@ def _model(model: Node, result: Translation) -> None:
     head = model.section("keypoint_head")
     head.built_in("type", ("SDPoseHead",))
     head.built_in("in_channels", (width if kind == "HRNet_3stage" else 4 * width,))
-    check_joints(head, "num_joints")
+    joints = head.take("num_joints")
     keypoint = head.section("loss_keypoint")
     target = "model.keypoint_head.loss_keypoint"
     for key in ("type", "loss_weight"):
@@ -145,6 +145,7 @@ def _model(model: Node, result: Translation) -> None:
         test.keep(key, f"model.test_cfg.{key}", default=default)
     test.finish()
     model.finish()
+    return joints
 
 
 def _hrnet(backbone: Node, result: Translation) -> int:

@@ -7,6 +7,10 @@ from typing import Any
 from sdpose.errors import UserError
 from sdpose.tools.mmpose_import.translation import Node, Translation, as_list, put
 
+# Computed for every skeleton but COCO's, without being said; PCKh where there are head boxes.
+REPORTED = ("PCK", "PCKh")
+OTHER_METRICS = (*REPORTED, "AUC", "EPE", "NME")
+
 DEFAULT_SCHEDULE = "the experiment has the default schedule"
 
 
@@ -133,12 +137,15 @@ def translate_outputs(node: Node, result: Translation) -> None:
 
     evaluation = node.section("evaluation")
     evaluation.keep("interval", "evaluation.interval", default=1)
-    evaluation.built_in("metric", ("mAP", ["mAP"]))
+    _metric(evaluation)
     # mmpose before 0.14 says key_indicator
     key = "key_indicator" if evaluation.get("save_best") is None else "save_best"
     best = evaluation.get(key)
     if best in ("AP", "auto", None):
         put(result.experiment, "evaluation.save_best", evaluation.take(key) and "AP")
+    elif best in OTHER_METRICS:
+        put(result.experiment, "evaluation.save_best", "AP")
+        evaluation.unsupported(key, "best_*.pth is that of AP")
     else:
         put(result.experiment, "evaluation.save_best", None)
         evaluation.unsupported(key, "no best_*.pth is kept")
@@ -152,6 +159,16 @@ def translate_outputs(node: Node, result: Translation) -> None:
     log.keep("interval", "log_config.interval", default=10)
     _hooks(log, result)
     log.finish()
+
+
+def _metric(evaluation: Node) -> None:
+    metric = evaluation.get("metric")
+    lost = [each for each in as_list(metric) or [metric] if each not in ("mAP", *REPORTED)]
+    if lost:
+        names = ", ".join(str(each) for each in lost)
+        evaluation.unsupported("metric", f"{names}: not computed; here AP, PCK and PCKh")
+    else:
+        evaluation.without_effect("metric", "AP; PCK and PCKh where they apply")
 
 
 def _hooks(log: Node, result: Translation) -> None:

@@ -1,4 +1,4 @@
-"""A synthetic COCO keypoints dataset: rendered articulated people on cluttered backgrounds.
+"""A synthetic COCO keypoints dataset: rendered articulated figures on cluttered backgrounds.
 
 The folder has COCO's own layout, so that everything that reads COCO reads it. Each picture is a
 function of (seed, split, index) alone; with the same library versions the files are the same byte
@@ -21,13 +21,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sdpose.config.schema import COCO
 from sdpose.cpus import cpu_count
 from sdpose.errors import UserError
 from sdpose.files import matching
-from sdpose.tools.synthetic.figure import NUM_PARTS, Array
-from sdpose.tools.synthetic.painting import visibility
-from sdpose.tools.synthetic.scene import Placed, render_picture
+from sdpose.tools.synthetic.annotations import annotate, crowd_index
+from sdpose.tools.synthetic.scene import render_picture
+from sdpose.tools.synthetic.subjects import SUBJECTS, Subject
 
 Progress = Callable[[int, int], None]
 
@@ -40,99 +39,32 @@ JPEG_QUALITY = 90
 PICTURES_WORTH_A_PROCESS = 250
 
 
-# ------------------------------------------------------------------------------------ annotations
-
-
-def _annotations(people: list[Placed], owner: npt.NDArray[np.int16]) -> list[dict[str, Any]]:
-    """COCO's annotations (without ids) of the people in a finished picture."""
-    positive = np.maximum(owner, 0)
-    seen = np.bincount(positive.ravel(), minlength=1 + NUM_PARTS * len(people)) > 0
-    person_map = (positive + NUM_PARTS - 1) // NUM_PARTS  # 0: nobody
-    annotations = []
-    for index, person in enumerate(people):
-        if person.kind == "crowd":
-            continue
-        mask = person_map == index + 1
-        if mask.sum() < 12:  # covered by others
-            continue
-        keypoints = np.zeros((COCO.num_keypoints, 3))
-        if person.kind == "person":
-            v = visibility(person.figure, person.joints, owner, seen, person.first_owner)
-            keypoints[:, :2] = np.round(person.joints, 2)
-            keypoints[:, 2] = v
-            keypoints[v == 0] = 0
-        annotations.append(_annotation(mask, keypoints, _polygons(mask), iscrowd=0))
-    crowd = [index + 1 for index, person in enumerate(people) if person.kind == "crowd"]
-    mask = np.isin(person_map, crowd) if crowd else np.zeros_like(owner, dtype=bool)
-    if mask.any():
-        run_lengths = {"counts": _run_lengths(mask), "size": list(mask.shape)}
-        annotations.append(
-            _annotation(mask, np.zeros((COCO.num_keypoints, 3)), run_lengths, iscrowd=1)
-        )
-    return annotations
-
-
-def _annotation(
-    mask: npt.NDArray[np.bool_], keypoints_K3: Array, segmentation: Any, *, iscrowd: int
-) -> dict[str, Any]:
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    x, y = int(columns[0]), int(rows[0])
-    numbers = [int(n) if n == int(n) else float(n) for n in keypoints_K3.ravel()]
-    return {
-        "segmentation": segmentation,
-        "num_keypoints": int((keypoints_K3[:, 2] > 0).sum()),
-        "area": int(mask.sum()),
-        "iscrowd": iscrowd,
-        "keypoints": numbers,
-        "bbox": [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1],
-        "category_id": 1,
-    }
-
-
-def _polygons(mask: npt.NDArray[np.bool_]) -> list[list[float]]:
-    """The outline of every fragment, as x, y, x, y, ...; a pixel reaches from x to x + 1."""
-    # Traced at twice the size, where a line of pixels has an inside; to half a pixel.
-    doubled = mask.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
-    contours, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    outlines = [cv2.approxPolyDP(contour, 1.0, True) for contour in contours]
-    corners = [o if len(o) >= 3 else c for o, c in zip(outlines, contours, strict=True)]
-    return [((polygon.ravel() + 0.5) / 2).tolist() for polygon in corners]
-
-
-def _run_lengths(mask: npt.NDArray[np.bool_]) -> list[int]:
-    """COCO's uncompressed RLE: lengths of 0s and 1s in turn, down the columns, 0s first.
-
-    >>> _run_lengths(np.array([[0, 1], [1, 1]], dtype=bool))
-    [1, 3]
-    >>> _run_lengths(np.array([[1, 0], [1, 0]], dtype=bool))
-    [0, 2, 2]
-    """
-    flat = np.concatenate([[False], mask.ravel(order="F")])
-    changes = np.flatnonzero(flat[1:] != flat[:-1])
-    bounds = np.concatenate([[0], changes, [mask.size]])
-    return [int(n) for n in np.diff(bounds)]
-
-
-# ------------------------------------------------------------------------------------------ files
-
-
 def write_synthetic_coco(
     out: Path,
     *,
     num_train: int,
     num_val: int,
     seed: int,
+    skeleton: str = "coco",
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Writes `num_train` and `num_val` pictures with annotations to the folder `out`.
+    """Write `num_train` and `num_val` pictures with annotations to the folder `out`.
 
-    A complete dataset of the same numbers and seed is left as it is; another synthetic dataset is
-    replaced. `workers` is the number of processes (default: one per core; the files do not depend
-    on it). `progress(done, total)` is called after every picture.
+    A complete dataset of the same numbers, seed and skeleton is left as it is; another synthetic
+    dataset is replaced. The layout is COCO's, whatever is drawn, so that an experiment differs in
+    `skeleton` and `data_root` alone.
 
-    Raises UserError for numbers out of range, and if `out` holds anything that is not ours.
+    Args:
+        skeleton: a name in SUBJECTS.
+        workers: number of processes (default: one per core; the files do not depend on it).
+        progress: called as progress(done, total) after every picture.
+    Raises:
+        UserError: unknown skeleton, numbers out of range, or `out` holds anything that is not ours.
     """
+    if skeleton not in SUBJECTS:
+        raise UserError(f"--skeleton: '{skeleton}' cannot be drawn; allowed: {', '.join(SUBJECTS)}")
+    subject = SUBJECTS[skeleton]
     for name, value, low, high in (
         ("number of training images", num_train, 1, MAX_IMAGES),
         ("number of validation images", num_val, 1, MAX_IMAGES),
@@ -141,6 +73,8 @@ def write_synthetic_coco(
         if not low <= value <= high:
             raise UserError(f"{name}: {value}; allowed: {low} to {high}")
     request = {"format": FORMAT, "num_train": num_train, "num_val": num_val, "seed": seed}
+    if skeleton != "coco":  # a dataset of before there were others is still complete
+        request["skeleton"] = skeleton
     if _is_complete(out, request):
         return
     _clear(out)
@@ -150,8 +84,10 @@ def write_synthetic_coco(
         (out / folder).mkdir(parents=True, exist_ok=True)
     marker.write_text(json.dumps(request | {"complete": False}) + "\n", encoding="utf-8")
     numbers = {"train": num_train, "val": num_val}
-    jobs = [(out, split, index, seed) for split in SPLITS for index in range(numbers[split])]
-    documents = {split: _empty_document(seed) for split in SPLITS}
+    jobs = [
+        (out, split, index, seed, skeleton) for split in SPLITS for index in range(numbers[split])
+    ]
+    documents = {split: _empty_document(seed, subject) for split in SPLITS}
     with _processes(workers, len(jobs)) as run:
         for done, (job, (image, annotations)) in enumerate(
             zip(jobs, run(_write_picture, jobs), strict=True), start=1
@@ -180,11 +116,15 @@ def _processes(workers: int | None, num_jobs: int) -> Iterator[Callable[..., Ite
         yield partial(pool.map, chunksize=16)
 
 
-def _write_picture(job: tuple[Path, str, int, int]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Writes one JPEG; returns COCO's entry of the image and its annotations."""
-    out, split, index, seed = job
-    picture = render_picture(np.random.default_rng([seed, SPLITS.index(split), index]))
-    annotations = _annotations(picture.people, picture.owner)
+def _write_picture(
+    job: tuple[Path, str, int, int, str],
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Write one JPEG; return COCO's entry of the image and its annotations."""
+    out, split, index, seed, skeleton = job
+    subject = SUBJECTS[skeleton]
+    rng = np.random.default_rng([seed, SPLITS.index(split), index])
+    picture = render_picture(rng, subject.sample, subject.layout)
+    annotations = annotate(picture, subject)
     image_id = FIRST_IMAGE_ID[split] + index
     file_name = f"{image_id:012d}.jpg"
     ok, jpeg = cv2.imencode(".jpg", picture.image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
@@ -192,7 +132,10 @@ def _write_picture(job: tuple[Path, str, int, int]) -> tuple[dict[str, Any], lis
     (out / f"{split}2017" / file_name).write_bytes(jpeg.tobytes())
     for number, annotation in enumerate(annotations):
         annotation |= {"image_id": image_id, "id": image_id * 100 + number}
-    return _image_entry(image_id, file_name, picture.image), annotations
+    entry = _image_entry(image_id, file_name, picture.image)
+    if subject.crowd_index:
+        entry["crowdIndex"] = crowd_index(annotations)
+    return entry, annotations
 
 
 def _is_complete(out: Path, request: dict[str, Any]) -> bool:
@@ -241,10 +184,11 @@ def _image_entry(image_id: int, file_name: str, picture: npt.NDArray[np.uint8]) 
     }
 
 
-def _empty_document(seed: int) -> dict[str, Any]:
+def _empty_document(seed: int, subject: Subject) -> dict[str, Any]:
+    drawn = "people" if subject.category == "person" else f"{subject.category}s"
     return {
         "info": {
-            "description": f"Synthetic people in COCO's layout (sdpose synth, seed {seed})",
+            "description": f"Synthetic {drawn} in COCO's layout (sdpose synth, seed {seed})",
             "url": "",
             "version": f"{FORMAT}.0",
             "year": 2024,
@@ -256,11 +200,11 @@ def _empty_document(seed: int) -> dict[str, Any]:
         "annotations": [],
         "categories": [
             {
-                "supercategory": "person",
+                "supercategory": subject.supercategory,
                 "id": 1,
-                "name": "person",
-                "keypoints": list(COCO.keypoints),
-                "skeleton": [[a + 1, b + 1] for a, b in COCO.limb_indices],
+                "name": subject.category,
+                "keypoints": list(subject.skeleton.keypoints),
+                "skeleton": [[a + 1, b + 1] for a, b in subject.skeleton.limb_indices],
             }
         ],
     }

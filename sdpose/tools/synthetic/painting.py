@@ -7,23 +7,13 @@ there. A pixel's centre has integer coordinates.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sdpose.config.schema import COCO
-from sdpose.tools.synthetic.figure import PART_INDEX, Array, Color, Figure, shade
-
-# The parts that show a joint: where another one lies on top of it, the joint is occluded.
-_SHOWN_BY = {
-    "shoulder": ("upper_arm",),
-    "elbow": ("upper_arm", "forearm"),
-    "wrist": ("forearm", "hand"),
-    "hip": ("thigh",),
-    "knee": ("thigh", "shin"),
-    "ankle": ("shin", "foot"),
-}
+from sdpose.tools.synthetic.solids import Array, Color, Figure, shade
 
 _CIRCLE = np.array([(math.cos(a), math.sin(a)) for a in np.linspace(0, 2 * math.pi, 17)[:-1]])
 SUBPIXEL_BITS = 4
@@ -50,64 +40,54 @@ def paint_figure(
     owner_HW: npt.NDArray[np.int16],
     figure: Figure,
     origin_2: Array,
-    height: float,
+    size: float,
     first_owner: int,
 ) -> None:
-    """Paints a person whose pelvis is at `origin_2`, `height` pixels tall when upright.
+    """Paint a figure whose origin is at `origin_2`, `size` pixels long.
 
-    The pixels of part p get the number first_owner + p in owner_HW.
+    The pixels of the figure's p-th part get the number first_owner + p in owner_HW.
     """
-    outline = 0.5 if height < 60 else 0.9
-    for part in figure.parts:
-        owner = first_owner + PART_INDEX[part.name]
-        centers = origin_2 + height * part.centers[:, :2]
-        radii = height * part.radii
+    outline = 0.5 if size < 60 else 0.9
+    for owner, part in enumerate(figure.parts, start=first_owner):
+        centers = origin_2 + size * part.centers[:, :2]
+        radii = size * part.radii
         border = hull_polygon(centers, radii + outline)
         fill(image_HW3, border, shade(part.color, 0.5))
         fill(image_HW3, hull_polygon(centers, radii), part.color)
         own(owner_HW, border, owner)
         for detail_centers, detail_radii, color in part.details:
-            polygon = hull_polygon(origin_2 + height * detail_centers[:, :2], height * detail_radii)
+            polygon = hull_polygon(origin_2 + size * detail_centers[:, :2], size * detail_radii)
             fill(image_HW3, polygon, color)
             own(owner_HW, polygon, owner)
 
 
 def visibility(
     figure: Figure,
+    names: Sequence[str],
     joints_K2: Array,
     owner_HW: npt.NDArray[np.int16],
     seen: npt.NDArray[np.bool_],
     first_owner: int,
 ) -> npt.NDArray[np.int64]:
-    """COCO's v of the 17 joints at joints_K2 (pixels) in a finished picture, in which
+    """Return COCO's v of the joints `names` at joints_K2 (pixels) in a finished picture, in which
     the owners with seen[owner] have pixels.
 
-    2: visible; 1: hidden by another body part, person or object, but placed by what is seen of its
-    limb; 0: outside the image, or nothing to place it by, or a face joint on the far side of the
-    head (COCO's annotators leave these out).
+    2: visible; 1: hidden by another part, figure or object, but placed by what is seen around it;
+    0: outside the image, or nothing to place it by, or a joint that is never annotated from this
+    side (COCO's annotators leave out a face's far side).
     """
     height, width = owner_HW.shape
-    visible = np.zeros(len(COCO.keypoints), dtype=np.int64)
-    for k, name in enumerate(COCO.keypoints):
+    owner_of = {part.name: first_owner + p for p, part in enumerate(figure.parts)}
+    visible = np.zeros(len(names), dtype=np.int64)
+    for k, name in enumerate(names):
+        joint = figure.joints[name]
         x, y = round(float(joints_K2[k, 0])), round(float(joints_K2[k, 1]))
-        if figure.face_hidden[k] or not (0 <= x < width and 0 <= y < height):
+        if joint.hidden or not (0 <= x < width and 0 <= y < height):
             continue
-        limb, trunk = _parts_of(name)
-        limb_owners = {first_owner + PART_INDEX[part] for part in limb}
-        trunk_owners = {first_owner + PART_INDEX[part] for part in trunk}
-        shown_by = limb_owners if figure.far[k] else limb_owners | trunk_owners
+        shown_by = {owner_of[part] for part in joint.shown_by}
         around = owner_HW[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
         if shown_by.intersection(around.ravel().tolist()):
             visible[k] = 2
-        elif any(seen[owner] for owner in limb_owners | trunk_owners):
+        elif any(seen[owner_of[part]] for part in joint.placed_by):
             visible[k] = 1
     return visible
-
-
-def _parts_of(joint: str) -> tuple[list[str], list[str]]:
-    """The limb and the trunk parts that a joint lies in."""
-    side, _, kind = joint.partition("_")
-    if kind not in _SHOWN_BY:
-        return ["head"], []
-    trunk = {"shoulder": ["torso"], "hip": ["pelvis", "torso"]}.get(kind, [])
-    return [f"{side}_{part}" for part in _SHOWN_BY[kind]], trunk

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Range = tuple[float, float]
+from sdpose.tools.synthetic.solids import Range
 
 SIDES = ("left", "right")
 

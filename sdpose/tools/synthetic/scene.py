@@ -1,16 +1,17 @@
-"""A picture: a few people, near and far, before and behind things, on a restless background."""
+"""A picture: a few figures, near and far, before and behind things, on a restless background."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sdpose.tools.synthetic.figure import NUM_PARTS, Array, Color, Figure, sample_figure
 from sdpose.tools.synthetic.painting import fill, hull_polygon, own, paint_figure
+from sdpose.tools.synthetic.solids import Array, Color, Figure, Range
 
 IMAGE_SIZES_WH = ((320, 240), (320, 240), (240, 320), (288, 288))
 # In the owner map, where no body part is on top.
@@ -18,44 +19,68 @@ NO_OWNER = 0
 OBJECT = -1
 
 
+Sampler = Callable[[np.random.Generator], Figure]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How many figures a picture has, how large and how close together they are.
+
+    The defaults are those of people in COCO.
+    """
+
+    numbers: tuple[float, ...] = (0.45, 0.35, 0.2)  # probabilities of 1, 2, ... figures
+    sizes: Range = (0.4, 1.0)  # of a figure's unit, in image heights
+    overlap: float = 0.2  # of two boxes, at most; shares of the smaller one
+    truncated: float = 0.1  # share of figures that may reach out of the image
+    crowds: bool = True  # groups and distant figures without keypoints, too
+    parts: frozenset[str] | None = None  # what is annotated of a figure; None: all of it
+
+
 @dataclass(frozen=True)
 class Placed:
-    """A person in a picture: pelvis and height in pixels; the parts' first number in the owner
+    """A figure in a picture: its origin and size in pixels; its parts' first number in the owner
     map; whether an annotator would mark joints, or would see one of a crowd."""
 
     figure: Figure
     origin: Array
-    height: float
+    size: float
     first_owner: int
     kind: str  # "person" | "far" | "crowd"
 
-    @property
-    def joints(self) -> Array:
-        return self.origin + self.height * self.figure.joints[:, :2]
+    def mask(
+        self, owner_HW: npt.NDArray[np.int16], parts: frozenset[str] | None = None
+    ) -> npt.NDArray[np.bool_]:
+        """Return where these parts, or all of them, are on top."""
+        if parts is None:
+            last = self.first_owner + len(self.figure.parts) - 1
+            return (owner_HW >= self.first_owner) & (owner_HW <= last)
+        named = enumerate(self.figure.parts, start=self.first_owner)
+        return np.isin(owner_HW, [owner for owner, part in named if part.name in parts])
 
 
 @dataclass(frozen=True)
 class Picture:
-    """image [H, W, 3], BGR; owner [H, W], the number of the body part on top, 0 or less: none."""
+    """image [H, W, 3], BGR; owner [H, W], the number of the part on top, 0 or less: none."""
 
     image: npt.NDArray[np.uint8]
     owner: npt.NDArray[np.int16]
-    people: list[Placed]
+    figures: list[Placed]
 
 
-def render_picture(rng: np.random.Generator) -> Picture:
-    """A random picture."""
+def render_picture(rng: np.random.Generator, sample: Sampler, layout: Layout) -> Picture:
+    """Return a random picture of figures that `sample` gives."""
     width, height = IMAGE_SIZES_WH[rng.integers(len(IMAGE_SIZES_WH))]
     image = _background(rng, width, height)
     owner = np.zeros((height, width), dtype=np.int16)
     for _ in range(rng.integers(2, 8)):
         _paint_object(rng, image, owner, NO_OWNER)
-    people = _place_people(rng, width, height)
-    for person in sorted(people, key=lambda p: p.height):  # the small ones are far away
-        paint_figure(image, owner, person.figure, person.origin, person.height, person.first_owner)
+    figures = _place_figures(rng, width, height, sample, layout)
+    for placed in sorted(figures, key=lambda p: p.size):  # the small ones are far away
+        paint_figure(image, owner, placed.figure, placed.origin, placed.size, placed.first_owner)
     if rng.random() < 0.25:
         _paint_object(rng, image, owner, OBJECT)
-    return Picture(image, owner, people)
+    return Picture(image, owner, figures)
 
 
 def _background(rng: np.random.Generator, width: int, height: int) -> npt.NDArray[np.uint8]:
@@ -110,45 +135,41 @@ def _paint_object(
         own(owner, polygon, number)
 
 
-def _place_people(rng: np.random.Generator, width: int, height: int) -> list[Placed]:
-    people: list[Placed] = []
+def _place_figures(
+    rng: np.random.Generator, width: int, height: int, sample: Sampler, layout: Layout
+) -> list[Placed]:
+    placed: list[Placed] = []
 
     def add(figure: Figure, origin: Array, size: float, kind: str) -> None:
-        people.append(Placed(figure, origin, size, 1 + NUM_PARTS * len(people), kind))
+        first = 1 + sum(len(other.figure.parts) for other in placed)
+        placed.append(Placed(figure, origin, size, first, kind))
 
-    if rng.random() < 0.06:
+    if layout.crowds and rng.random() < 0.06:
         center = rng.uniform((0.15, 0.15), (0.85, 0.6)) * (width, height)
         for _ in range(rng.integers(7, 13)):
             origin = center + rng.normal(0, 1, 2) * (0.11 * width, 0.03 * height)
-            add(sample_figure(rng), origin, rng.uniform(0.12, 0.2) * height, "crowd")
-    if rng.random() < 0.15:
+            add(sample(rng), origin, rng.uniform(0.12, 0.2) * height, "crowd")
+    if layout.crowds and rng.random() < 0.15:
         for _ in range(rng.integers(1, 3)):
             origin = rng.uniform((0.05, 0.1), (0.95, 0.8)) * (width, height)
-            add(sample_figure(rng), origin, rng.uniform(0.07, 0.14) * height, "far")
+            add(sample(rng), origin, rng.uniform(0.07, 0.14) * height, "far")
 
     boxes: list[Array] = []
-    for _ in range(rng.choice([1, 2, 3], p=[0.45, 0.35, 0.2])):
-        figure = sample_figure(rng)
-        size = rng.uniform(0.4, 1.0) * height
-        low, high = _extent(figure, size)
-        truncated = rng.random() < 0.1
+    for _ in range(1 + rng.choice(len(layout.numbers), p=layout.numbers)):
+        figure = sample(rng)
+        size = rng.uniform(*layout.sizes) * height
+        low, high = (size * corner for corner in figure.extent(layout.parts))
+        truncated = rng.random() < layout.truncated
         slack = 0.3 * (high - low) if truncated else np.full(2, -2.0)
         for _ in range(12):
             first, last = -low - slack, np.array([width, height]) - 1 - high + slack
             origin = rng.uniform(np.minimum(first, last), np.maximum(first, last))
             box = np.concatenate([origin + low, origin + high])
-            if all(_overlap(box, other) < 0.2 for other in boxes):
+            if all(_overlap(box, other) < layout.overlap for other in boxes):
                 boxes.append(box)
                 add(figure, origin, size, "person")
                 break
-    return people
-
-
-def _extent(figure: Figure, height: float) -> tuple[Array, Array]:
-    """Lowest and highest x, y of the body relative to the pelvis, pixels."""
-    lows = [p.centers[:, :2] - p.radii[:, None] for p in figure.parts]
-    highs = [p.centers[:, :2] + p.radii[:, None] for p in figure.parts]
-    return height * np.concatenate(lows).min(axis=0), height * np.concatenate(highs).max(axis=0)
+    return placed
 
 
 def _overlap(box: Array, other: Array) -> float:

@@ -14,7 +14,7 @@ from sdpose.config.schema import COCO as PERSON
 from sdpose.data.coco import load_annotations
 from sdpose.errors import UserError
 from sdpose.tools.synthetic.dataset import write_synthetic_coco
-from sdpose.tools.synthetic.figure import sample_figure
+from sdpose.tools.synthetic.person import sample_figure
 from sdpose.tools.synthetic.poses import LIMITS, POSES
 
 NUM_TRAIN, NUM_VAL, SEED = 150, 10, 3
@@ -165,9 +165,10 @@ def test_every_pose_keeps_to_the_joints_limits() -> None:
                 LIMITS[name][0] <= mean <= LIMITS[name][1] for name, (mean, _) in angles.items()
             )
     figures = [sample_figure(rng) for _ in range(50)]
-    bone = [np.linalg.norm(f.joints[13] - f.joints[11]) for f in figures]
+    joints = [{name: j.position for name, j in f.joints.items()} for f in figures]
+    bone = [np.linalg.norm(each["left_knee"] - each["left_hip"]) for each in joints]
     assert np.ptp(bone) < 0.1 * np.mean(bone)  # in space; in the picture it is foreshortened
-    assert len({tuple(f.joints.ravel()) for f in figures}) == 50
+    assert len({tuple(each["left_wrist"]) for each in joints}) == 50
 
 
 def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 Body frame at rest (the camera's, too): x to the person's left, y down, z away from the camera, so
 that a person who faces the camera has the left hand on the right of the image. Lengths are in
-body heights; angles in degrees. The projection is orthographic.
+body heights around the pelvis; angles in degrees.
 
 Left and right are told apart as on photographs: by the face, the shirt's front, the shoes and by
 what hides what. There is no colour code for a side, because a mirrored image would contradict it
@@ -11,18 +11,23 @@ what hides what. There is no colour code for a side, because a mirrored image wo
 
 from __future__ import annotations
 
-import colorsys
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from sdpose.config.schema import COCO
-from sdpose.tools.synthetic.poses import LIMITS, SIDES, Range, sample_angles
-
-Array = npt.NDArray[np.float64]
-Color = tuple[float, float, float]  # blue, green, red in 0..255, as OpenCV paints
+from sdpose.tools.synthetic.poses import LIMITS, SIDES, sample_angles
+from sdpose.tools.synthetic.solids import (
+    Array,
+    Color,
+    Figure,
+    Joint,
+    Part,
+    rotation,
+    sample_color,
+    sample_skin,
+    shade,
+    solid,
+)
 
 # ------------------------------------------------------------------------------------ proportions
 
@@ -32,71 +37,23 @@ SPINE, NECK = 0.285, 0.055
 HIP_HALF_WIDTH, SHOULDER_HALF_WIDTH = 0.062, 0.112
 HEAD_RADIUS = 0.066
 
-# ------------------------------------------------------------------------------------------ parts
-
-PARTS = (
-    "torso",
-    "pelvis",
-    "neck",
-    "head",
-    *(
-        f"{side}_{part}"
-        for side in SIDES
-        for part in ("upper_arm", "forearm", "hand", "thigh", "shin", "foot")
-    ),
-)
-PART_INDEX = {name: index for index, name in enumerate(PARTS)}
-NUM_PARTS = len(PARTS)
-
-
-@dataclass(frozen=True)
-class Part:
-    """The convex hull of some balls; `details` (centres, radii, colour) are painted on top."""
-
-    name: str
-    centers: Array  # [balls, 3]
-    radii: Array  # [balls]
-    color: Color
-    depth: float  # of its middle; what is nearer (less) is painted later
-    details: tuple[tuple[Array, Array, Color], ...] = ()
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A posed person, in body heights around the pelvis.
-
-    joints: [17, 3]. face_hidden: [17]; face joints on the far side of the head. far: [17];
-    shoulders and hips on the far side of the trunk. parts: from the farthest to the nearest.
-    """
-
-    joints: Array
-    face_hidden: npt.NDArray[np.bool_]
-    far: npt.NDArray[np.bool_]
-    parts: tuple[Part, ...]
-
-
-def _rotation(axis: str, degrees: float) -> Array:
-    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    if axis == "x":
-        return np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
-    if axis == "y":
-        return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
-    return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
-
-
-def _color(rng: np.random.Generator, hue: Range, saturation: Range, value: Range) -> Color:
-    red, green, blue = colorsys.hsv_to_rgb(
-        rng.uniform(*hue) % 1.0, rng.uniform(*saturation), rng.uniform(*value)
-    )
-    return (255 * blue, 255 * green, 255 * red)
-
-
-def shade(color: Color, factor: float) -> Color:
-    return (
-        min(255.0, color[0] * factor),
-        min(255.0, color[1] * factor),
-        min(255.0, color[2] * factor),
-    )
+# The parts that show a joint: where another one lies on top of it, the joint is occluded.
+_SHOWN_BY = {
+    "shoulder": ("upper_arm",),
+    "elbow": ("upper_arm", "forearm"),
+    "wrist": ("forearm", "hand"),
+    "hip": ("thigh",),
+    "knee": ("thigh", "shin"),
+    "ankle": ("shin", "foot"),
+}
+_TRUNK_SHOWS = {"shoulder": ("torso",), "hip": ("pelvis", "torso")}
+# Of CrowdPose and MPII.
+_MIDDLE = {
+    "upper_neck": ("neck", "head"),
+    "neck": ("neck", "torso"),
+    "thorax": ("torso", "neck"),
+    "pelvis": ("pelvis", "torso"),
+}
 
 
 def _sample_view(rng: np.random.Generator, lying: bool) -> Array:
@@ -106,7 +63,7 @@ def _sample_view(rng: np.random.Generator, lying: bool) -> Array:
     yaw = (rng.normal(0, 18), rng.normal(180, 18), sign * rng.normal(75, 15))[kind]
     pitch = rng.normal(-4, 5)  # the camera looks down a little
     roll = sign * rng.normal(85, 12) if lying else rng.normal(0, 4)
-    return _rotation("z", roll) @ _rotation("x", pitch) @ _rotation("y", yaw)
+    return rotation("z", roll) @ rotation("x", pitch) @ rotation("y", yaw)
 
 
 @dataclass(frozen=True)
@@ -126,15 +83,15 @@ class _Look:
 
 
 def _sample_look(rng: np.random.Generator) -> _Look:
-    skin = _color(rng, (0.04, 0.09), (0.35, 0.65), (0.45, 1.0))
-    shirt = _color(rng, (0, 1), (0.6, 1.0), (0.5, 1.0))
-    trousers = _color(rng, (0.5, 0.85), (0.35, 0.9), (0.15, 0.6))
+    skin = sample_skin(rng)
+    shirt = sample_color(rng, (0, 1), (0.6, 1.0), (0.5, 1.0))
+    trousers = sample_color(rng, (0.5, 0.85), (0.35, 0.9), (0.15, 0.6))
     return _Look(
         skin=skin,
-        hair=_color(rng, (0.02, 0.13), (0.3, 0.8), (0.05, 0.5)),
+        hair=sample_color(rng, (0.02, 0.13), (0.3, 0.8), (0.05, 0.5)),
         shirt=shirt,
         trousers=trousers,
-        shoes=_color(rng, (0, 1), (0.3, 0.9), (0.1, 0.95)),
+        shoes=sample_color(rng, (0, 1), (0.3, 0.9), (0.1, 0.95)),
         sleeve=skin if rng.random() < 0.5 else shade(shirt, 0.92),
         trouser_leg=skin if rng.random() < 0.25 else shade(trousers, 0.92),
         build=rng.uniform(0.95, 1.45),
@@ -154,19 +111,26 @@ def sample_figure(rng: np.random.Generator) -> Figure:
     look = _sample_look(rng)
     spine = (
         view
-        @ _rotation("y", angles["spine_twist"])
-        @ _rotation("z", angles["spine_side"])
-        @ _rotation("x", -angles["spine_flexion"])
+        @ rotation("y", angles["spine_twist"])
+        @ rotation("z", angles["spine_side"])
+        @ rotation("x", -angles["spine_flexion"])
     )
     skull = (
         spine
-        @ _rotation("y", angles["head_turn"])
-        @ _rotation("z", angles["head_side"])
-        @ _rotation("x", -angles["head_flexion"])
+        @ rotation("y", angles["head_turn"])
+        @ rotation("z", angles["head_side"])
+        @ rotation("x", -angles["head_flexion"])
     )
     neck_base = spine @ np.array([0.0, -SPINE, 0.0])
-    head_joints, head_parts, hidden = _head(skull, neck_base, neck_base - NECK * spine[:, 1], look)
+    neck_top = neck_base - NECK * spine[:, 1]
+    head_joints, head_parts, hidden = _head(skull, neck_base, neck_top, look)
     joints, parts = dict(head_joints), [*_trunk(view, spine, look), *head_parts]
+    joints |= {
+        "upper_neck": neck_top,
+        "neck": neck_base,
+        "thorax": spine @ np.array([0.0, 0.02 - SPINE, 0.0]),
+        "pelvis": np.zeros(3),
+    }
     far = set()
     for side, sign in (("left", 1.0), ("right", -1.0)):
         own = {name: angles.get(f"{side}_{name}", 0.0) for name in LIMITS}
@@ -181,35 +145,41 @@ def sample_figure(rng: np.random.Generator) -> Figure:
             far.add(f"{side}_hip")
     parts.sort(key=lambda part: -part.depth)  # the painter's algorithm
     return Figure(
-        joints=np.array([joints[name] for name in COCO.keypoints]),
-        face_hidden=np.array([name in hidden for name in COCO.keypoints]),
-        far=np.array([name in far for name in COCO.keypoints]),
+        joints={
+            name: _joint(name, position, far=name in far, hidden=name in hidden)
+            for name, position in joints.items()
+        },
         parts=tuple(parts),
     )
 
 
-def _part(name: str, color: Color, balls: list[tuple[Array, float]], build: float) -> Part:
-    centers = np.array([center for center, _ in balls])
-    radii = build * np.array([radius for _, radius in balls])
-    return Part(name, centers, radii, color, float(centers[:, 2].mean()))
+def _joint(name: str, position: Array, *, far: bool, hidden: bool) -> Joint:
+    """far: on the far side of the trunk, which does not show it then."""
+    side, _, kind = name.partition("_")
+    if kind not in _SHOWN_BY:
+        parts = _MIDDLE.get(name, ("head",))
+        return Joint(position, parts, parts, hidden)
+    limb = tuple(f"{side}_{part}" for part in _SHOWN_BY[kind])
+    trunk = _TRUNK_SHOWS.get(kind, ())
+    return Joint(position, limb if far else limb + trunk, limb + trunk)
 
 
 def _leg(angles: dict[str, float], sign: float, view: Array, hip: Array, look: _Look) -> _Piece:
     """A leg that hangs from `hip`; sign is 1 for the left one, -1 for the right one."""
     thigh = (
         view
-        @ _rotation("z", -sign * angles["hip_abduction"])
-        @ _rotation("x", -angles["hip_flexion"])
+        @ rotation("z", -sign * angles["hip_abduction"])
+        @ rotation("x", -angles["hip_flexion"])
     )
     knee = hip + look.limbs * THIGH * thigh[:, 1]
-    shin = thigh @ _rotation("x", angles["knee_flexion"])
+    shin = thigh @ rotation("x", angles["knee_flexion"])
     ankle = knee + look.limbs * SHIN * shin[:, 1]
     heel = ankle + 0.03 * shin[:, 1]
     toe = heel - FOOT * shin[:, 2]
     return {"hip": hip, "knee": knee, "ankle": ankle}, [
-        _part("thigh", look.trousers, [(hip, 0.06), (knee, 0.045)], look.build),
-        _part("shin", look.trouser_leg, [(knee, 0.043), (ankle, 0.028)], look.build),
-        _part("foot", look.shoes, [(heel, 0.026), (toe, 0.02)], look.build),
+        solid("thigh", look.trousers, [(hip, 0.06), (knee, 0.045)], look.build),
+        solid("shin", look.trouser_leg, [(knee, 0.043), (ankle, 0.028)], look.build),
+        solid("foot", look.shoes, [(heel, 0.026), (toe, 0.02)], look.build),
     ]
 
 
@@ -219,19 +189,19 @@ def _arm(
     """An arm that hangs from `shoulder`; sign is 1 for the left one, -1 for the right one."""
     upper_arm = (
         spine
-        @ _rotation("z", -sign * angles["shoulder_abduction"])
-        @ _rotation("x", -angles["shoulder_flexion"])
-        @ _rotation("y", sign * angles["shoulder_twist"])
+        @ rotation("z", -sign * angles["shoulder_abduction"])
+        @ rotation("x", -angles["shoulder_flexion"])
+        @ rotation("y", sign * angles["shoulder_twist"])
     )
     elbow = shoulder + look.limbs * UPPER_ARM * upper_arm[:, 1]
-    forearm = upper_arm @ _rotation("x", -angles["elbow_flexion"])
+    forearm = upper_arm @ rotation("x", -angles["elbow_flexion"])
     wrist = elbow + look.limbs * FOREARM * forearm[:, 1]
     fingers = wrist + HAND * forearm[:, 1]
     shirt = shade(look.shirt, 0.92)
     return {"shoulder": shoulder, "elbow": elbow, "wrist": wrist}, [
-        _part("upper_arm", shirt, [(shoulder, 0.04), (elbow, 0.032)], look.build),
-        _part("forearm", look.sleeve, [(elbow, 0.031), (wrist, 0.022)], look.build),
-        _part("hand", look.skin, [(wrist, 0.021), (fingers, 0.024)], look.build),
+        solid("upper_arm", shirt, [(shoulder, 0.04), (elbow, 0.032)], look.build),
+        solid("forearm", look.sleeve, [(elbow, 0.031), (wrist, 0.022)], look.build),
+        solid("hand", look.skin, [(wrist, 0.021), (fingers, 0.024)], look.build),
     ]
 
 
@@ -241,7 +211,7 @@ def _trunk(view: Array, spine: Array, look: _Look) -> list[Part]:
     def along_spine(x: float, y: float, z: float = 0.0) -> Array:
         return spine @ np.array([x, y, z])
 
-    torso = _part(
+    torso = solid(
         "torso",
         look.shirt,
         [(along_spine(s * (SHOULDER_HALF_WIDTH - 0.02), 0.03 - SPINE), 0.052) for s in (1, -1)]
@@ -258,7 +228,7 @@ def _trunk(view: Array, spine: Array, look: _Look) -> list[Part]:
             (collar, np.array([0.016, 0.016]), trim),
         )
         torso = replace(torso, details=details)
-    pelvis = _part(
+    pelvis = solid(
         "pelvis",
         look.trousers,
         [(view @ np.array([s * 0.048, -0.01, 0]), 0.06) for s in (1, -1)]
@@ -271,7 +241,7 @@ def _trunk(view: Array, spine: Array, look: _Look) -> list[Part]:
 def _head(
     skull: Array, neck_base: Array, neck_top: Array, look: _Look
 ) -> tuple[dict[str, Array], list[Part], set[str]]:
-    """The five joints of the face, neck and head, and the joints on the head's far side."""
+    """The joints of the head, the parts neck and head, and the joints on the head's far side."""
     radius, skin = look.head_radius, look.skin
     center = neck_top - radius * skull[:, 1] - 0.012 * skull[:, 2]
 
@@ -285,9 +255,10 @@ def _head(
         "left_ear": at(0.95, 0.02, 0.1),
         "right_ear": at(-0.95, 0.02, 0.1),
     }
+    joints["top_head"] = joints["head_top"] = at(0, -1.15, 0)
     gaze = -float(skull[2, 2])  # -1: into the camera
     limit = {"nose": 0.2, "left_eye": -0.2, "right_eye": -0.2, "left_ear": 0.45, "right_ear": 0.45}
-    hidden = {name for name, at_K in joints.items() if at_K[2] - center[2] > radius * limit[name]}
+    hidden = {name for name in limit if joints[name][2] - center[2] > radius * limit[name]}
     details: list[tuple[Array, Array, Color]] = []
 
     def add(color: Color, points: list[Array], radii: list[float]) -> None:
@@ -312,8 +283,8 @@ def _head(
     if "nose" not in hidden:
         add(shade(skin, 0.72), [at(0, -0.05, -0.95), joints["nose"]], [0.08, 0.17])
 
-    head = _part("head", look.hair, [(at(0, -0.2, 0.0), 1.0), (at(0, 0.55, -0.1), 0.7)], radius)
-    neck = _part("neck", shade(skin, 0.85), [(neck_base, 0.034), (center, 0.03)], look.build)
+    head = solid("head", look.hair, [(at(0, -0.2, 0.0), 1.0), (at(0, 0.55, -0.1), 0.7)], radius)
+    neck = solid("neck", shade(skin, 0.85), [(neck_base, 0.034), (center, 0.03)], look.build)
     parts = [
         replace(neck, depth=head.depth + 1e-6),  # the head covers it, also from below
         replace(head, details=tuple(details)),
