@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 
 from sdpose.comparison.spread import Difference, Spread, difference
 from sdpose.config import Experiment, flatten, parse_experiment
+from sdpose.config.schema.skeleton import COCO, Skeleton, preset, preset_names
 from sdpose.documents import MAX_YAML_BYTES, read_bytes, read_json
 from sdpose.errors import UserError, did_you_mean
+from sdpose.metric_names import SHOWN
 from sdpose.registry.register_run import SUMMARY
 from sdpose.report.history import read_history
 from sdpose.runner.experiment_changes import PLACES
@@ -19,7 +22,6 @@ from sdpose.training.paths import EXPERIMENT_FILE
 
 # What tells runs apart, and not configurations.
 NAMES = ("exp_name", "seed", *PLACES)
-METRICS = ("AP", "AP .5", "AP .75", "AP (M)", "AP (L)", "AR")
 # What changes the AP of the same weights. modulate_kernel belongs to the size of the heatmaps.
 OF_EVALUATION = (
     *("evaluation.metric", "data_cfg.vis_thr", "data_cfg.oks_thr", "data_cfg.soft_nms"),
@@ -81,6 +83,12 @@ class Comparison:
     def evaluations(self) -> dict[str, list[Any]]:
         """In what they were evaluated differently; {}: their AP compares."""
         return _differing([dict(c.evaluated_on) for c in self.configurations])
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that any of the runs has."""
+        runs = [run for configuration in self.configurations for run in configuration.runs]
+        return tuple(name for name in SHOWN if any(name in run.metrics for run in runs))
 
     def differences(self, metric: str) -> list[Difference | None]:
         """Of each configuration to the first; None where it was evaluated on something else."""
@@ -178,7 +186,7 @@ def _read(folder: Path) -> Run:
             f"{experiment.evaluation.interval} epochs)"
         )
     best = max(history.evaluations, key=lambda row: row["AP"])
-    metrics = {name: float(best[name]) for name in METRICS if name in best}
+    metrics = {name: float(best[name]) for name in SHOWN if name in best}
     boxes = str(best.get("bbox_source", UNKNOWN))
     values = flatten(experiment.model_dump(mode="json"))
     chosen = (*OF_EVALUATION, *(OF_DETECTIONS if boxes == "detections" else ()))
@@ -187,8 +195,21 @@ def _read(folder: Path) -> Run:
         "dataset": str(digest)[:12] if digest else "",
         "boxes": boxes,
         **{key: values.get(key) for key in chosen},
+        **(
+            {} if experiment.skeleton in (None, COCO) else {"skeleton": _label(experiment.skeleton)}
+        ),
     }
     return Run(folder, experiment, int(best["epoch"]), metrics, evaluated_on)
+
+
+def _label(skeleton: Skeleton) -> str:
+    """The same for skeletons whose AP compares: the preset's name, or a digest of the values."""
+    values = skeleton.keypoints, skeleton.sigmas
+    for name in preset_names():
+        if values == (preset(name).keypoints, preset(name).sigmas):
+            return name
+    digest = hashlib.sha256(repr(values).encode()).hexdigest()[:8]
+    return f"{skeleton.num_keypoints} keypoints, {digest}"
 
 
 def _digest_in_summary(folder: Path) -> Any:

@@ -23,10 +23,11 @@ from sdpose.config import Experiment
 from sdpose.data.coco import Boxes, CocoAnnotations, load_annotations
 from sdpose.data.detections import Detections, load_detections
 from sdpose.errors import UserError
-from sdpose.evaluation.coco_ap import METRIC_NAMES, coco_results
+from sdpose.evaluation.coco_ap import coco_results
 from sdpose.evaluation.infer import box_regions, predict_keypoints
 from sdpose.evaluation.metrics import metric_settings, metrics_of, pck_metrics
 from sdpose.evaluation.nms import rescore, suppress
+from sdpose.metric_names import METRIC_NAMES
 
 __all__ = ["METRIC_NAMES", "EvaluationResult", "evaluate", "format_table", "write_results"]
 

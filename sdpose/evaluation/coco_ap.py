@@ -18,20 +18,7 @@ from sdpose.data.coco import CocoAnnotations
 from sdpose.data.tables import Ints
 from sdpose.data.wholebody import BODY, is_wholebody
 from sdpose.errors import UserError, how_to_install
-
-# COCOeval.stats for keypoints, in its order; the names are mmpose's.
-METRIC_NAMES = (
-    "AP",
-    "AP .5",
-    "AP .75",
-    "AP (M)",
-    "AP (L)",
-    "AR",
-    "AR .5",
-    "AR .75",
-    "AR (M)",
-    "AR (L)",
-)
+from sdpose.metric_names import METRIC_NAMES
 
 
 def coco_results(
@@ -51,7 +38,7 @@ def coco_results(
         {"image_id": image_id, "category_id": category_id, "keypoints": keypoints, "score": score}
         for image_id, keypoints, score in zip(
             image_ids_N.tolist(),
-            keypoints_NK3.reshape(len(keypoints_NK3), -1).tolist(),
+            keypoints_NK3.reshape(len(keypoints_NK3), 3 * keypoints_NK3.shape[1]).tolist(),
             scores_N.tolist(),
             strict=True,
         )

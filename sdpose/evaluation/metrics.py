@@ -19,19 +19,14 @@ import numpy as np
 from sdpose.config.schema import COCO, Skeleton
 from sdpose.data.coco import Boxes, CocoAnnotations, Persons
 from sdpose.data.wholebody import PARTS, Part, is_wholebody
-from sdpose.evaluation.coco_ap import METRIC_NAMES, average_precision
+from sdpose.evaluation.coco_ap import average_precision
 from sdpose.evaluation.pck import PCK_THR, PCKH_THR, pck, pckh
+from sdpose.metric_names import OF_CROWDPOSE
 
 # Upper limits of the crowd index, exclusive. The paper (Li et al., CVPR 2019, section 5) says 0.1
 # for "easy"; the official evaluation and all others (xtcocotools of mmpose, faster-coco-eval) split
 # at 0.2: `get_type_result(first=0.2, second=0.8)`, crowdposetools/cocoeval.py.
 CROWD_LEVELS = {"AP (E)": 0.2, "AP (M)": 0.8, "AP (H)": np.inf}
-OF_CROWDPOSE = ("AP", "AP .5", "AP .75", "AR", "AR .5", "AR .75", *CROWD_LEVELS)
-OF_PARTS = tuple(f"{metric} ({part.name})" for part in PARTS for metric in ("AP", "AR"))
-
-# Every metric that may be there, in the order of tables that put several runs together.
-ALL_METRICS = (*METRIC_NAMES[:3], "AP (E)", *METRIC_NAMES[3:5], "AP (H)", *METRIC_NAMES[5:])
-ALL_METRICS += (*OF_PARTS, "PCK", "PCKh")
 
 
 def metrics_of(

@@ -13,7 +13,8 @@ from test_other_sigmas import independent
 
 from sdpose.data.coco import load_annotations
 from sdpose.errors import UserError
-from sdpose.evaluation.metrics import OF_CROWDPOSE, metric_settings, metrics_of
+from sdpose.evaluation.metrics import metric_settings, metrics_of
+from sdpose.metric_names import OF_CROWDPOSE
 
 # It warns that AP with other sigmas is not COCO's.
 pytestmark = pytest.mark.filterwarnings("ignore:hotcoco")

@@ -12,8 +12,9 @@ from pose_sets import CROWDPOSE, annotation_set, found_poses, write_set
 
 from sdpose.config.schema import COCO, Skeleton
 from sdpose.data.coco import load_annotations
-from sdpose.evaluation.coco_ap import METRIC_NAMES, average_precision
+from sdpose.evaluation.coco_ap import average_precision
 from sdpose.evaluation.metrics import metrics_of
+from sdpose.metric_names import METRIC_NAMES
 from sdpose.report.keypoint_errors import match
 
 # It warns that AP with other sigmas is not COCO's.

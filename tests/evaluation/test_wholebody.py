@@ -15,8 +15,8 @@ from sdpose.config.schema import COCO
 from sdpose.data.coco import load_annotations
 from sdpose.data.wholebody import PARTS, is_wholebody
 from sdpose.errors import UserError
-from sdpose.evaluation.coco_ap import METRIC_NAMES
-from sdpose.evaluation.metrics import OF_PARTS, metrics_of
+from sdpose.evaluation.metrics import metrics_of
+from sdpose.metric_names import METRIC_NAMES, OF_PARTS
 
 pytestmark = pytest.mark.filterwarnings("ignore:hotcoco")
 
