@@ -61,8 +61,6 @@ def compare(
 
 
 def _text(comparison: Comparison) -> str:
-    from sdpose.comparison.runs import METRICS
-
     configurations = comparison.configurations
     numbers = [str(number) for number in range(1, len(configurations) + 1)]
     columns = [
@@ -78,7 +76,10 @@ def _text(comparison: Comparison) -> str:
         _table(
             [
                 ["#", *numbers],
-                *([m, *(_mean(c.spread(m)) for c in configurations)] for m in METRICS[1:]),
+                *(
+                    [m, *(_mean(c.spread(m)) for c in configurations)]
+                    for m in comparison.metrics[1:]
+                ),
             ],
             names,
         )
@@ -152,15 +153,13 @@ def _spread_text(spread: Spread | None) -> str:
 
 
 def _write_csv(path: Path, comparison: Comparison) -> None:
-    from sdpose.comparison.runs import METRICS
-
-    settings = list(comparison.settings)
-    header = ["run", "work_dir", "seed", "epoch", "dataset", "boxes", *METRICS, *settings]
+    metrics, settings = comparison.metrics, list(comparison.settings)
+    header = ["run", "work_dir", "seed", "epoch", "dataset", "boxes", *metrics, *settings]
     rows = [
         [
             *(run.experiment.exp_name, run.work_dir, run.experiment.seed, run.epoch),
             *(run.evaluated_on[key] for key in ("dataset", "boxes")),
-            *(run.metrics.get(metric, "") for metric in METRICS),
+            *(run.metrics.get(metric, "") for metric in metrics),
             *(configuration.settings.get(key, "") for key in settings),
         ]
         for configuration in comparison.configurations
@@ -171,8 +170,6 @@ def _write_csv(path: Path, comparison: Comparison) -> None:
 
 
 def _value(comparison: Comparison) -> dict[str, object]:
-    from sdpose.comparison.runs import METRICS
-
     configurations = comparison.configurations
     return {
         "configurations": [
@@ -202,6 +199,6 @@ def _value(comparison: Comparison) -> dict[str, object]:
                     strict=True,
                 )
             ]
-            for metric in METRICS
+            for metric in comparison.metrics
         },
     }

@@ -12,6 +12,7 @@ from sdpose.comparison.spread import Difference, Spread, difference
 from sdpose.config import Experiment, parse_experiment, summary_values
 from sdpose.documents import MAX_YAML_BYTES, read_bytes, read_json
 from sdpose.errors import UserError, did_you_mean
+from sdpose.metric_names import SHOWN
 from sdpose.registry.register_run import SUMMARY
 from sdpose.report.history import read_history
 from sdpose.runner.experiment_changes import PLACES
@@ -19,7 +20,6 @@ from sdpose.training.paths import EXPERIMENT_FILE
 
 # What tells runs apart, and not configurations.
 NAMES = ("exp_name", "seed", *PLACES)
-METRICS = ("AP", "AP .5", "AP .75", "AP (M)", "AP (L)", "AR")
 # What changes the AP of the same weights. modulate_kernel belongs to the size of the heatmaps.
 OF_EVALUATION = (
     *("skeleton", "evaluation.metric", "data_cfg.vis_thr", "data_cfg.oks_thr", "data_cfg.soft_nms"),
@@ -81,6 +81,12 @@ class Comparison:
     def evaluations(self) -> dict[str, list[Any]]:
         """In what they were evaluated differently; {}: their AP compares."""
         return _differing([dict(c.evaluated_on) for c in self.configurations])
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that any of the runs has."""
+        runs = [run for configuration in self.configurations for run in configuration.runs]
+        return tuple(name for name in SHOWN if any(name in run.metrics for run in runs))
 
     def differences(self, metric: str) -> list[Difference | None]:
         """Of each configuration to the first; None where it was evaluated on something else."""
@@ -178,7 +184,7 @@ def _read(folder: Path) -> Run:
             f"{experiment.evaluation.interval} epochs)"
         )
     best = max(history.evaluations, key=lambda row: row["AP"])
-    metrics = {name: float(best[name]) for name in METRICS if name in best}
+    metrics = {name: float(best[name]) for name in SHOWN if name in best}
     boxes = str(best.get("bbox_source", UNKNOWN))
     values = summary_values(experiment)
     chosen = (*OF_EVALUATION, *(OF_DETECTIONS if boxes == "detections" else ()))

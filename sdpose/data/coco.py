@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from sdpose.config.keypoint_names import says_nothing
 from sdpose.config.schema import COCO, Skeleton
+from sdpose.data.head_sizes import head_sizes
 from sdpose.data.joint_names import joint_names_problem, owner, same_joints
 from sdpose.data.person_rules import count_left_out, count_others, rule_of
 from sdpose.data.tables import (
@@ -31,8 +32,12 @@ from sdpose.data.tables import (
     kind_of,
     read_json,
 )
+from sdpose.data.wholebody import is_wholebody, join_parts
 from sdpose.documents import describe
 from sdpose.errors import UserError
+
+# CrowdPose's files have no segments: its evaluation takes this share of the box as the area.
+AREA_OF_BOX_IN_CROWDPOSE = 0.53
 
 
 @dataclass(frozen=True)
@@ -79,13 +84,15 @@ class CocoAnnotations:
     ann_ids: Ints  # [A], file order
     ann_image_index: Ints  # [A]
     boxes_xywh: Floats  # [A,4], as in the file
-    areas: Floats  # [A], pixels², as in the file
+    areas: Floats  # [A], pixels², as in the file; with crowd indices 0.53 x the box's
     iscrowd: NDArray[np.bool_]  # [A]
     num_keypoints: Ints  # [A]
     keypoints: Floats  # [A,K,3] = x, y, v (0 not annotated, 1 hidden, 2 visible)
     # Numbers of annotations of other categories, by reason.
     others: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # assumptions made where the file has no value
+    crowd_index: Floats | None = None  # [I], 0..1, CrowdPose's; None: the file has none
+    head_sizes: Floats | None = None  # [A], pixels, 0 = unknown; None: the file has none
 
     def persons(self) -> Persons:
         """Select the persons for training and ground-truth evaluation.
@@ -104,7 +111,7 @@ class CocoAnnotations:
             boxes_xywh=boxes[rows],
             box_score=np.ones(len(rows)),
             joints=self.keypoints[rows, :, :2].astype(np.float32),
-            visible=np.minimum(1, self.keypoints[rows, :, 2]).astype(np.float32),
+            visible=(self.keypoints[rows, :, 2] > 0).astype(np.float32),
         )
 
     def left_out(self) -> dict[str, int]:
@@ -133,13 +140,18 @@ class CocoAnnotations:
         left_out = frozenset(file_names)
         if not left_out:
             return self
-        image_kept = np.array([name not in left_out for name in self.file_names], dtype=bool)
+        return self.of_images(np.array([name not in left_out for name in self.file_names], bool))
+
+    def of_images(self, image_kept: NDArray[np.bool_]) -> CocoAnnotations:
+        """Return a copy with the images of a mask [I] and their annotations."""
         new_index = np.cumsum(image_kept) - 1
         ann_kept = image_kept[self.ann_image_index]
         return replace(
             self,
             image_ids=self.image_ids[image_kept],
-            file_names=tuple(name for name in self.file_names if name not in left_out),
+            file_names=tuple(
+                name for name, kept in zip(self.file_names, image_kept, strict=True) if kept
+            ),
             image_sizes_wh=self.image_sizes_wh[image_kept],
             image_licenses=self.image_licenses[image_kept],
             ann_ids=self.ann_ids[ann_kept],
@@ -149,7 +161,14 @@ class CocoAnnotations:
             iscrowd=self.iscrowd[ann_kept],
             num_keypoints=self.num_keypoints[ann_kept],
             keypoints=self.keypoints[ann_kept],
+            crowd_index=None if self.crowd_index is None else self.crowd_index[image_kept],
+            head_sizes=None if self.head_sizes is None else self.head_sizes[ann_kept],
         )
+
+    def rows_of(self, ann_ids_N: Ints) -> Ints:
+        """Return the rows [N] of annotations by their ids."""
+        order = np.argsort(self.ann_ids)
+        return order[np.searchsorted(self.ann_ids, ann_ids_N, sorter=order)]
 
 
 def load_annotations(path: str | Path, skeleton: Skeleton = COCO) -> CocoAnnotations:
@@ -173,6 +192,8 @@ def load_annotations(path: str | Path, skeleton: Skeleton = COCO) -> CocoAnnotat
         if not isinstance(document.get(table), list):
             problems.add(f"'{table}' must be a list, found {kind_of(document.get(table))}")
     problems.stop(path, "not a COCO keypoints file")
+    if is_wholebody(skeleton):
+        document = join_parts(document, skeleton, problems)
     category = _person_category(document["categories"], skeleton, problems)
     problems.stop(path, "not a COCO keypoints file")
     images = _images(document["images"], document.get("licenses"), problems)
@@ -180,6 +201,10 @@ def load_annotations(path: str | Path, skeleton: Skeleton = COCO) -> CocoAnnotat
         document["annotations"], category["id"], skeleton.num_keypoints, problems
     )
     problems.stop(path, "unusable annotations")
+    if images["crowd_index"] is not None:
+        sides = np.maximum(0, annotations["boxes_xywh"][:, 2:])
+        annotations["areas"] = sides.prod(axis=1) * AREA_OF_BOX_IN_CROWDPOSE
+        notes = []
 
     index_of = {image_id: index for index, image_id in enumerate(images["image_ids"].tolist())}
     image_ids = annotations.pop("image_ids")
@@ -276,6 +301,16 @@ def _images(images: list[Any], licenses: Any, problems: Problems) -> dict[str, A
         "images without a valid width and height (pixels)",
         (f"{n}: {s[0]} x {s[1]}" for n, s, ok in zip(names, sizes, good, strict=True) if not ok),
     )
+    crowd_index = None
+    if any("crowdIndex" in row for row in rows):
+        crowd_index = floats(
+            [[row.get("crowdIndex")] for row in rows],
+            1,
+            "crowdIndex",
+            names,
+            problems,
+            "CrowdPose's, 0 to 1; or remove it from all images for COCO's evaluation",
+        )[:, 0]
     table = [row for row in _list(licenses) if isinstance(row, dict) and type(row.get("id")) is int]
     return {
         "image_ids": ids,
@@ -288,6 +323,7 @@ def _images(images: list[Any], licenses: Any, problems: Problems) -> dict[str, A
             dtype=np.int64,
         ),
         "licenses": {row["id"]: f"{row.get('name')} ({row.get('url')})" for row in table},
+        "crowd_index": crowd_index,
     }
 
 
@@ -349,6 +385,7 @@ def _annotations(
         "iscrowd": crowds != 0,
         "num_keypoints": integers(counts, "num_keypoints", names, problems),
         "keypoints": keypoints,
+        "head_sizes": head_sizes(rows, names, problems),
         "others": count_others(others),
     }, notes
 

@@ -1,4 +1,4 @@
-"""Evaluate a model on the validation set of an experiment by COCO's keypoint AP.
+"""Evaluate a model on the validation set of an experiment: AP, and PCK beside it.
 
 Boxes, crops, flip test, decoding, scores and suppression are those of mmpose 0.29's
 `TopDownCocoDataset.evaluate` with the official SDPose configurations.
@@ -24,9 +24,11 @@ from sdpose.config.schema import COCO
 from sdpose.data.coco import Boxes, CocoAnnotations, load_annotations
 from sdpose.data.detections import Detections, load_detections
 from sdpose.errors import UserError
-from sdpose.evaluation.coco_ap import METRIC_NAMES, average_precision, coco_results
+from sdpose.evaluation.coco_ap import coco_results
 from sdpose.evaluation.infer import box_regions, predict_keypoints
+from sdpose.evaluation.metrics import metric_settings, metrics_of, pck_metrics
 from sdpose.evaluation.nms import rescore, suppress
+from sdpose.metric_names import METRIC_NAMES
 
 __all__ = ["METRIC_NAMES", "EvaluationResult", "evaluate", "format_table", "write_results"]
 
@@ -37,7 +39,7 @@ BoxSource = Literal["detections", "ground truth"]
 class EvaluationResult:
     """Metrics, and the poses after suppression: one row each, in the order of the results."""
 
-    metrics: dict[str, float]  # METRIC_NAMES, 0..1; -1 without ground truth to find
+    metrics: dict[str, float]  # see `metrics`, 0..1; -1 without ground truth to find
     settings: dict[str, Any]  # everything but the weights that affects the metrics
     bbox_source: BoxSource
     category_id: int
@@ -129,7 +131,7 @@ def score(
     keypoints_NK3: NDArray[np.float32],
     num_images_left_out: int = 0,
 ) -> EvaluationResult:
-    """Compute the result from decoded keypoints: scores, suppression, AP.
+    """Compute the result from decoded keypoints: scores, suppression, AP and PCK.
 
     Args:
         annotations: the ground truth, without skipped images.
@@ -151,11 +153,14 @@ def score(
     )
     category_id = annotations.person_category["id"]
     results = coco_results(boxes.image_id[kept], keypoints_NK3[kept], scores_N[kept], category_id)
+    metrics = metrics_of(annotations, results, experiment.evaluation.backend)
+    metrics |= pck_metrics(annotations, boxes, keypoints_NK3)
     return EvaluationResult(
-        metrics=average_precision(annotations, results, experiment.evaluation.backend),
+        metrics=metrics,
         settings={
             **_settings(experiment, annotations, boxes, source),
             "num_images_left_out": num_images_left_out,
+            **metric_settings(annotations, metrics),
         },
         bbox_source=source,
         category_id=category_id,
@@ -195,7 +200,7 @@ def validation_boxes(
 
 
 def write_results(result: EvaluationResult, path: str | Path) -> None:
-    """Write `path` (F.json), COCO keypoint results, and F.metrics.json: ten metrics, settings."""
+    """Write `path` (F.json), COCO keypoint results, and F.metrics.json: metrics, settings."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result.keypoints), encoding="utf-8")
@@ -204,14 +209,21 @@ def write_results(result: EvaluationResult, path: str | Path) -> None:
 
 
 def format_table(metrics: dict[str, float]) -> str:
-    """Format the ten metrics as two aligned lines of 78 characters.
+    """Format metrics as aligned pairs of lines, names above values, ten metrics a pair.
 
-    >>> print(format_table({"AP": 0.7234, "AP .5": 0.9}))
-        AP   AP .5
-    0.7234  0.9000
+    >>> print(format_table({"AP": 0.7234, "AR (left hand)": 0.9}))
+        AP  AR (left hand)
+    0.7234          0.9000
     """
-    rows = [metrics.keys(), (f"{value:.4f}" for value in metrics.values())]
-    return "\n".join("  ".join(f"{cell:>6}" for cell in row) for row in rows)
+    names, lines = list(metrics), []
+    for start in range(0, len(names), 10):
+        ten = names[start : start + 10]
+        widths = [max(6, len(name)) for name in ten]
+        for cells in (ten, [f"{metrics[name]:.4f}" for name in ten]):
+            lines.append(
+                "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+            )
+    return "\n".join(lines)
 
 
 def _in_order(shares: list[Any], num_boxes: int) -> NDArray[np.float32]:

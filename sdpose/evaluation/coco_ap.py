@@ -13,23 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sdpose.config.schema import COCO
+from sdpose.config.schema import COCO, Skeleton
 from sdpose.data.coco import CocoAnnotations
+from sdpose.data.tables import Ints
+from sdpose.data.wholebody import BODY, is_wholebody
 from sdpose.errors import UserError, how_to_install
-
-# COCOeval.stats for keypoints, in its order; the names are mmpose's.
-METRIC_NAMES = (
-    "AP",
-    "AP .5",
-    "AP .75",
-    "AP (M)",
-    "AP (L)",
-    "AR",
-    "AR .5",
-    "AR .75",
-    "AR (M)",
-    "AR (L)",
-)
+from sdpose.metric_names import METRIC_NAMES
 
 
 def coco_results(
@@ -49,7 +38,7 @@ def coco_results(
         {"image_id": image_id, "category_id": category_id, "keypoints": keypoints, "score": score}
         for image_id, keypoints, score in zip(
             image_ids_N.tolist(),
-            keypoints_NK3.reshape(len(keypoints_NK3), -1).tolist(),
+            keypoints_NK3.reshape(len(keypoints_NK3), 3 * keypoints_NK3.shape[1]).tolist(),
             scores_N.tolist(),
             strict=True,
         )
@@ -101,7 +90,9 @@ def coco_evaluation(
         truth.dataset = dataset
         truth.createIndex()
         if results:  # loadRes writes box and area into the entries, and fails on an empty list
-            found = truth.loadRes([dict(result) for result in results])
+            found = truth.loadRes(
+                [result | _area_of_body(result, annotations.skeleton) for result in results]
+            )
         else:
             found = coco_class()
             found.dataset = {**dataset, "annotations": []}
@@ -121,11 +112,20 @@ def coco_evaluation(
     return evaluator
 
 
+def evaluation_ids(annotations: CocoAnnotations) -> Ints:
+    """Return the annotation ids [A] that the evaluators get: none is 0.
+
+    Both backends take 0 for "not matched", so that they would never find the annotation of this id.
+    """
+    ids = annotations.ann_ids
+    return ids + (1 - ids.min()) if (ids == 0).any() else ids
+
+
 def coco_dataset(annotations: CocoAnnotations) -> dict[str, Any]:
     """Convert annotations to a COCO JSON document with the fields that the evaluation reads."""
     image_ids = annotations.image_ids.tolist()
     columns = zip(
-        annotations.ann_ids.tolist(),
+        evaluation_ids(annotations).tolist(),
         annotations.ann_image_index.tolist(),
         annotations.boxes_xywh.tolist(),
         annotations.areas.tolist(),
@@ -157,6 +157,17 @@ def coco_dataset(annotations: CocoAnnotations) -> dict[str, Any]:
             for ann_id, image_index, bbox, area, iscrowd, num_keypoints, keypoints in columns
         ],
     }
+
+
+def _area_of_body(result: dict[str, Any], skeleton: Skeleton) -> dict[str, Any]:
+    """The box that gives a pose its area, if it is not that of all its keypoints.
+
+    COCO-WholeBody's evaluation takes the 17 body keypoints of the 133.
+    """
+    if not is_wholebody(skeleton):
+        return {}
+    x, y = (result["keypoints"][axis : 3 * BODY.stop : 3] for axis in (0, 1))
+    return {"bbox": [min(x), min(y), max(x) - min(x), max(y) - min(y)]}
 
 
 def _backend(name: str) -> tuple[Any, Any]:

@@ -21,12 +21,14 @@ def unweighted_losses(values: Mapping[str, float], experiment: Experiment) -> di
 
 
 def tracked_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """COCO's names without the characters that MLflow refuses.
+    """Names of metrics without the characters that MLflow refuses, and without spaces.
 
     >>> tracked_metrics({"AP": 0.5, "AP .75": 0.25, "AR (M)": 0.0})
     {'val/AP': 0.5, 'val/AP_75': 0.25, 'val/AR_M': 0.0}
+    >>> tracked_metrics({"AR (left hand)": 0.5, "PCKh": 0.25})
+    {'val/AR_left_hand': 0.5, 'val/PCKh': 0.25}
     """
-    short = {" .5": "_50", " .75": "_75", " (": "_", ")": ""}
+    short = {" .5": "_50", " .75": "_75", " (": "_", ")": "", " ": "_"}
     tracked = {}
     for name, value in metrics.items():
         for part, replacement in short.items():

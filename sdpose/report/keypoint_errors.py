@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sdpose.config.schema import Skeleton
 from sdpose.data.coco import CocoAnnotations
-from sdpose.evaluation.coco_ap import average_precision, coco_evaluation
+from sdpose.evaluation.coco_ap import average_precision, coco_evaluation, evaluation_ids
 
 KINDS = ("good", "jitter", "inversion", "swap", "miss")
 GOOD, JITTER, INVERSION, SWAP, MISS = range(5)
@@ -108,7 +108,7 @@ def match(annotations: CocoAnnotations, results: list[dict[str, Any]]) -> Matche
     )
     to_find: NDArray[np.bool_] = (annotations.num_keypoints > 0) & ~annotations.iscrowd
     labelled = np.any(annotations.keypoints[:, :, 2] > 0, axis=1)
-    index_of = {ann_id: i for i, ann_id in enumerate(annotations.ann_ids.tolist())}
+    index_of = {ann_id: i for i, ann_id in enumerate(evaluation_ids(annotations).tolist())}
     in_image: dict[int, list[int]] = {}
     for index, image in enumerate(annotations.ann_image_index.tolist()):
         in_image.setdefault(image, []).append(index)

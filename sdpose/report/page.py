@@ -14,6 +14,7 @@ from sdpose.config import dump_experiment, experiment_digest
 from sdpose.data.images import ImageError
 from sdpose.errors import UserError
 from sdpose.files import sha256_of_file
+from sdpose.metric_names import SHOWN
 from sdpose.report import pose_figures, training_figures
 from sdpose.report.attention import Tokens, attention_panels, worst_middle_best
 from sdpose.report.calibration import reliability
@@ -184,10 +185,9 @@ def _tiles(files: RunFiles) -> list[tuple[str, str, str]]:
         last = max(files.history.evaluations, key=lambda row: row["AP"])
         metrics, note = last, f"best in training, epoch {last['epoch']}"
         boxes = last.get("bbox_source")
-    names = ("AP", "AP .5", "AP .75", "AP (M)", "AP (L)", "AR")
     tiles = [
         (name, "–" if metrics[name] < 0 else f"{metrics[name]:.4f}", "")
-        for name in names
+        for name in SHOWN
         if name in metrics
     ]
     if tiles:

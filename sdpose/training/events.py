@@ -50,7 +50,7 @@ class EvaluationRecord:
     iteration: int
     bbox_source: str
     seconds: float
-    metrics: Mapping[str, float]  # "AP", "AP .5", ..., see evaluation.METRIC_NAMES
+    metrics: Mapping[str, float]  # "AP", "AP .5", ..., see sdpose.metric_names
     best_ap: float | None  # so far; None without evaluation.save_best
 
 

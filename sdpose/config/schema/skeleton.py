@@ -124,10 +124,13 @@ class Skeleton(Section):
 
     @property
     def label(self) -> str:
-        """One word or two for tables: the preset's name, else the number and a digest."""
-        if self.preset is not None:
-            return self.preset
-        digest = hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        """For tables; the same for skeletons whose AP compares, whatever their limbs: a preset's
+        name, else the number of keypoints and a digest."""
+        values = self.keypoints, self.sigmas
+        for name in preset_names():
+            if values == (preset(name).keypoints, preset(name).sigmas):
+                return name
+        digest = hashlib.sha256(repr(values).encode()).hexdigest()
         return f"{self.num_keypoints} keypoints {digest[:8]}"
 
     @property
