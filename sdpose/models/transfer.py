@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sdpose.config.keypoint_names import joint_of
 from sdpose.config.schema import COCO, Skeleton
 from sdpose.documents import DocumentError, parse_json, parse_yaml_value
 from sdpose.errors import UserError
@@ -115,11 +116,11 @@ def check_skeleton(path: str | Path, meta: Mapping[str, Any], skeleton: Skeleton
 
 def describe_transfer(theirs: Skeleton, ours: Skeleton) -> str:
     """Say which keypoints a model of `ours` takes from one of `theirs`, which not."""
-    known, wanted = set(theirs.keypoints), set(ours.keypoints)
+    rows = _rows_of(theirs, ours)
     parts = {
-        "copied": [name for name in ours.keypoints if name in known],
-        "initialised": [name for name in ours.keypoints if name not in known],
-        "dropped": [name for name in theirs.keypoints if name not in wanted],
+        "copied": [name for name in ours.keypoints if name in rows],
+        "initialised": [name for name in ours.keypoints if name not in rows],
+        "dropped": [n for row, n in enumerate(theirs.keypoints) if row not in rows.values()],
     }
     lines = [f"  {verb}: {_names(names)}" for verb, names in parts.items()]
     return "\n".join(
@@ -129,6 +130,12 @@ def describe_transfer(theirs: Skeleton, ours: Skeleton) -> str:
             *lines,
         ]
     )
+
+
+def _rows_of(theirs: Skeleton, ours: Skeleton) -> dict[str, int]:
+    """The row in the file of each of our keypoints that it has, in whatever spelling."""
+    rows = {joint_of(name): row for row, name in enumerate(theirs.keypoints)}
+    return {name: rows[joint_of(name)] for name in ours.keypoints if joint_of(name) in rows}
 
 
 def _names(names: list[str]) -> str:
@@ -151,9 +158,10 @@ def _rows(found: Tensor, own: Tensor, theirs: Skeleton, ours: Skeleton) -> Tenso
     if not fits:
         return found  # the usual comparison names it
     result = own.detach().clone()
+    rows = _rows_of(theirs, ours)
     for row, name in enumerate(ours.keypoints):
-        if name in theirs.keypoints:
-            result[:, row] = found[:, theirs.keypoints.index(name)]
+        if name in rows:
+            result[:, row] = found[:, rows[name]]
     if vision:
         result[:, ours.num_keypoints :] = found[:, theirs.num_keypoints :]
     return result
