@@ -186,10 +186,13 @@ def _extra(extra: list[str], context: click.Context, arguments: Sequence[str]) -
     if path == "submit.py":
         name = next(filter(_is_experiment, extra), extra[0])
         return f"{_PIPELINE} --exp {name}"
-    if Path(extra[0]).suffix in WEIGHTS:
+    options = {opt for parameter in context.command.params for opt in parameter.opts}
+    if Path(extra[0]).suffix in WEIGHTS and "--resume-from" in options:
         return (
             f"--resume-from {extra[0]} continues it, --load-from {extra[0]} starts with its weights"
         )
+    if Path(extra[0]).suffix and "--out" in options:
+        return f"write --out {extra[0]}"
     if extra[0].isdecimal():
         return f"sdpose launch --nproc-per-node {extra[0]} {context.info_name} EXP"
     return None

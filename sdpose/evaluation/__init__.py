@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sdpose.config import Experiment
-from sdpose.config.schema import COCO
 from sdpose.data.coco import Boxes, CocoAnnotations, load_annotations
 from sdpose.data.detections import Detections, load_detections
 from sdpose.errors import UserError
@@ -254,9 +253,6 @@ def _settings(
             "num_detections_of_other_images": boxes.num_other_images,
             "num_empty_detections": boxes.num_empty,
         }
-    skeleton = annotations.skeleton
-    if skeleton != COCO:  # COCO's stay as they have always been: their digests are in registries
-        settings |= {"keypoints": list(skeleton.keypoints), "sigmas": list(skeleton.sigmas)}
     return settings | {
         "image_size": list(cfg.image_size),
         "heatmap_size": list(cfg.heatmap_size),
