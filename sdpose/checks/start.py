@@ -121,6 +121,9 @@ def _check_weights(experiment: Experiment, model: SDPose, report: Report) -> Non
     if not path:
         return
     try:
-        check_fits(experiment, Start(), model, lambda text: report.fine.append(f"{key}: {text}"))
+        loaded = check_fits(experiment, Start(), model)
     except UserError as error:
         report.error(key, error)
+        return
+    assert loaded is not None
+    report.fine.append(f"{key}: {path}: {loaded.summary()}")

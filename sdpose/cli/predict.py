@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -96,7 +95,6 @@ def predict(
         trust=trust,
         public_key=public_key,
         allow_older=allow_older,
-        say=partial(echo, err=True),
     )
     find: Detector = box_file or whole_picture
     if detector:
@@ -166,7 +164,6 @@ def export(
         exp=exp,
         public_key=public_key,
         allow_older=allow_older,
-        say=partial(echo, err=True),
     )
     path = out or Path(experiment.exp_name + SUFFIXES[format_])
     done = write(network, experiment, format_, path)

@@ -14,13 +14,13 @@ from sdpose.models.load_report import LoadReport
 from sdpose.models.sdpose import CycleOutput, SDPose, sdpose_b, sdpose_s_v1, sdpose_s_v2, sdpose_t
 from sdpose.models.stemnet import StemNet
 from sdpose.models.weights import (
-    Say,
     apply_weights,
     check_weights,
     convert_weights,
     load_backbone_weights,
     load_weights,
     read_checkpoint,
+    warn_unless_complete,
 )
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "convert_weights",
     "load_backbone_weights",
     "load_model",
+    "load_model_with_report",
     "load_weights",
 ]
 
@@ -86,15 +87,21 @@ def _build(config: Model, initialise: bool) -> SDPose:
     )
 
 
-def load_model(
-    config: Model, path: str | Path, *, name: str | None = None, say: Say | None = None
-) -> SDPose:
+def load_model(config: Model, path: str | Path) -> SDPose:
+    """As `load_model_with_report`; a Python warning names tensors of the file that are not used."""
+    model, report = load_model_with_report(config, path)
+    warn_unless_complete(path, report)
+    return model
+
+
+def load_model_with_report(
+    config: Model, path: str | Path, *, name: str | None = None
+) -> tuple[SDPose, LoadReport]:
     """Build the model of an experiment and load all its weights from a file.
 
     Args:
         path: the file, of any layout that `read_checkpoint` reads.
         name: the file's name in messages; default: its path.
-        say: as for `load_weights`.
     Raises:
         UserError: the file holds no weights, or those of another model. This is checked before
             memory is allocated, because neither experiment nor file may be trusted.
@@ -103,5 +110,4 @@ def load_model(
     with torch.device("meta"):
         check_weights(build_model(config, initialise=False), name or path, state)
     model = build_model(config, initialise=False)
-    apply_weights(model, name or path, state, meta, say=say)
-    return model
+    return model, apply_weights(model, name or path, state, meta)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sdpose.config import Experiment
 from sdpose.errors import UserError
-from sdpose.models import SDPose, load_weights
-from sdpose.models.weights import load_backbone_weights
+from sdpose.models import LoadReport, SDPose
+from sdpose.models.weights import apply_backbone_weights, apply_weights, read_checkpoint
 from sdpose.training.checkpoint import Checkpoint, training_weights
 from sdpose.training.events import Say
 from sdpose.training.meters import Progress
@@ -37,26 +37,24 @@ def is_finished(experiment: Experiment, start: Start) -> bool:
     return ends and progress.evaluated_epoch == progress.epoch
 
 
-def check_fits(
-    experiment: Experiment, start: Start, model: SDPose, say: Say = lambda text: None
-) -> None:
+def check_fits(experiment: Experiment, start: Start, model: SDPose) -> LoadReport | None:
     """Check that model and optimizer can continue from the checkpoint, by loading it.
 
     Without a checkpoint it checks that `load_from`, or else `pretrained`, fits the model.
 
     Args:
         model: of the experiment; changed in place.
-        say: receives the report on `load_from` or `pretrained`. A training needs none here: it
-            reports when it loads them again to start.
+    Returns:
+        The report on `load_from` or `pretrained`, if one of them was loaded.
     Raises:
         UserError: model or optimizer do not fit.
     """
     if start.checkpoint is None:
-        if experiment.load_from:
-            load_weights(model, experiment.load_from, say=say)
-        elif experiment.model.pretrained:
-            load_backbone_weights(model, experiment.model.pretrained, say=say)
-        return
+        if path := experiment.load_from:
+            return apply_weights(model, path, *read_checkpoint(path))
+        if path := experiment.model.pretrained:
+            return apply_backbone_weights(model, path, read_checkpoint(path)[0])
+        return None
     try:
         model.load_state_dict(training_weights(start.checkpoint))
     except RuntimeError as error:
@@ -75,6 +73,7 @@ def check_fits(
             f"{experiment.optimizer.type}, which keeps other values; to begin with its weights: "
             f"--load-from {start.path}"
         )
+    return None
 
 
 def _check_shapes(start: Start, model: SDPose) -> None:
