@@ -43,15 +43,13 @@ class RunEvents(Sink):
         opened: list[Sink] = []
         mlflow_run_id = None
         if "MlflowLoggerHook" in chosen:
-            mlflow = MlflowSink(
-                experiment, work_dir, timestamp, same_run, dataset_digest, console.say
-            )
+            mlflow = MlflowSink(experiment, work_dir, timestamp, same_run, dataset_digest)
             opened.append(mlflow)
             mlflow_run_id = mlflow.run_id
         if "TensorboardLoggerHook" in chosen:
-            opened.append(TensorboardSink(experiment, work_dir / "tf_logs", console.say))
+            opened.append(TensorboardSink(experiment, work_dir / "tf_logs"))
         if "TextLoggerHook" in chosen:
-            opened.append(TextSink(experiment, work_dir, timestamp, dataset_digest, console.say))
+            opened.append(TextSink(experiment, work_dir, timestamp, dataset_digest))
             console.shows_figures = True
         opened.append(_progress_sink(experiment, work_dir, same_run))
         for sink in opened:
@@ -91,9 +89,10 @@ class RunEvents(Sink):
             sink.evaluation(record)
 
     def close(self, status: Status, best_checkpoint: Path | None, seconds: float) -> None:
-        for sink in reversed(self._sinks):  # files are complete before MLflow takes them
-            sink.close(status, best_checkpoint, seconds)
-        del self._sinks[1:]  # the last uploads may have something to say
+        while self._sinks[1:]:  # files are complete before MLflow takes them
+            self._sinks.pop().close(status, best_checkpoint, seconds)
+        for console in self._sinks:  # it stays: the last uploads may log something
+            console.close(status, best_checkpoint, seconds)
 
 
 def _progress_sink(experiment: Experiment, work_dir: Path, same_run: bool) -> ProgressSink:

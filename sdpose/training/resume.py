@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from sdpose.errors import UserError
 from sdpose.models import LoadReport, SDPose
 from sdpose.models.weights import apply_backbone_weights, apply_weights, read_checkpoint
 from sdpose.training.checkpoint import Checkpoint, training_weights
-from sdpose.training.events import Say
 from sdpose.training.meters import Progress
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,8 @@ def _optimizer_of(state: dict[str, Any]) -> str | None:
     return "Adam" if "exp_avg" in names else "SGD" if "momentum_buffer" in names else None
 
 
-def check_same_data(experiment: Experiment, start: Start, dataset_digest: str, say: Say) -> None:
-    """Check that the checkpoint was trained on this dataset; with `resume_from` only report it.
+def check_same_data(experiment: Experiment, start: Start, dataset_digest: str) -> None:
+    """Check that the checkpoint was trained on this dataset; with `resume_from` only log it.
 
     Raises:
         UserError: it was trained on another dataset, and `resume_from` is not set.
@@ -111,7 +113,7 @@ def check_same_data(experiment: Experiment, start: Start, dataset_digest: str, s
         return
     change = f"the dataset's digest was {before[:12]} and is {dataset_digest[:12]} now"
     if experiment.resume_from:
-        say(f"{start.path} was trained on other data: {change}")
+        logger.info(f"{start.path} was trained on other data: {change}")
         return
     raise UserError(
         f"{start.path} was trained on other data: {change}; nothing is changed.\n  Bring the data "
