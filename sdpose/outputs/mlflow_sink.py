@@ -62,8 +62,6 @@ class MlflowSink(Sink):
                 raise
             self.run_id = known
         id_file.write_text(self.run_id + "\n", encoding="utf-8")
-        if links := tracking.links_of(self.run_id):
-            logger.info(f"MLflow run: {links.run}")
         self._delivery = Delivery(work_dir / MLFLOW_QUEUE)
         self._delivery.status(self.run_id, "RUNNING")  # after what an earlier start left there
         self._delivery.file(self.run_id, work_dir / EXPERIMENT_FILE)

@@ -9,6 +9,7 @@ import contextlib
 import time
 from pathlib import Path
 
+from sdpose import tracking
 from sdpose.config import Experiment
 from sdpose.errors import UserError
 from sdpose.outputs.console import ConsoleSink
@@ -23,7 +24,10 @@ from sdpose.training.paths import run_paths
 
 
 class RunEvents(Sink):
-    """All sinks of a run; at first the console, none at all on the other ranks."""
+    """All sinks of a run; at first the console, none at all on the other ranks.
+
+    `say` gets what the loop says, and what the parts of a run log (`log_setup.log_to`).
+    """
 
     def __init__(self, sinks: list[Sink]) -> None:
         self._sinks = sinks
@@ -46,6 +50,8 @@ class RunEvents(Sink):
             mlflow = MlflowSink(experiment, work_dir, timestamp, same_run, dataset_digest)
             opened.append(mlflow)
             mlflow_run_id = mlflow.run_id
+            if links := tracking.links_of(mlflow_run_id):
+                self.say(f"MLflow run: {links.run}")  # a log line would lose the link's query
         if "TensorboardLoggerHook" in chosen:
             opened.append(TensorboardSink(experiment, work_dir / "tf_logs"))
         if "TextLoggerHook" in chosen:
