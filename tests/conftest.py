@@ -26,7 +26,7 @@ from servers.objects import image_server, object_server  # noqa: F401 (fixtures)
 from servers.postgres import postgres  # noqa: F401 (a fixture)
 from servers.s3 import moto, swift  # noqa: F401 (fixtures)
 
-from sdpose.log_setup import log_to_stderr
+from sdpose.log_setup import log_to, log_to_stderr
 from tests.shipped import KFP_API, REFERENCE
 
 log_to_stderr()  # as every entry point does
@@ -170,6 +170,14 @@ def same_environment() -> Iterator[None]:
     for name in os.environ.keys() - before.keys() - {"PYTEST_CURRENT_TEST"}:
         del os.environ[name]
     os.environ.update({n: v for n, v in before.items() if n != "PYTEST_CURRENT_TEST"})
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """What the parts of a run log, as a training shows it."""
+    lines: list[str] = []
+    with log_to(lines.append):
+        yield lines
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ from components.launcher.supervise import Supervisor
 from components.profile import Cluster
 from sdpose.config import Experiment
 from sdpose.errors import USER_ERROR_EXIT_CODE, UserError
-from sdpose.log_setup import show_log
+from sdpose.log_setup import log_to, show_log
 from sdpose.outputs.work_dir_lock import leased, remove_results
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ def train_on_cluster(
 
     def prepare() -> None:
         if overwrite:
-            with leased(experiment, logger.info):  # another's training may be going on there
+            # Another's training may be going on there.
+            with log_to(logger.info), leased(experiment):
                 remove_results(experiment)
 
     try:
@@ -78,7 +79,8 @@ def train_on_cluster(
 
     from sdpose.runner.finished import finished_training
 
-    return finished_training(experiment)
+    with log_to(logger.info):
+        return finished_training(experiment)
 
 
 def run_trial_in_job(
@@ -99,7 +101,8 @@ def run_trial_in_job(
     def train(environment: dict[str, str]) -> TrainResult:
         if not overwrite:
             with contextlib.suppress(UserError):
-                found = finished_training(experiment)
+                with log_to(logger.info):
+                    found = finished_training(experiment)
                 logger.info(f"{experiment.exp_name} has been trained before")
                 log.write_text("trained before\n", encoding="utf-8")
                 return found

@@ -19,6 +19,7 @@ from sdpose.checks.start import check_start
 from sdpose.config import Experiment
 from sdpose.data.auto_skeleton import with_skeleton
 from sdpose.errors import UserError
+from sdpose.log_setup import log_to
 from sdpose.registry import registry_root
 from sdpose.runner.work_dir import open_mirror
 from sdpose.storage import Store, open_store
@@ -106,7 +107,8 @@ def _check_mirror(experiment: Experiment, report: Report) -> tuple[Store | None,
     if uri.startswith("s3:") and not check_writable(uri, "the mirror", report, conditional=False):
         return None, []
     try:
-        return open_mirror(experiment, lambda text: None)
+        with log_to(lambda line: None):  # the report says it
+            return open_mirror(experiment)
     except UserError as error:
         report.error("the mirror", error)
         return None, []

@@ -9,6 +9,7 @@ from sdpose.checks.report import Report
 from sdpose.config import Experiment
 from sdpose.errors import UserError
 from sdpose.files import matching
+from sdpose.log_setup import log_to
 from sdpose.models import SDPose
 from sdpose.outputs.lease import LEASE, other_holder
 from sdpose.outputs.work_dir_lock import locked
@@ -44,10 +45,8 @@ def check_start(
         report.fine.append(f"start: {count} checkpoints in {folder} go first")
     said: list[str] = []
     try:
-        if overwrite:
-            start = start_anew(experiment, said.append)
-        else:
-            start = _find(experiment, mirror, said)
+        with log_to(said.append):
+            start = start_anew(experiment) if overwrite else _find(experiment, mirror)
     except UserError as error:
         report.error("start", error)
         start = None
@@ -85,11 +84,11 @@ def _check_lease(mirror: tuple[Store | None, list[str]], report: Report) -> None
         )
 
 
-def _find(experiment: Experiment, mirror: tuple[Store | None, list[str]], said: list[str]) -> Start:
+def _find(experiment: Experiment, mirror: tuple[Store | None, list[str]]) -> Start:
     with tempfile.TemporaryDirectory(prefix="sdpose-doctor-") as scratch:
         for best in matching(run_paths(experiment).checkpoints, "best_AP_epoch_*.pth"):
             Path(scratch, best.name).symlink_to(best.absolute())  # or it would be fetched
-        return find_start(experiment, *mirror, said.append, scratch=Path(scratch))
+        return find_start(experiment, *mirror, scratch=Path(scratch))
 
 
 def _check_checkpoint(experiment: Experiment, start: Start, model: SDPose, report: Report) -> None:
@@ -121,6 +120,9 @@ def _check_weights(experiment: Experiment, model: SDPose, report: Report) -> Non
     if not path:
         return
     try:
-        check_fits(experiment, Start(), model, lambda text: report.fine.append(f"{key}: {text}"))
+        loaded = check_fits(experiment, Start(), model)
     except UserError as error:
         report.error(key, error)
+        return
+    assert loaded is not None
+    report.fine.append(f"{key}: {path}: {loaded.summary()}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -95,7 +94,6 @@ def predict(
         trust=trust,
         public_key=public_key,
         allow_older=allow_older,
-        say=partial(echo, err=True),
     )
     box_file = BoxFile(boxes, pictures, estimator.experiment.keypoints) if boxes else None
     find: Detector = box_file or whole_picture
@@ -166,7 +164,6 @@ def export(
         exp=exp,
         public_key=public_key,
         allow_older=allow_older,
-        say=partial(echo, err=True),
     )
     path = out or Path(experiment.exp_name + SUFFIXES[format_])
     done = write(network, experiment, format_, path)

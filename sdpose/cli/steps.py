@@ -14,6 +14,7 @@ from sdpose.cli.options import allow_unsupported_option, experiment_options, sta
 from sdpose.cli.text import answer, echo, json_option
 from sdpose.config import Experiment, load_experiment
 from sdpose.errors import UserError
+from sdpose.log_setup import log_to
 from sdpose.tools.mmpose_import.direct import experiment_loader, with_experiment_file
 
 
@@ -179,8 +180,8 @@ def sync(work_dir: Path) -> None:
         raise UserError(f"{work_dir}: no training's work dir: it holds no {EXPERIMENT_FILE}")
     from sdpose.outputs.mlflow_sink import deliver_what_waits
 
-    with locked(work_dir):
-        if deliver_what_waits(work_dir, echo):
+    with locked(work_dir), log_to(echo):
+        if deliver_what_waits(work_dir):
             sys.exit(1)
     echo("MLflow has everything")
 

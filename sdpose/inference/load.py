@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from sdpose.config import Experiment, load_experiment, parse_experiment
 from sdpose.errors import UserError
 from sdpose.inference.estimator import PoseEstimator
 from sdpose.inference.exported import SUFFIXES, open_exported
-from sdpose.models import SDPose, load_model
-from sdpose.models.weights import Say, read_checkpoint
+from sdpose.models import SDPose, load_model_with_report
+from sdpose.models.weights import read_checkpoint
 from sdpose.registry import registry_root
 from sdpose.registry.gates import experiment_of
 from sdpose.registry.pull import pull_version, resolve
@@ -21,6 +22,8 @@ from sdpose.registry.signatures import Verifier, verifier_of
 from sdpose.storage import open_store
 
 REGISTRY_SCHEME = "registry://"
+
+logger = logging.getLogger(__name__)
 
 
 def load(
@@ -31,7 +34,6 @@ def load(
     trust: bool = False,
     public_key: str | Path | None = None,
     allow_older: bool = False,
-    say: Say | None = None,
 ) -> PoseEstimator:
     """A model, ready for images: `sdpose.load("best_AP_epoch_50.pth")("photo.jpg", boxes)`.
 
@@ -47,7 +49,6 @@ def load(
         public_key: of a registry:// model: version and pointer must be signed by its private key;
             default $SDPOSE_PUBLIC_KEY, else nothing is demanded.
         allow_older: take a signed pointer that is older than one that this machine has seen.
-        say: takes a line that says what was loaded.
     Raises:
         UserError: there is no such model, its experiment is not known, or it is not trusted
             (SignatureError, OlderPointerError: by its signature).
@@ -57,7 +58,7 @@ def load(
         _refuse_signatures_of_files(str(model), public_key, allow_older)
         return _load_exported(path, exp, trust)
     network, experiment = load_network(
-        model, exp=exp, public_key=public_key, allow_older=allow_older, say=say
+        model, exp=exp, public_key=public_key, allow_older=allow_older
     )
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return PoseEstimator(network.to(where).eval(), experiment, where)
@@ -69,13 +70,12 @@ def load_network(
     exp: str | None = None,
     public_key: str | Path | None = None,
     allow_older: bool = False,
-    say: Say | None = None,
 ) -> tuple[SDPose, Experiment]:
     """The module and its experiment, of anything that `load` takes but an exported file."""
     name = str(model)
     if name.startswith(REGISTRY_SCHEME):
         verifier = verifier_of(public_key, allow_older=allow_older)
-        return _from_registry(name, verifier, say)
+        return _from_registry(name, verifier)
     _refuse_signatures_of_files(name, public_key, allow_older)
     path = Path(name)
     if _is_exported(path):
@@ -90,8 +90,15 @@ def load_network(
         experiment = _experiment_beside(manifest)
     else:
         raise UserError(f"{name} does not say which experiment it is of: give --exp NAME")
-    network = load_model(experiment.model, path, experiment.keypoints, say=say)
-    return network, experiment
+    return _load_model(experiment, path, name), experiment
+
+
+def _load_model(experiment: Experiment, path: Path, name: str) -> SDPose:
+    """Logs what was loaded, as a warning if that is not all."""
+    model, report = load_model_with_report(experiment.model, path, experiment.keypoints, name=name)
+    level = logging.INFO if report.is_complete else logging.WARNING
+    logger.log(level, f"{name}: {report.summary()}")
+    return model
 
 
 def _refuse_signatures_of_files(
@@ -121,9 +128,7 @@ def _experiment_beside(manifest: Path) -> Experiment:
     raise UserError(f"{reason}\npull the version again, or give --exp NAME")
 
 
-def _from_registry(
-    name: str, verifier: Verifier | None, say: Say | None
-) -> tuple[SDPose, Experiment]:
+def _from_registry(name: str, verifier: Verifier | None) -> tuple[SDPose, Experiment]:
     model_name, slash, which = name.removeprefix(REGISTRY_SCHEME).replace("@", "/").rpartition("/")
     if not slash:
         raise UserError(
@@ -136,8 +141,7 @@ def _from_registry(
     with tempfile.TemporaryDirectory(prefix="sdpose-load-") as folder:
         weights = Path(folder) / "weights.safetensors"
         pull_version(store, version, weights)
-        network = load_model(experiment.model, weights, experiment.keypoints, name=name, say=say)
-        return network, experiment
+        return _load_model(experiment, weights, name), experiment
 
 
 def _is_exported(path: Path) -> bool:

@@ -15,13 +15,13 @@ from sdpose.models.sdpose import CycleOutput, SDPose, sdpose_b, sdpose_s_v1, sdp
 from sdpose.models.stemnet import StemNet
 from sdpose.models.transfer import check_skeleton
 from sdpose.models.weights import (
-    Say,
     apply_weights,
     check_weights,
     convert_weights,
     load_backbone_weights,
     load_weights,
     read_checkpoint,
+    warn_unless_complete,
 )
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "convert_weights",
     "load_backbone_weights",
     "load_model",
+    "load_model_with_report",
     "load_weights",
 ]
 
@@ -91,21 +92,22 @@ def _build(config: Model, num_keypoints: int, initialise: bool) -> SDPose:
     )
 
 
-def load_model(
-    config: Model,
-    path: str | Path,
-    skeleton: Skeleton = COCO,
-    *,
-    name: str | None = None,
-    say: Say | None = None,
-) -> SDPose:
+def load_model(config: Model, path: str | Path, skeleton: Skeleton = COCO) -> SDPose:
+    """As `load_model_with_report`; a Python warning names tensors of the file that are not used."""
+    model, report = load_model_with_report(config, path, skeleton)
+    warn_unless_complete(path, report)
+    return model
+
+
+def load_model_with_report(
+    config: Model, path: str | Path, skeleton: Skeleton = COCO, *, name: str | None = None
+) -> tuple[SDPose, LoadReport]:
     """Build the model of an experiment and load all its weights from a file.
 
     Args:
         path: the file, of any layout that `read_checkpoint` reads.
         skeleton: of the experiment.
         name: the file's name in messages; default: its path.
-        say: as for `load_weights`.
     Raises:
         UserError: the file holds no weights, or those of another model or skeleton. This is
             checked before memory is allocated: neither experiment nor file may be trusted.
@@ -116,5 +118,4 @@ def load_model(
     with torch.device("meta"):
         check_weights(build_model(config, num_keypoints, initialise=False), name or path, state)
     model = build_model(config, num_keypoints, initialise=False)
-    apply_weights(model, name or path, state, meta, say=say)
-    return model
+    return model, apply_weights(model, name or path, state, meta)

@@ -29,11 +29,18 @@ class LoadReport:
     """In the loaded tensors, without buffers."""
     meta: dict[str, Any] = field(default_factory=dict)
     """The file's `meta`, if it has one."""
+    note: str = ""
+    """A last line for people."""
 
     @property
     def kept(self) -> tuple[str, ...]:
         """Tensors of the model that keep their values."""
         return (*self.missing, *self.misshapen)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether file and model have the same tensors."""
+        return not self.kept and not self.unexpected
 
     def counts(self) -> str:
         return (
@@ -61,11 +68,13 @@ class LoadReport:
         return sorted({(official_name(name) or name).split(".")[1] for name in self.kept})
 
     def summary(self) -> str:
-        """One line on what was loaded, followed by lines on what was not."""
+        """One line on what was loaded, followed by lines on what was not, and the note."""
         text = f"{len(self.loaded)} tensors loaded ({self.num_parameters / 1e6:.2f} M parameters)"
-        if not self.kept and not self.unexpected:
-            return f"{text}, none missing, none unused"
-        return "\n".join([f"{text}; {self.counts()}", *self.shortened_lines()])
+        if self.is_complete:
+            lines = [f"{text}, none missing, none unused"]
+        else:
+            lines = [f"{text}; {self.counts()}", *self.shortened_lines()]
+        return "\n".join([*lines, *filter(None, [self.note])])
 
 
 def compare(

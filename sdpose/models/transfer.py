@@ -20,15 +20,13 @@ from sdpose.documents import DocumentError, parse_json, parse_yaml_value
 from sdpose.errors import UserError
 from sdpose.models.load_report import LoadReport
 from sdpose.models.sdpose import SDPose
-from sdpose.models.weights import Say, apply_weights, read_checkpoint
+from sdpose.models.weights import apply_weights, read_checkpoint
 
 TOKENS, POSITIONS = "keypoint_tokens", "position_embedding"
 _MAX_MANIFEST_BYTES = 1 << 20
 
 
-def transfer_weights(
-    model: SDPose, path: str | Path, skeleton: Skeleton, say: Say | None = None
-) -> LoadReport:
+def transfer_weights(model: SDPose, path: str | Path, skeleton: Skeleton) -> LoadReport:
     """Load the weights of a file, whose model may have another skeleton.
 
     Keypoint tokens are copied for keypoints of equal names; those that the file lacks keep their
@@ -36,8 +34,9 @@ def transfer_weights(
 
     Args:
         model: of `skeleton`; changed in place.
-        path, say: as for `load_weights`; the report names the keypoints that were copied,
-            initialised and dropped.
+        path: as for `load_weights`.
+    Returns:
+        The report; its note names the keypoints that were copied, initialised and dropped.
     Raises:
         UserError: a tensor does not fit, or the file has another number of keypoints and does not
             say which.
@@ -55,17 +54,14 @@ def transfer_weights(
             "beside it"
         )
     if theirs is None or theirs.keypoints == skeleton.keypoints:
-        return apply_weights(model, path, state, meta, say=say)
+        return apply_weights(model, path, state, meta)
     adapted = dict(state)
     for name in (TOKENS, POSITIONS):
         found, own = state.get(name), model.state_dict().get(name)
         if found is not None and own is not None and _depends_on_keypoints(name, model):
             adapted[name] = _rows(found, own, theirs, skeleton)
-    report = apply_weights(model, path, adapted, meta, say=None)
-    text = f"{path}: {report.summary()}\n{describe_transfer(theirs, skeleton)}"
-    if say is not None:
-        say(text)
-    return replace(report, meta=meta)
+    report = apply_weights(model, path, adapted, meta)
+    return replace(report, note=describe_transfer(theirs, skeleton))
 
 
 def skeleton_of_weights(path: str | Path, meta: Mapping[str, Any]) -> Skeleton | None:

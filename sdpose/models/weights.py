@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -37,26 +37,23 @@ _SAFE_GLOBALS: list[Any] = [
     (multiarray.scalar, "numpy.core.multiarray.scalar"),
     (multiarray.scalar, "numpy._core.multiarray.scalar"),
 ]
-Say = Callable[[str], None]  # a line for the user
 
 
-def load_weights(
-    model: nn.Module, path: str | Path, strict: bool = True, say: Say | None = None
-) -> LoadReport:
-    """Load the tensors of a file into `model`.
+def load_weights(model: nn.Module, path: str | Path, strict: bool = True) -> LoadReport:
+    """Load the tensors of a file into `model`. A Python warning names those that were not loaded.
 
     Args:
         model: changed in place.
         path: the file, of any layout that `read_checkpoint` reads.
         strict: False keeps the model's values where the file has no tensor or one of another shape.
-        say: receives a report of what was loaded and what was not. None: a Python warning if
-            something was not loaded.
     Raises:
         UserError: the file is unreadable, or `strict` and a tensor is missing or has another
             shape. The model is unchanged.
     """
     state, meta = read_checkpoint(path)
-    return apply_weights(model, path, state, meta, strict=strict, say=say)
+    report = apply_weights(model, path, state, meta, strict=strict)
+    warn_unless_complete(path, report)
+    return report
 
 
 def apply_weights(
@@ -66,14 +63,12 @@ def apply_weights(
     meta: dict[str, Any],
     *,
     strict: bool = True,
-    say: Say | None = None,
 ) -> LoadReport:
-    """Load what `read_checkpoint` returned for `path` into `model`, see `load_weights`."""
+    """As `load_weights`, with what `read_checkpoint` returned for `path`, and without warnings."""
     if strict:
         check_weights(model, path, state)
     report = replace(compare(state, model.state_dict(), model), meta=meta)
     model.load_state_dict({name: state[name] for name in report.loaded}, strict=False)
-    _tell(path, report, say, stacklevel=4)
     return report
 
 
@@ -93,22 +88,32 @@ def check_weights(model: nn.Module, path: str | Path, state: Mapping[str, Tensor
     return report
 
 
-def load_backbone_weights(model: SDPose, path: str | Path, say: Say | None = None) -> LoadReport:
+def load_backbone_weights(model: SDPose, path: str | Path) -> LoadReport:
     """Initialise the backbone from a file, such as ImageNet HRNet-W32 (key `model.pretrained`).
 
-    Tensors that the file lacks or has in another shape keep their initial values and are reported.
+    Tensors that the file lacks or has in another shape keep their initial values, and a Python
+    warning names them.
     For SDPose-B and HRNet-W32 these are all of layer1 and transition1, because the first stage has
     32 channels here and 64 there. As in the official code, a pretrained backbone is initialised by
     PyTorch's default distributions before, not by N(0, 0.001).
 
     Args:
-        path, say: as for `load_weights`.
+        path: as for `load_weights`.
     Returns:
         The report on the backbone alone.
     Raises:
         UserError: no tensor of the file fits.
     """
-    file_state, _ = read_checkpoint(path)
+    report = apply_backbone_weights(model, path, read_checkpoint(path)[0])
+    warn_unless_complete(path, report)
+    return report
+
+
+def apply_backbone_weights(
+    model: SDPose, path: str | Path, file_state: Mapping[str, Tensor]
+) -> LoadReport:
+    """As `load_backbone_weights`, with the tensors that `read_checkpoint` returned for `path`, and
+    without warnings."""
     state = {name: tensor for name, tensor in file_state.items() if name.startswith("backbone.")}
     expected = {f"backbone.{name}": v for name, v in model.backbone.state_dict().items()}
     report = compare(state, expected, model)
@@ -121,11 +126,10 @@ def load_backbone_weights(model: SDPose, path: str | Path, say: Say | None = Non
         if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
             module.reset_parameters()
     model.load_state_dict({name: state[name] for name in report.loaded}, strict=False)
-    ending = ""
-    if report.kept:
-        ending = f"\nthese parts start untrained, wholly or partly: {report.untrained_parts()}"
-    _tell(path, report, say, ending, stacklevel=3)
-    return report
+    if not report.kept:
+        return report
+    parts = report.untrained_parts()
+    return replace(report, note=f"these parts start untrained, wholly or partly: {parts}")
 
 
 def convert_weights(
@@ -264,15 +268,12 @@ def _first(names: list[str] | tuple[str, ...]) -> str:
     return ", ".join(shown) + (" ..." if len(names) > 3 else "")
 
 
-def _tell(
-    path: str | Path, report: LoadReport, say: Say | None, ending: str = "", *, stacklevel: int
-) -> None:
-    """Report everything to the user, or else warn the calling program of what did not fit."""
-    if say is not None:
-        say(f"{path}: {report.summary()}{ending}")
-    elif report.kept or report.unexpected:
+def warn_unless_complete(path: str | Path, report: LoadReport) -> None:
+    """Warn the caller of the function that calls this one of what was not loaded."""
+    if not report.is_complete:
         warnings.warn(
             f"{path}, tensors: {report.counts()}. Only those that fit are loaded; the others of "
-            "the model keep their values:\n" + "\n".join(report.lines()) + ending,
-            stacklevel=stacklevel,
+            "the model keep their values:\n"
+            + "\n".join([*report.lines(), *filter(None, [report.note])]),
+            stacklevel=3,
         )

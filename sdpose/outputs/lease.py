@@ -17,6 +17,7 @@ request.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import platform
 import threading
@@ -32,7 +33,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sdpose.errors import UserError
 from sdpose.printable import printable_line
 from sdpose.storage import Store, StoreUnavailableError, Tag
-from sdpose.training.events import Say
 
 LEASE = "lease.json"
 BEAT_SECONDS = 10.0
@@ -40,6 +40,8 @@ EXPIRY_SECONDS = 60.0  # without a heartbeat
 LOOK_SECONDS = 1.0  # between two looks at another's lease
 # How long the end of a run waits until the lease is given back. It expires by itself.
 RELEASE_SECONDS = 2.0
+
+logger = logging.getLogger(__name__)
 
 # Of this process: a training in it that has ended may have left a lease that names it.
 _live_tokens: set[str] = set()
@@ -81,8 +83,8 @@ class Holder(BaseModel):
 class Lease:
     """The lease of one training: `held` around it, `check` before every write."""
 
-    def __init__(self, store: Store, say: Say) -> None:
-        self._store, self._say = store, say
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self._place = store.uri(LEASE).removesuffix(f"/{LEASE}")
         self._me = Holder(
             token=uuid.uuid4().hex,
@@ -154,7 +156,7 @@ class Lease:
                 if holder is None:
                     return
                 if not waiting:
-                    self._say(
+                    logger.info(
                         f"{self._place} was in use by {holder}; waiting for a heartbeat, "
                         f"or {holder.expires_after:.0f} s without one"
                     )
@@ -228,8 +230,8 @@ class Lease:
 
     def _go_unprotected(self, reason: str) -> None:
         self._unprotected = True
-        self._say(
-            f"warning: nothing keeps a second training from writing to {self._place}, see "
+        logger.warning(
+            f"nothing keeps a second training from writing to {self._place}, see "
             f"that there is none: {reason}"
         )
 

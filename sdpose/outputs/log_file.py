@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import errno
+import logging
 from pathlib import Path
 from typing import BinaryIO
 
 from sdpose.outputs.rate_limited_warning import Reminder
-from sdpose.training.events import Say
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+logger = logging.getLogger(__name__)
 
 
 class LogFile:
     """Bytes appended to a file, at once. What the disk refuses waits in memory and is tried again
     with every write: nothing is raised, nothing lost, and the order stays."""
 
-    def __init__(self, path: Path, say: Say) -> None:
-        self._path, self._say, self._reminder = path, say, Reminder(say)
+    def __init__(self, path: Path) -> None:
+        self._path, self._reminder = path, Reminder()
         self._file: BinaryIO | None = None
         self._waiting = bytearray()
 
@@ -32,7 +34,7 @@ class LogFile:
                 del self._waiting[: self._file.write(self._waiting)]
         except OSError as error:
             self._reminder.trouble(
-                f"warning: cannot write {self._path}: {error.strerror}\n  Training goes on; what "
+                f"cannot write {self._path}: {error.strerror}\n  Training goes on; what "
                 "is to be written waits in memory."
             )
         else:
@@ -41,6 +43,6 @@ class LogFile:
     def close(self) -> None:
         self.write(b"")
         if self._waiting:
-            self._say(f"warning: the last {len(self._waiting)} bytes of {self._path} are lost")
+            logger.warning(f"the last {len(self._waiting)} bytes of {self._path} are lost")
         if self._file is not None:
             self._file.close()

@@ -12,6 +12,7 @@ them also in between. A fresh machine begins with `restore`.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 from collections.abc import Iterable, Mapping
@@ -33,12 +34,13 @@ from sdpose.training.checkpoint import (
     load_checkpoint,
 )
 from sdpose.training.checkpoint_content import Position
-from sdpose.training.events import Say
 from sdpose.training.paths import BEST, LATEST, POSITION, newest_first, outdated
 
 FETCHED = ".fetched.pth.tmp"
 RETRY_SECONDS = 5.0
 LIVE_SECONDS = 60.0  # between two uploads of a live file, while nothing else is uploaded
+
+logger = logging.getLogger(__name__)
 
 
 class Mirror:
@@ -54,7 +56,6 @@ class Mirror:
         own_files: tuple[str, ...],
         live_files: tuple[str, ...] = (),
         keep: int,
-        say: Say,
     ) -> None:
         """lease: nothing is uploaded without it. folder: of the checkpoints. own_files: patterns of
         the work dir's other files. live_files: names of those that somebody waits for. keep: the
@@ -62,7 +63,7 @@ class Mirror:
         self.lease = lease
         self._store, self._work_dir, self._folder = store, work_dir, folder
         self._own_files, self._live_files, self._keep = own_files, live_files, keep
-        self._say, self._reminder = say, Reminder(say)
+        self._reminder = Reminder()
         # key -> file and number of the request, in the order in which they are uploaded
         self._wanted: dict[str, tuple[Path, int]] = {}
         self._requests = 0
@@ -108,7 +109,7 @@ class Mirror:
             self._closing = True
             self._changed.notify_all()
         if missing:
-            self._say("not uploaded: " + ", ".join(missing))
+            logger.info("not uploaded: " + ", ".join(missing))
 
     # ----------------------------------------------------------------------- the mirror's thread
 
@@ -139,7 +140,7 @@ class Mirror:
         except (
             UserError
         ) as error:  # a share that is away for a moment: the next request looks again
-            self._reminder.trouble(f"warning: {error}: what changed there is uploaded later")
+            self._reminder.trouble(f"{error}: what changed there is uploaded later")
             return []
 
     def _work(self) -> None:
@@ -157,13 +158,13 @@ class Mirror:
                 self.lease.check()
                 self._put(key, request[0])
             except LeaseLostError as error:
-                self._say(f"warning: no upload to {self._store.uri(key)} any more: {error}")
+                logger.warning(f"no upload to {self._store.uri(key)} any more: {error}")
                 with self._changed:
                     self._changed.notify_all()
                 return
             except Exception as error:
                 self._reminder.trouble(
-                    f"warning: no upload to {self._store.uri(key)}: {error}\n  Training goes on; "
+                    f"no upload to {self._store.uri(key)}: {error}\n  Training goes on; "
                     f"the files are in {self._folder}, and it is tried again until it succeeds."
                 )
                 with self._changed:
@@ -212,22 +213,21 @@ def newer_checkpoint(
     keys: list[str],
     folder: Path,
     local: tuple[Path, Checkpoint] | None,
-    say: Say,
 ) -> tuple[Path, Checkpoint] | None:
     """The newest intact checkpoint of the mirror, fetched to latest.pth; `local` if it is as new.
 
-    The best one that it names is fetched, too, if the folder lacks it. `say` is told of every
-    damaged one.
+    The best one that it names is fetched, too, if the folder lacks it. Damaged ones are
+    logged.
     """
     found = local
     at = _stored_position(store) if POSITION in keys else None
     if at is None or at > _position_of(local):
         for name in newest_first(keys):
-            fetched = _fetch(store, name, folder, say)
+            fetched = _fetch(store, name, folder)
             if fetched is None:
                 continue
             if _position(fetched["meta"]) > _position_of(local):
-                say(f"fetched {store.uri(name)}")
+                logger.info(f"fetched {store.uri(name)}")
                 os.replace(folder / FETCHED, folder / LATEST)
                 found = folder / LATEST, fetched
             break
@@ -236,7 +236,7 @@ def newer_checkpoint(
         if (
             best in keys
             and not (folder / best).exists()
-            and _fetch(store, best, folder, say) is not None
+            and _fetch(store, best, folder) is not None
         ):
             os.replace(folder / FETCHED, folder / best)
     for left in matching(folder, f"*{FETCHED}*"):  # and what a killed run had fetched of it
@@ -244,7 +244,7 @@ def newer_checkpoint(
     return found
 
 
-def _fetch(store: Store, name: str, folder: Path, say: Say) -> Checkpoint | None:
+def _fetch(store: Store, name: str, folder: Path) -> Checkpoint | None:
     """A checkpoint of the mirror, which is in `folder / FETCHED` then; None if it is damaged."""
     try:
         store.get_file(name, folder / FETCHED)
@@ -256,7 +256,7 @@ def _fetch(store: Store, name: str, folder: Path, say: Say) -> Checkpoint | None
         ForeignCheckpointError,
     ) as error:
         reason = str(error).replace(str(folder / FETCHED), "").lstrip(": ")
-        say(f"skipped a damaged checkpoint: {store.uri(name)}: {reason}")
+        logger.info(f"skipped a damaged checkpoint: {store.uri(name)}: {reason}")
         return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import tempfile
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from sdpose.outputs.metric_names import tracked_metrics, unweighted_losses
 from sdpose.outputs.sink import Sink, Status
 from sdpose.tracking.delivery import Delivery
 from sdpose.tracking.system_metrics import SystemMonitor
-from sdpose.training.events import EpochRecord, EvaluationRecord, Say
+from sdpose.training.events import EpochRecord, EvaluationRecord
 from sdpose.training.paths import EXPERIMENT_FILE, MLFLOW_QUEUE, MLFLOW_RUN_FILE
 
 DELIVERY_SECONDS = 600.0  # the most that the end of a run waits for an MLflow that makes progress
+
+logger = logging.getLogger(__name__)
 
 
 class MlflowSink(Sink):
@@ -33,10 +36,9 @@ class MlflowSink(Sink):
         timestamp: str,
         same_run: bool,
         dataset_digest: str,
-        say: Say,
     ) -> None:
         self._experiment = experiment
-        self._work_dir, self._timestamp, self._say = work_dir, timestamp, say
+        self._work_dir, self._timestamp = work_dir, timestamp
         id_file = work_dir / MLFLOW_RUN_FILE
         known = id_file.read_text(encoding="utf-8").strip() if id_file.is_file() else ""
         known = known if same_run else ""
@@ -60,9 +62,7 @@ class MlflowSink(Sink):
                 raise
             self.run_id = known
         id_file.write_text(self.run_id + "\n", encoding="utf-8")
-        if links := tracking.links_of(self.run_id):
-            say(f"MLflow run: {links.run}")
-        self._delivery = Delivery(work_dir / MLFLOW_QUEUE, say)
+        self._delivery = Delivery(work_dir / MLFLOW_QUEUE)
         self._delivery.status(self.run_id, "RUNNING")  # after what an earlier start left there
         self._delivery.file(self.run_id, work_dir / EXPERIMENT_FILE)
         self._system = SystemMonitor()
@@ -88,7 +88,7 @@ class MlflowSink(Sink):
         if best_checkpoint is not None and status == "FINISHED":
             self._delivery.file(self.run_id, best_checkpoint, "checkpoints")
         self._delivery.status(self.run_id, status)
-        _end(self._delivery, self._work_dir, self._say, seconds)
+        _end(self._delivery, self._work_dir, seconds)
 
 
 def _description(experiment: Experiment) -> str:
@@ -97,15 +97,15 @@ def _description(experiment: Experiment) -> str:
     return f"What differs from the defaults:\n\n```yaml\n{differences}\n```"
 
 
-def deliver_what_waits(work_dir: Path, say: Say) -> int:
+def deliver_what_waits(work_dir: Path) -> int:
     """What MLflow missed of the runs of a work dir, which nobody else may use meanwhile; returns
     how many records it has still not got."""
     if not (work_dir / MLFLOW_QUEUE).is_file():
         return 0
-    return _end(Delivery(work_dir / MLFLOW_QUEUE, say), work_dir, say, DELIVERY_SECONDS)
+    return _end(Delivery(work_dir / MLFLOW_QUEUE), work_dir, DELIVERY_SECONDS)
 
 
-def _end(delivery: Delivery, work_dir: Path, say: Say, seconds: float) -> int:
+def _end(delivery: Delivery, work_dir: Path, seconds: float) -> int:
     left = delivery.close(seconds)
     if not left:
         return 0
@@ -123,5 +123,5 @@ def _end(delivery: Delivery, work_dir: Path, say: Say, seconds: float) -> int:
             f"{records} are lost, because neither {queue} nor {tempfile.gettempdir()} can be "
             f"written; their values are in the newest .log.json of {work_dir}"
         )
-    say(f"warning: MLflow did not get everything: {where}")
+    logger.warning(f"MLflow did not get everything: {where}")
     return left

@@ -9,6 +9,7 @@ import contextlib
 import time
 from pathlib import Path
 
+from sdpose import tracking
 from sdpose.config import Experiment
 from sdpose.errors import UserError
 from sdpose.outputs.console import ConsoleSink
@@ -23,7 +24,10 @@ from sdpose.training.paths import run_paths
 
 
 class RunEvents(Sink):
-    """All sinks of a run; at first the console, none at all on the other ranks."""
+    """All sinks of a run; at first the console, none at all on the other ranks.
+
+    `say` gets what the loop says, and what the parts of a run log (`log_setup.log_to`).
+    """
 
     def __init__(self, sinks: list[Sink]) -> None:
         self._sinks = sinks
@@ -43,15 +47,15 @@ class RunEvents(Sink):
         opened: list[Sink] = []
         mlflow_run_id = None
         if "MlflowLoggerHook" in chosen:
-            mlflow = MlflowSink(
-                experiment, work_dir, timestamp, same_run, dataset_digest, console.say
-            )
+            mlflow = MlflowSink(experiment, work_dir, timestamp, same_run, dataset_digest)
             opened.append(mlflow)
             mlflow_run_id = mlflow.run_id
+            if links := tracking.links_of(mlflow_run_id):
+                self.say(f"MLflow run: {links.run}")  # a log line would lose the link's query
         if "TensorboardLoggerHook" in chosen:
-            opened.append(TensorboardSink(experiment, work_dir / "tf_logs", console.say))
+            opened.append(TensorboardSink(experiment, work_dir / "tf_logs"))
         if "TextLoggerHook" in chosen:
-            opened.append(TextSink(experiment, work_dir, timestamp, dataset_digest, console.say))
+            opened.append(TextSink(experiment, work_dir, timestamp, dataset_digest))
             console.shows_figures = True
         opened.append(_progress_sink(experiment, work_dir, same_run))
         for sink in opened:
@@ -91,9 +95,10 @@ class RunEvents(Sink):
             sink.evaluation(record)
 
     def close(self, status: Status, best_checkpoint: Path | None, seconds: float) -> None:
-        for sink in reversed(self._sinks):  # files are complete before MLflow takes them
-            sink.close(status, best_checkpoint, seconds)
-        del self._sinks[1:]  # the last uploads may have something to say
+        while self._sinks[1:]:  # files are complete before MLflow takes them
+            self._sinks.pop().close(status, best_checkpoint, seconds)
+        for console in self._sinks:  # it stays: the last uploads may log something
+            console.close(status, best_checkpoint, seconds)
 
 
 def _progress_sink(experiment: Experiment, work_dir: Path, same_run: bool) -> ProgressSink:

@@ -29,7 +29,6 @@ from sdpose.outputs.mirror import Mirror
 from sdpose.outputs.rate_limited_warning import Reminder
 from sdpose.storage import open_store
 from sdpose.training.checkpoint import Checkpoint, save_checkpoint
-from sdpose.training.events import Say
 from sdpose.training.outputs import name_latest
 from sdpose.training.paths import (
     LATEST,
@@ -61,7 +60,6 @@ class CheckpointSaver:
     def __init__(
         self,
         folder: Path,
-        say: Say,
         *,
         keep: int,
         interval_minutes: float | None = None,
@@ -72,7 +70,7 @@ class CheckpointSaver:
         self._folder = folder
         self._keep = keep
         self._interval = None if interval_minutes is None else 60 * interval_minutes
-        self._reminder = Reminder(say)
+        self._reminder = Reminder()
         self._writer = ThreadPoolExecutor(1, "checkpoints")
         self._writing: Future[None] | None = None
         self._last: _Job | None = None
@@ -178,7 +176,7 @@ class CheckpointSaver:
                 job.names.pop(0)
         except (UserError, OSError) as error:
             self._reminder.trouble(
-                f"warning: no checkpoint: {error}\n  Training goes on; the checkpoint before stays "
+                f"no checkpoint: {error}\n  Training goes on; the checkpoint before stays "
                 "valid, and the next save tries again."
             )
             return False
@@ -200,9 +198,7 @@ class CheckpointSaver:
         return [name for name in dict.fromkeys(lost) if not is_replaced(name)]
 
 
-def open_saver(
-    experiment: Experiment, start: Start, lease: Lease | None, say: Say
-) -> CheckpointSaver:
+def open_saver(experiment: Experiment, start: Start, lease: Lease | None) -> CheckpointSaver:
     """lease: of the mirror, if there is one. What an earlier part of the run left is uploaded."""
     settings, paths, mirror = experiment.checkpoint_config, run_paths(experiment), None
     if paths.mirror is not None:
@@ -215,13 +211,11 @@ def open_saver(
             own_files=OWN_FILES,
             live_files=(PROGRESS_FILE,),
             keep=settings.max_keep_ckpts,
-            say=say,
         )
         if start.checkpoint is not None:
             mirror.upload_all(start.checkpoint["meta"])
     return CheckpointSaver(
         paths.checkpoints,
-        say,
         keep=settings.max_keep_ckpts,
         interval_minutes=settings.interval_minutes,
         mirror=mirror,

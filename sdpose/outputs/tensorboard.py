@@ -14,7 +14,7 @@ from sdpose.errors import UserError
 from sdpose.outputs.log_file import LogFile
 from sdpose.outputs.metric_names import tracked_metrics, unweighted_losses
 from sdpose.outputs.sink import Sink, Status
-from sdpose.training.events import EvaluationRecord, Say, TrainRecord
+from sdpose.training.events import EvaluationRecord, TrainRecord
 
 
 class TensorboardSink(Sink):
@@ -24,7 +24,7 @@ class TensorboardSink(Sink):
     takes the queue along.
     """
 
-    def __init__(self, experiment: Experiment, folder: Path, say: Say) -> None:
+    def __init__(self, experiment: Experiment, folder: Path) -> None:
         try:
             from tensorboard.compat.proto.event_pb2 import Event
             from tensorboard.summary.writer.record_writer import RecordWriter
@@ -35,7 +35,7 @@ class TensorboardSink(Sink):
                 "or remove TensorboardLoggerHook from log_config.hooks"
             ) from None
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.0"
-        self._experiment, self._file = experiment, LogFile(folder / name, say)
+        self._experiment, self._file = experiment, LogFile(folder / name)
         self._records: Any = RecordWriter(self._file)
         self._event, self._scalar = Event, summary.scalar
         self._write(file_version="brain.Event:2")

@@ -13,7 +13,7 @@ from sdpose.config import Experiment, dump_experiment, experiment_digest
 from sdpose.outputs.environment import environment
 from sdpose.outputs.log_file import LogFile
 from sdpose.outputs.sink import Sink, Status
-from sdpose.training.events import EpochRecord, EvaluationRecord, Say, TrainRecord
+from sdpose.training.events import EpochRecord, EvaluationRecord, TrainRecord
 from sdpose.training.log_lines import epoch_line, evaluation_line, train_line
 
 
@@ -27,10 +27,9 @@ class TextSink(Sink):
         work_dir: Path,
         timestamp: str,
         dataset_digest: str,
-        show: Say,
     ) -> None:
-        self._log = LogFile(work_dir / f"{timestamp}.log", show)
-        self._json = LogFile(work_dir / f"{timestamp}.log.json", show)
+        self._log = LogFile(work_dir / f"{timestamp}.log")
+        self._json = LogFile(work_dir / f"{timestamp}.log.json")
         self._write_json(
             {
                 "exp_name": experiment.exp_name,

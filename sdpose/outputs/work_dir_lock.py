@@ -19,7 +19,6 @@ from sdpose.files import matching
 from sdpose.locking import lock
 from sdpose.outputs.lease import Lease
 from sdpose.storage import Store, open_store
-from sdpose.training.events import Say
 from sdpose.training.paths import (
     OWN_CHECKPOINTS,
     OWN_FILES,
@@ -34,7 +33,7 @@ LOCK_WAIT_SECONDS = 10.0
 
 
 @contextlib.contextmanager
-def locked_results(experiment: Experiment, say: Say) -> Iterator[Lease | None]:
+def locked_results(experiment: Experiment) -> Iterator[Lease | None]:
     """`locked` for all folders that a run writes to, and the lease of their mirror, if any.
 
     Raises UserError if another training has one of them, or a folder cannot be written.
@@ -45,17 +44,17 @@ def locked_results(experiment: Experiment, say: Say) -> Iterator[Lease | None]:
             stack.enter_context(locked(folder))
             with _usable(folder), tempfile.TemporaryFile(dir=folder):
                 pass
-        yield stack.enter_context(leased(experiment, say))
+        yield stack.enter_context(leased(experiment))
 
 
 @contextlib.contextmanager
-def leased(experiment: Experiment, say: Say) -> Iterator[Lease | None]:
+def leased(experiment: Experiment) -> Iterator[Lease | None]:
     """Nobody else's training writes to the mirror of this one; None if it has no mirror."""
     uri = run_paths(experiment).mirror
     if uri is None:
         yield None
         return
-    with Lease(open_store(uri), say).held() as lease:
+    with Lease(open_store(uri)).held() as lease:
         yield lease
 
 

@@ -6,6 +6,7 @@ The store holds the truth; `reconcile` repairs drift.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -25,17 +26,18 @@ MANIFEST_TAG = "sdpose.manifest"
 WEIGHTS_TAG = "sdpose.sha256"
 RUN_TAG = "sdpose.registered_version"
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
 Repairer = Callable[[str], bool]  # notes what is wrong; returns whether to repair it
 
 
 @contextlib.contextmanager
-def tolerate_outage(say: Say) -> Iterator[None]:
-    """Reports an MLflow that does not answer, and goes on."""
+def tolerate_outage() -> Iterator[None]:
+    """Logs an MLflow that does not answer, and goes on."""
     try:
         yield
     except UserError as error:
-        say(f"MLflow was not updated; `sdpose registry reconcile` will do it: {error}")
+        logger.warning(f"MLflow was not updated; `sdpose registry reconcile` will do it: {error}")
 
 
 def mirror_version(version: ModelVersion) -> str:

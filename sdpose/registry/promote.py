@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 from sdpose import tracking
@@ -35,11 +34,10 @@ def promote(
     data_source: str = "",
     signer: Signer | None = None,
     verifier: Verifier | None = None,
-    say: Callable[[str], None] = print,
 ) -> Record:
     """Points a channel at a version if the gates allow it, and moves MLflow's alias with it.
 
-    If MLflow does not answer, `say` gets a message, and `reconcile` repairs the alias later.
+    If MLflow does not answer, a warning is logged, and `reconcile` repairs the alias later.
 
     Args:
         rules: the thresholds; default: those of the experiment that the version was registered
@@ -70,7 +68,7 @@ def promote(
         verifier=verifier,
     )
     if record["allowed"]:
-        _mirror_alias(store, model_name, channel, say)
+        _mirror_alias(store, model_name, channel)
     return record
 
 
@@ -96,7 +94,6 @@ def rollback(
     comment: str = "",
     signer: Signer | None = None,
     verifier: Verifier | None = None,
-    say: Callable[[str], None] = print,
 ) -> Record:
     """Points a channel at the version before, see `channels.rollback`, and MLflow's alias, too."""
     record = channels.rollback(
@@ -108,13 +105,13 @@ def rollback(
         signer=signer,
         verifier=verifier,
     )
-    _mirror_alias(store, model_name, channel, say)
+    _mirror_alias(store, model_name, channel)
     return record
 
 
-def _mirror_alias(store: Store, model_name: str, channel: str, say: Callable[[str], None]) -> None:
+def _mirror_alias(store: Store, model_name: str, channel: str) -> None:
     if tracking.is_configured():
-        with mlflow_mirror.tolerate_outage(say):
+        with mlflow_mirror.tolerate_outage():
             mlflow_mirror.mirror_alias(store, model_name, channel)
 
 

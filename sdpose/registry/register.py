@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,6 @@ from sdpose.storage import Store, open_store
 
 IMAGE_VARIABLE = "SDPOSE_IMAGE"  # of the container that this runs in, best by digest
 RUN_ID_VARIABLE = "SDPOSE_RUN_ID"  # of the pipeline's run
-log = logging.getLogger(__name__)
 
 # The fields of a manifest that a signature covers, apart from weights and data.
 SIGNED_FOR = ("metrics", "experiment", "model")
@@ -50,14 +48,13 @@ def register_checkpoint(
     git_commit: str | None = None,
     root: str | Path | Store | None = None,
     signer: Signer | None = None,
-    say: Callable[[str], None] = log.info,
 ) -> ModelVersion:
     """Uploads a checkpoint's weights and creates a version of `model_name`.
 
     The same content is the same version, however often and by however many processes it is
     registered: the content is the weights, the dataset of the evaluation and its settings (the
     metrics follow from these). The version appears after the uploaded weights were verified. If
-    MLflow is configured it gets the version; if it does not answer, `say` gets a message, and
+    MLflow is configured it gets the version; if it does not answer, a warning is logged, and
     `reconcile` repairs it later.
 
     Args:
@@ -122,7 +119,7 @@ def register_checkpoint(
         _refuse_others_words(version, manifest)
         signer.sign(store, version)
     if tracking.is_configured():
-        with mlflow_mirror.tolerate_outage(say):
+        with mlflow_mirror.tolerate_outage():
             mlflow_mirror.mirror_version(version)
     return version
 

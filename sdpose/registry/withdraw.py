@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from sdpose import tracking
 from sdpose.errors import UserError
 from sdpose.registry import mlflow_mirror
@@ -26,7 +24,6 @@ def withdraw(
     *,
     reason: str,
     approver: str,
-    say: Callable[[str], None] = print,
 ) -> Withdrawal:
     """Takes a version out of use: it cannot be pulled or promoted, and `gc` may remove its weights.
 
@@ -54,7 +51,7 @@ def withdraw(
         remove_withdrawal(store, model_name, withdrawal)
         raise
     if tracking.is_configured():
-        with mlflow_mirror.tolerate_outage(say):
+        with mlflow_mirror.tolerate_outage():
             mlflow_mirror.hide_version(store, model_name, version)
     return withdrawal
 

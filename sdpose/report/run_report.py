@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import traceback
-from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from sdpose.report import write_report
 from sdpose.storage import StoreUnavailableError, open_store
 from sdpose.training.paths import OWN_FILES, REPORT, run_paths
 
+logger = logging.getLogger(__name__)
+
 
 def report_run(
     experiment: Experiment,
@@ -26,7 +28,6 @@ def report_run(
     results: Path,
     checkpoint: Path,
     facts: dict[str, Any],
-    say: Callable[[str], None] = print,
 ) -> None:
     """Writes the report to `out`, and copies to the work dir, its mirror and the MLflow run.
 
@@ -48,7 +49,7 @@ def report_run(
         )
     except Exception as error:
         text = str(error) if isinstance(error, UserError) else traceback.format_exc()
-        say(f"the report could not be made: {text}")
+        logger.warning(f"the report could not be made: {text}")
         page = f"<!doctype html><meta charset='utf-8'><pre>{escape(text)}</pre>"
         out.write_text(page, encoding="utf-8")
         return
@@ -59,7 +60,7 @@ def report_run(
         try:
             keep()
         except (UserError, StoreUnavailableError, OSError) as error:
-            say(f"the report was not kept in {where}: {error}")
+            logger.warning(f"the report was not kept in {where}: {error}")
 
 
 def _fetch_logs(experiment: Experiment, work_dir: Path) -> None:

@@ -8,6 +8,7 @@ far. None waits for another, so the first ones to come go on whatever they have 
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 
@@ -16,7 +17,8 @@ from pydantic import BaseModel, Field, ValidationError
 from sdpose.config import Experiment
 from sdpose.errors import UserError
 from sdpose.storage import DamagedObjectError, ObjectNotFoundError, Store, open_store
-from sdpose.training.events import Say
+
+logger = logging.getLogger(__name__)
 
 
 class Record(BaseModel):
@@ -40,7 +42,7 @@ def rungs(experiment: Experiment) -> list[int]:
     return list(dict.fromkeys(found))
 
 
-def reason_to_stop(experiment: Experiment, epoch: int, ap: float, say: Say) -> str:
+def reason_to_stop(experiment: Experiment, epoch: int, ap: float) -> str:
     """Why the trial ends with this evaluation; "" if it goes on.
 
     A decision is written down, and stands when a resumed trial comes to the same epoch again. A
@@ -52,10 +54,10 @@ def reason_to_stop(experiment: Experiment, epoch: int, ap: float, say: Say) -> s
     try:
         store = open_store(settings.folder)
         rung, key = f"epoch_{epoch}", f"epoch_{epoch}/{experiment.exp_name}.json"
-        known = _record(store, key, say) if store.exists(key) else None
+        known = _record(store, key) if store.exists(key) else None
         if known is not None and known.ap == ap:
             return known.stopped
-        records = [_record(store, other, say) for other in store.list(rung) if other != key]
+        records = [_record(store, other) for other in store.list(rung) if other != key]
         others = [record.ap for record in records if record is not None]
         place = 1 + sum(other > ap for other in others)
         arrived = len(others) + 1
@@ -70,7 +72,7 @@ def reason_to_stop(experiment: Experiment, epoch: int, ap: float, say: Say) -> s
         record = Record(AP=ap, place=place, of=arrived, stopped=reason)
         store.put(key, (record.model_dump_json(by_alias=True) + "\n").encode())
     except UserError as error:
-        say(f"warning: early_stopping: {error}; this trial goes on")
+        logger.warning(f"early_stopping: {error}; this trial goes on")
         return ""
     return reason
 
@@ -83,9 +85,9 @@ def remove_records(experiment: Experiment) -> None:
             store.delete(key)
 
 
-def _record(store: Store, key: str, say: Say) -> Record | None:
+def _record(store: Store, key: str) -> Record | None:
     try:
         return Record.model_validate_json(store.read(key))
     except (ValidationError, ObjectNotFoundError, DamagedObjectError):
-        say(f"warning: early_stopping: {store.uri(key)} is damaged, and does not count")
+        logger.warning(f"early_stopping: {store.uri(key)} is damaged, and does not count")
         return None

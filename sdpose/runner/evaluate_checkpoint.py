@@ -10,7 +10,7 @@ from sdpose.config import Experiment
 from sdpose.data.auto_skeleton import with_skeleton
 from sdpose.errors import UserError
 from sdpose.evaluation import EvaluationResult, evaluate
-from sdpose.models import load_model
+from sdpose.models import load_model_with_report
 from sdpose.prepare.dataset import prepare_coco, unusable_images
 from sdpose.progress_bar import ConsoleProgress
 from sdpose.runner.process_group import leave_cores_to_workers, process_group
@@ -38,12 +38,9 @@ def evaluate_checkpoint(
         experiment = on_main(world, lambda: with_skeleton(experiment), timeout=PREPARE_TIMEOUT)
         if dataset_digest is not None:
             on_main(world, lambda: _check_data(experiment, dataset_digest), timeout=PREPARE_TIMEOUT)
-        model = load_model(
-            experiment.model,
-            checkpoint,
-            experiment.keypoints,
-            say=log.info if world.is_main else _ignore,
-        )
+        model, loaded = load_model_with_report(experiment.model, checkpoint, experiment.keypoints)
+        if world.is_main:
+            log.info(f"{checkpoint}: {loaded.summary()}")
         result = evaluate(
             model.to(world.device),
             experiment,
@@ -55,10 +52,6 @@ def evaluate_checkpoint(
             progress=progress if world.is_main else None,
         )
         return result if world.is_main else None
-
-
-def _ignore(text: str) -> None:
-    pass
 
 
 def _check_data(experiment: Experiment, dataset_digest: str) -> None:

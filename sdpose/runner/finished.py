@@ -10,7 +10,6 @@ from sdpose.outputs.saver import open_saver
 from sdpose.outputs.trainjob_status import report_finished
 from sdpose.runner.experiment_changes import differences
 from sdpose.runner.work_dir import newest
-from sdpose.training.events import Say
 from sdpose.training.meters import Progress
 from sdpose.training.paths import run_paths
 from sdpose.training.result import TrainResult, checkpoint_names, result_in
@@ -24,7 +23,7 @@ def finished_training(experiment: Experiment) -> TrainResult:
     another experiment's.
     """
     paths = run_paths(experiment)
-    found = newest(experiment, print)
+    found = newest(experiment)
     start = Start() if found is None else Start(checkpoint=found[1], path=found[0])
     if start.checkpoint is None or not is_finished(experiment, start):
         raise UserError(
@@ -38,13 +37,13 @@ def finished_training(experiment: Experiment) -> TrainResult:
     return result_in(experiment, start.checkpoint)
 
 
-def complete(experiment: Experiment, start: Start, lease: Lease | None, say: Say) -> None:
+def complete(experiment: Experiment, start: Start, lease: Lease | None) -> None:
     """Keeps what a finished run promised and could not keep; UserError if that fails again."""
     assert start.checkpoint is not None
     work_dir = run_paths(experiment).work_dir
-    deliver_what_waits(work_dir, say)
+    deliver_what_waits(work_dir)
     report_finished(work_dir)
-    saver = open_saver(experiment, start, lease, say)
+    saver = open_saver(experiment, start, lease)
     try:
         saver.name(checkpoint_names(experiment, Progress.of(start.checkpoint["meta"])))
         saver.finish()

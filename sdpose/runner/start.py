@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from sdpose.config import Experiment
@@ -13,7 +14,6 @@ from sdpose.prepare.dataset import PreparedDataset, prepare_coco, unusable_image
 from sdpose.runner.process_group import is_restart
 from sdpose.runner.work_dir import claim, find_start, open_mirror, start_anew
 from sdpose.training.distributed import PREPARE_TIMEOUT, World, on_main
-from sdpose.training.events import Say
 from sdpose.training.resume import (
     Start,
     check_fits,
@@ -22,9 +22,11 @@ from sdpose.training.resume import (
 )
 from sdpose.training.run import SkipImages
 
+logger = logging.getLogger(__name__)
+
 
 def begin(
-    experiment: Experiment, world: World, *, overwrite: bool, lease: Lease | None, say: Say
+    experiment: Experiment, world: World, *, overwrite: bool, lease: Lease | None
 ) -> tuple[Start, PreparedDataset | None]:
     """Makes the work dir this experiment's and returns where training begins, and on which data.
 
@@ -38,9 +40,9 @@ def begin(
 
     def choose() -> Start:
         if overwrite:
-            start = start_anew(experiment, say)
+            start = start_anew(experiment)
         else:
-            start = find_start(experiment, *open_mirror(experiment, say), say)
+            start = find_start(experiment, *open_mirror(experiment))
         num_keypoints = experiment.keypoints.num_keypoints
         check_fits(
             experiment, start, build_model(experiment.model, num_keypoints, initialise=False)
@@ -50,18 +52,18 @@ def begin(
     def look() -> PreparedDataset:
         prepared = prepare_coco(experiment, pack_into=prepare_pack)
         for remark in prepared.remarks():
-            say(remark)
+            logger.info(remark)
         return prepared
 
     def take(start: Start) -> Start:
         if dataset is not None:
-            check_same_data(experiment, start, dataset.digest, say)
-        return claim(experiment, start, overwrite=overwrite, lease=lease, say=say)
+            check_same_data(experiment, start, dataset.digest)
+        return claim(experiment, start, overwrite=overwrite, lease=lease)
 
     dataset = None
     start = on_main(world, choose, timeout=PREPARE_TIMEOUT)  # a mirror may be slow
     if is_finished(experiment, start):
-        on_main(world, lambda: check_trained_data(experiment, start, say), timeout=PREPARE_TIMEOUT)
+        on_main(world, lambda: check_trained_data(experiment, start), timeout=PREPARE_TIMEOUT)
     else:
         dataset = on_main(world, look, timeout=PREPARE_TIMEOUT)
     return on_main(world, lambda: take(start), timeout=PREPARE_TIMEOUT), dataset
@@ -78,13 +80,15 @@ def skipped_images(experiment: Experiment, world: World) -> SkipImages:
     )
 
 
-def check_trained_data(experiment: Experiment, start: Start, say: Say) -> None:
+def check_trained_data(experiment: Experiment, start: Start) -> None:
     """UserError if a finished run was trained on other data than there is now: what it left would
     be taken for a result on this data."""
     assert start.checkpoint is not None
     trained = start.checkpoint["meta"].get("dataset_digest")
     if not Path(experiment.data_root).is_dir():
-        say(f"{experiment.data_root} is not there, so that the data is not compared with the run's")
+        logger.info(
+            f"{experiment.data_root} is not there, so that the data is not compared with the run's"
+        )
         return
     found = prepare_coco(experiment, with_pack=False).digest
     if trained in (None, found):

@@ -26,7 +26,7 @@ from types import FrameType
 from typing import ClassVar
 
 from sdpose.signals import GRACE_SECONDS, REPEAT_SECONDS
-from sdpose.training.events import Say
+from sdpose.training.events import Events
 
 # What a process needs to end after its last wait.
 MARGIN_SECONDS = 3.0
@@ -152,12 +152,12 @@ class StopSignals:
 
 
 @contextlib.contextmanager
-def before_the_first_step(say: Say) -> Iterator[None]:
+def before_the_first_step(events: Events) -> Iterator[None]:
     """Answers a request to stop while nothing is trained yet, so nothing is saved."""
     try:
         yield
     except Interrupted:
-        say("stopped before the first step; the same command starts again")
+        events.say("stopped before the first step; the same command starts again")
         raise
 
 

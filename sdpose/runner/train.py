@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from sdpose.config import Experiment
 from sdpose.data.auto_skeleton import with_skeleton
 from sdpose.errors import PEER_LOST, UserError
+from sdpose.log_setup import log_to
 from sdpose.outputs.console import ConsoleSink
 from sdpose.outputs.lease import Lease
 from sdpose.outputs.mlflow_sink import DELIVERY_SECONDS
@@ -77,28 +78,28 @@ def train(experiment: Experiment, *, overwrite: bool = False) -> TrainResult:
     with (
         StopSignals(speak=is_first_on_node()) as stop,
         process_group() as world,
-        contextlib.ExitStack() as lock,
+        contextlib.ExitStack() as stack,
     ):
         events = RunEvents([ConsoleSink()] if world.is_main else [])
+        if world.is_main:
+            stack.enter_context(log_to(events.say))
         lease: Lease | None = None  # on rank 0
 
         def lock_results() -> None:
             nonlocal lease
-            lease = lock.enter_context(locked_results(experiment, events.say))
+            lease = stack.enter_context(locked_results(experiment))
 
-        with before_the_first_step(events.say):
+        with before_the_first_step(events):
             experiment = on_main(world, lambda: with_skeleton(experiment), timeout=PREPARE_TIMEOUT)
             on_main(world, lock_results)
-            start, dataset = begin(
-                experiment, world, overwrite=overwrite, lease=lease, say=events.say
-            )
+            start, dataset = begin(experiment, world, overwrite=overwrite, lease=lease)
         if dataset is None:
             assert start.checkpoint is not None
             events.say(f"{run_paths(experiment).work_dir} is finished: nothing to train")
-            on_main(world, lambda: complete(experiment, start, lease, events.say), PREPARE_TIMEOUT)
+            on_main(world, lambda: complete(experiment, start, lease), PREPARE_TIMEOUT)
             return result_in(experiment, start.checkpoint)
 
-        with before_the_first_step(events.say):
+        with before_the_first_step(events):
             run = build_run(
                 experiment,
                 world,
@@ -109,10 +110,10 @@ def train(experiment: Experiment, *, overwrite: bool = False) -> TrainResult:
                 skip_images=skipped_images(experiment, world),
                 pack=open_pack(dataset.pack) if dataset.pack else None,
             )
-            saver = open_saver(experiment, start, lease, events.say) if world.is_main else None
+            saver = open_saver(experiment, start, lease) if world.is_main else None
         if saver is not None:
             run.outputs = saver
-        run.early_stop = lambda epoch, ap: reason_to_stop(experiment, epoch, ap, events.say)
+        run.early_stop = lambda epoch, ap: reason_to_stop(experiment, epoch, ap)
         with _recorded(run, events, saver, stop, start):
             with memory_errors(run):
                 train_epochs(run)

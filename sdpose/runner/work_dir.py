@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,7 +21,6 @@ from sdpose.training.checkpoint import (
     newest_checkpoint,
     same_file,
 )
-from sdpose.training.events import Say
 from sdpose.training.paths import (
     EXPERIMENT_FILE,
     LATEST,
@@ -33,9 +33,11 @@ from sdpose.training.resume import Start
 # No upload of a checkpoint goes on for longer.
 UPLOADS_TAKE = timedelta(days=1)
 
+logger = logging.getLogger(__name__)
+
 
 def claim(
-    experiment: Experiment, start: Start, *, overwrite: bool, lease: Lease | None = None, say: Say
+    experiment: Experiment, start: Start, *, overwrite: bool, lease: Lease | None = None
 ) -> Start:
     """Makes the work dir this experiment's, and the checkpoint that it begins with its newest.
 
@@ -45,7 +47,7 @@ def claim(
     work_dir, folder = paths.work_dir, paths.checkpoints
     if overwrite:
         remove_results(experiment)
-    _remove_leftovers(experiment, lease, say)
+    _remove_leftovers(experiment, lease)
     if start.path is not None:
         # From here on the newest: what is there already may be damaged, or of a later epoch.
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +57,7 @@ def claim(
     return start
 
 
-def start_anew(experiment: Experiment, say: Say) -> Start:
+def start_anew(experiment: Experiment) -> Start:
     """Where a training begins that removes what is there: at `resume_from`, if that is a file.
 
     Raises UserError if that would remove what the training begins with.
@@ -78,7 +80,7 @@ def start_anew(experiment: Experiment, say: Say) -> Start:
             )
     path = experiment.resume_from
     if path == "auto":
-        say("--overwrite leaves nothing to resume: starting from the beginning")
+        logger.info("--overwrite leaves nothing to resume: starting from the beginning")
     if path in (None, "auto"):
         return Start()
     return Start(checkpoint=_load_named(path), path=Path(path))
@@ -88,7 +90,6 @@ def find_start(
     experiment: Experiment,
     store: Store | None,
     keys: list[str],
-    say: Say,
     *,
     scratch: Path | None = None,
 ) -> Start:
@@ -111,24 +112,26 @@ def find_start(
         raise UserError(_refusal(work_dir, differing))
     same_run = bool(known) and not differing
     for line in differing if has_results else []:
-        say(f"differs from the experiment in {work_dir}: {line}")
+        logger.info(f"differs from the experiment in {work_dir}: {line}")
 
     path = experiment.resume_from
     if path in (None, "auto") or (same_run and known[0].get("resume_from") == path):
         # The second case: this run was started from `path` and has gone on since.
-        found = _newest(experiment, store, keys, say, scratch)
+        found = _newest(experiment, store, keys, scratch)
     else:
         found = Path(str(path)), _load_named(str(path))
     if found is None:
         if path is not None:
-            say(f"nothing to resume in {folder}: starting from the beginning")
+            logger.info(f"nothing to resume in {folder}: starting from the beginning")
         return Start(same_run=same_run)
     if experiment.load_from:
-        say(f"load_from ({experiment.load_from}) is not read: the checkpoint goes before it")
+        logger.info(
+            f"load_from ({experiment.load_from}) is not read: the checkpoint goes before it"
+        )
     return Start(checkpoint=found[1], path=found[0], same_run=same_run)
 
 
-def _remove_leftovers(experiment: Experiment, lease: Lease | None, say: Say) -> None:
+def _remove_leftovers(experiment: Experiment, lease: Lease | None) -> None:
     """Of a run that was killed while it saved or uploaded.
 
     Without the lease, the young uploads in the mirror may be another training's.
@@ -141,39 +144,38 @@ def _remove_leftovers(experiment: Experiment, lease: Lease | None, say: Say) -> 
             age = timedelta() if lease is not None and lease.is_held else UPLOADS_TAKE
             open_store(uri).sweep(age, dry_run=False)
     except UserError as error:  # it may be a right that training does not need
-        say(f"warning: uploads that were cut off are not removed: {error}")
+        logger.warning(f"uploads that were cut off are not removed: {error}")
 
 
-def newest(experiment: Experiment, say: Say) -> tuple[Path, Checkpoint] | None:
+def newest(experiment: Experiment) -> tuple[Path, Checkpoint] | None:
     """The newest intact checkpoint of the work dir or its mirror, fetched from there."""
-    return _newest(experiment, *open_mirror(experiment, say), say)
+    return _newest(experiment, *open_mirror(experiment))
 
 
 def _newest(
     experiment: Experiment,
     store: Store | None,
     keys: list[str],
-    say: Say,
     scratch: Path | None = None,
 ) -> tuple[Path, Checkpoint] | None:
     paths = run_paths(experiment)
     folder = paths.checkpoints
-    found = newest_checkpoint(folder, say)
+    found = newest_checkpoint(folder)
     if store is None:
         return found
     if scratch is None:
         folder.mkdir(parents=True, exist_ok=True)
         restore_files(store, keys, paths.work_dir, OWN_FILES)
-    return newer_checkpoint(store, keys, scratch or folder, found, say)
+    return newer_checkpoint(store, keys, scratch or folder, found)
 
 
-def open_mirror(experiment: Experiment, say: Say) -> tuple[Store | None, list[str]]:
+def open_mirror(experiment: Experiment) -> tuple[Store | None, list[str]]:
     """The mirror, if there is one and it answers, and the keys that it holds."""
     paths = run_paths(experiment)
     uri, folder = paths.mirror, paths.checkpoints
     if uri is None:
         return None, []
-    say(f"checkpoints and logs are in {folder}, and are uploaded to {uri}")
+    logger.info(f"checkpoints and logs are in {folder}, and are uploaded to {uri}")
     try:
         store = open_store(uri)
         return store, list(store.list(""))
@@ -183,7 +185,7 @@ def open_mirror(experiment: Experiment, say: Say) -> tuple[Store | None, list[st
                 f"{error}\n  It may hold a newer checkpoint than {folder}: nothing is started. "
                 "Mend it, or train without: a folder as work_dir, and no checkpoint_config.mirror."
             ) from None
-        say(f"warning: {error}\n  Continuing from {folder} without looking there.")
+        logger.warning(f"{error}\n  Continuing from {folder} without looking there.")
         return None, []
 
 

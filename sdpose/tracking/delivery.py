@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO, get_args
 
@@ -24,8 +25,9 @@ RETRY_SECONDS = (1.0, 30.0)  # doubled in between
 # `close` waits this long for a server that answers with errors, or not at all.
 FAILING_SECONDS, SILENT_SECONDS = 10.0, 120.0
 
-Say = Callable[[str], None]
 Entry = dict[str, Any]
+
+logger = logging.getLogger(__name__)
 
 
 class Delivery:
@@ -41,20 +43,19 @@ class Delivery:
     Args:
         path: of the file. Its folder must exist: a queue does not create the work dir again that
             a user has removed.
-        say: gets the messages.
     """
 
-    def __init__(self, path: Path, say: Say) -> None:
-        self._path, self._say = path, say
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self.kept_in: Path | None = path
         """The file in which another process finds the waiting records; None: nowhere."""
         self._temporary = path.with_name(path.name + ".tmp")
         with contextlib.suppress(OSError):
             self._temporary.unlink(missing_ok=True)
-        self._waiting = _entries(path, say)
+        self._waiting = _entries(path)
         self._last_steps: dict[tuple[str, str], int] = {}
         self._failing: set[str] = set()  # metrics, files
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
         self._closing = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
@@ -121,7 +122,9 @@ class Delivery:
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._temporary.unlink(missing_ok=True)
-            self._say_once(f"{self._path}: {error.strerror}; what MLflow misses waits in memory")
+            self._log_once(
+                logging.INFO, f"{self._path}: {error.strerror}; what MLflow misses waits in memory"
+            )
             return False
 
     def _keep_elsewhere(self) -> None:
@@ -158,12 +161,14 @@ class Delivery:
                     self._pause(pause)
                     pause = min(2 * pause, RETRY_SECONDS[1])
                     continue
-                self._say_once(f"warning: MLflow refuses {kind} of this run: {_reason(error)}")
+                self._log_once(
+                    logging.WARNING, f"MLflow refuses {kind} of this run: {_reason(error)}"
+                )
             else:
                 pause = RETRY_SECONDS[0]
                 if kind in self._failing:
                     self._failing.remove(kind)
-                    self._say(f"MLflow takes {kind} again")
+                    logger.info(f"MLflow takes {kind} again")
             with self._changed:
                 if entry in self._waiting:  # not closed meanwhile
                     self._waiting.remove(entry)
@@ -191,15 +196,15 @@ class Delivery:
     def _failed(self, kind: str, error: Exception) -> None:
         if kind not in self._failing:
             self._failing.add(kind)
-            self._say(
-                f"warning: MLflow takes no {kind} ({_reason(error)}); "
+            logger.warning(
+                f"MLflow takes no {kind} ({_reason(error)}); "
                 f"training goes on, what it misses waits in {self._path}"
             )
 
-    def _say_once(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
-            self._say(text)
+    def _log_once(self, level: int, text: str) -> None:
+        if text not in self._logged:
+            self._logged.add(text)
+            logger.log(level, text)
 
     def _pause(self, seconds: float) -> None:
         """Waits before the next attempt; for less time while `close` waits."""
@@ -216,7 +221,7 @@ def _reason(error: Exception) -> str:
     return without_secrets(str(error) or type(error).__name__).splitlines()[0]
 
 
-def _entries(path: Path, say: Say) -> list[Entry]:
+def _entries(path: Path) -> list[Entry]:
     """The records of the file, without damaged lines.
 
     Raises:
@@ -239,7 +244,7 @@ def _entries(path: Path, say: Say) -> list[Entry]:
         if _is_entry(entry):
             found.append(entry)
     if damaged := len(lines) - len(found):
-        say(f"warning: {path}: {damaged} damaged line{'s' * (damaged > 1)} left out")
+        logger.warning(f"{path}: {damaged} damaged line{'s' * (damaged > 1)} left out")
     return found
 
 

@@ -20,6 +20,7 @@ its checkpoint, and is lost when only the .pth is copied.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import zipfile
@@ -32,12 +33,13 @@ from torch import Tensor
 from sdpose.errors import UserError
 from sdpose.files import atomic_file, matching, sync_folder
 from sdpose.training.checkpoint_content import problem_of
-from sdpose.training.events import Say
 from sdpose.training.paths import newest_first
 
 FORMAT = "sdpose/1"
 
 Checkpoint = dict[str, Any]
+
+logger = logging.getLogger(__name__)
 
 
 class CorruptCheckpointError(Exception):
@@ -114,13 +116,13 @@ def training_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
     return weights
 
 
-def newest_checkpoint(folder: Path, say: Say) -> tuple[Path, Checkpoint] | None:
-    """Return the newest intact checkpoint of a folder, or None; `say` reports damaged ones."""
+def newest_checkpoint(folder: Path) -> tuple[Path, Checkpoint] | None:
+    """Return the newest intact checkpoint of a folder, or None; damaged ones are logged."""
     for path in [folder / name for name in newest_first(p.name for p in matching(folder, "*.pth"))]:
         try:
             return path, load_checkpoint(path)
         except (CorruptCheckpointError, ForeignCheckpointError, FileNotFoundError) as error:
-            say(f"skipped a damaged checkpoint: {error}")
+            logger.info(f"skipped a damaged checkpoint: {error}")
     return None
 
 

@@ -6,10 +6,8 @@ records are other listeners (sdpose.outputs), which the entry point attaches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-Say = Callable[[str], None]  # a line for the user
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ from torch import Tensor
 
 from sdpose.config import Experiment
 from sdpose.errors import UserError
-from sdpose.models import SDPose
+from sdpose.models import LoadReport, SDPose
 from sdpose.models.transfer import check_skeleton, transfer_weights
-from sdpose.models.weights import load_backbone_weights
+from sdpose.models.weights import apply_backbone_weights, read_checkpoint
 from sdpose.training.checkpoint import Checkpoint, training_weights
-from sdpose.training.events import Say
 from sdpose.training.meters import Progress
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,26 +40,24 @@ def is_finished(experiment: Experiment, start: Start) -> bool:
     return ends and progress.evaluated_epoch == progress.epoch
 
 
-def check_fits(
-    experiment: Experiment, start: Start, model: SDPose, say: Say = lambda text: None
-) -> None:
+def check_fits(experiment: Experiment, start: Start, model: SDPose) -> LoadReport | None:
     """Check that model and optimizer can continue from the checkpoint, by loading it.
 
     Without a checkpoint it checks that `load_from`, or else `pretrained`, fits the model.
 
     Args:
         model: of the experiment; changed in place.
-        say: receives the report on `load_from` or `pretrained`. A training needs none here: it
-            reports when it loads them again to start.
+    Returns:
+        The report on `load_from` or `pretrained`, if one of them was loaded.
     Raises:
         UserError: model or optimizer do not fit.
     """
     if start.checkpoint is None:
-        if experiment.load_from:
-            transfer_weights(model, experiment.load_from, experiment.keypoints, say=say)
-        elif experiment.model.pretrained:
-            load_backbone_weights(model, experiment.model.pretrained, say=say)
-        return
+        if path := experiment.load_from:
+            return transfer_weights(model, path, experiment.keypoints)
+        if path := experiment.model.pretrained:
+            return apply_backbone_weights(model, path, read_checkpoint(path)[0])
+        return None
     assert start.path is not None
     check_skeleton(start.path, start.checkpoint["meta"], experiment.keypoints)
     try:
@@ -78,6 +78,7 @@ def check_fits(
             f"{experiment.optimizer.type}, which keeps other values; to begin with its weights: "
             f"--load-from {start.path}"
         )
+    return None
 
 
 def _check_shapes(start: Start, model: SDPose) -> None:
@@ -103,8 +104,8 @@ def _optimizer_of(state: dict[str, Any]) -> str | None:
     return "Adam" if "exp_avg" in names else "SGD" if "momentum_buffer" in names else None
 
 
-def check_same_data(experiment: Experiment, start: Start, dataset_digest: str, say: Say) -> None:
-    """Check that the checkpoint was trained on this dataset; with `resume_from` only report it.
+def check_same_data(experiment: Experiment, start: Start, dataset_digest: str) -> None:
+    """Check that the checkpoint was trained on this dataset; with `resume_from` only log it.
 
     Raises:
         UserError: it was trained on another dataset, and `resume_from` is not set.
@@ -115,7 +116,7 @@ def check_same_data(experiment: Experiment, start: Start, dataset_digest: str, s
         return
     change = f"the dataset's digest was {before[:12]} and is {dataset_digest[:12]} now"
     if experiment.resume_from:
-        say(f"{start.path} was trained on other data: {change}")
+        logger.info(f"{start.path} was trained on other data: {change}")
         return
     raise UserError(
         f"{start.path} was trained on other data: {change}; nothing is changed.\n  Bring the data "

@@ -14,12 +14,12 @@ from sdpose.data.pack import Pack
 from sdpose.losses import build_loss
 from sdpose.models import SDPose, build_model
 from sdpose.models.transfer import transfer_weights
-from sdpose.models.weights import load_backbone_weights
+from sdpose.models.weights import apply_backbone_weights, read_checkpoint
 from sdpose.training.checkpoint import Checkpoint, training_weights
 from sdpose.training.distributed import World, on_main
 from sdpose.training.divergence import LossWatch
 from sdpose.training.ema import AveragedModel
-from sdpose.training.events import Events, Say
+from sdpose.training.events import Events
 from sdpose.training.meters import Progress, Stopwatch
 from sdpose.training.optim import (
     Schedule,
@@ -116,7 +116,7 @@ def build_run(
     model = build_model(experiment.model, experiment.keypoints.num_keypoints)
     # Rank 0 reads the files and broadcasts: the other ranks need no access to them.
     model.load_state_dict(
-        on_main(world, lambda: _initial_weights(experiment, model, checkpoint, events.say))
+        on_main(world, lambda: _initial_weights(experiment, model, checkpoint, events))
     )
     model.to(world.device)
     options = step_options(experiment, world.device)
@@ -184,21 +184,19 @@ def restore(
 
 
 def _initial_weights(
-    experiment: Experiment, model: SDPose, checkpoint: Checkpoint | None, say: Say
+    experiment: Experiment, model: SDPose, checkpoint: Checkpoint | None, events: Events
 ) -> dict[str, Tensor]:
     """From the checkpoint, else `load_from`, else `pretrained` (backbone only), else random."""
     if checkpoint is not None:
         model.load_state_dict(training_weights(checkpoint))
     elif experiment.load_from:
-        transfer_weights(
-            model,
-            experiment.load_from,
-            experiment.keypoints,
-            say=lambda text: say(f"load_from: {text}"),
-        )
+        path = experiment.load_from
+        report = transfer_weights(model, path, experiment.keypoints)
+        events.say(f"load_from: {path}: {report.summary()}")
     elif experiment.model.pretrained:
-        pretrained = experiment.model.pretrained
-        load_backbone_weights(model, pretrained, say=lambda text: say(f"pretrained: {text}"))
+        path = experiment.model.pretrained
+        report = apply_backbone_weights(model, path, read_checkpoint(path)[0])
+        events.say(f"pretrained: {path}: {report.summary()}")
     return model.state_dict()
 
 

@@ -20,6 +20,7 @@ from sdpose.data.coco import load_annotations
 from sdpose.errors import UserError
 from sdpose.evaluation import evaluate
 from sdpose.inference import load
+from sdpose.log_setup import log_to
 
 
 def run(*words: str) -> Any:
@@ -133,7 +134,8 @@ def test_registry_models_and_their_files(
     for model in ("registry://small/production", "registry://small/1", pulled):
         np.testing.assert_array_equal(sdpose.load(model)(image).keypoints, expected)
     said: list[str] = []
-    load("registry://small/production", say=said.append)
+    with log_to(said.append, ["sdpose.inference"]):
+        load("registry://small/production")
     assert [text.partition(" tensors")[0].rpartition(": ")[0] for text in said] == [
         "registry://small/production"
     ]

@@ -65,8 +65,7 @@ def test_coco_to_crowdpose(tmp_path: Path, positions: str, says_skeleton: bool) 
     source = model_of(theirs, 0)
     path = written(tmp_path, theirs, source, says_skeleton=says_skeleton)
     model, untouched = model_of(ours, 1), model_of(ours, 1)
-    said: list[str] = []
-    transfer_weights(model, path, CROWD, say=said.append)
+    report = transfer_weights(model, path, CROWD)
 
     found, before, after = tokens(source, COCO), tokens(untouched, CROWD), tokens(model, CROWD)
     for name in CROWD.keypoints:
@@ -81,7 +80,7 @@ def test_coco_to_crowdpose(tmp_path: Path, positions: str, says_skeleton: bool) 
         embedding, given = model.position_embedding[0], source.position_embedding[0]
         assert torch.equal(embedding[row], given[theirs_row])
         assert torch.equal(embedding[14:], given[17:])
-    (text,) = said
+    text = report.summary()
     assert "copied: 12 (right_ankle, left_ankle," in text
     assert "initialised: 2 (top_head, neck)" in text
     assert "dropped: 5 (nose, left_eye, right_eye, left_ear, right_ear)" in text
@@ -102,21 +101,19 @@ def test_as_many_keypoints_are_not_taken_for_the_same(tmp_path: Path) -> None:
     source = model_of(experiment(COCO), 0)
     path = written(tmp_path, experiment(COCO), source)
     model, untouched = (model_of(experiment(ANIMAL), 1) for _ in range(2))
-    said: list[str] = []
-    transfer_weights(model, path, ANIMAL, say=said.append)
+    report = transfer_weights(model, path, ANIMAL)
     assert torch.equal(tokens(model, ANIMAL)["nose"], tokens(source, COCO)["nose"])
     assert torch.equal(tokens(model, ANIMAL)["paw3"], tokens(untouched, ANIMAL)["paw3"])
-    assert "copied: 1 (nose)" in said[0]
+    assert "copied: 1 (nose)" in report.summary()
 
 
 def test_the_same_skeleton_is_loaded_whole(tmp_path: Path) -> None:
     source = model_of(experiment(CROWD), 0)
     path = written(tmp_path, experiment(CROWD), source)
     model = model_of(experiment(CROWD), 1)
-    said: list[str] = []
-    transfer_weights(model, path, CROWD, say=said.append)
+    report = transfer_weights(model, path, CROWD)
     assert all(map(torch.equal, model.state_dict().values(), source.state_dict().values()))
-    assert "keypoints" not in said[0]
+    assert "keypoints" not in report.summary()
 
 
 def test_pulled_weights_say_it_in_their_manifest(tmp_path: Path) -> None:

@@ -104,13 +104,12 @@ def test_a_killed_training_of_this_machine_is_not_waited_for(
     assert read(bucket).released
 
 
-def test_it_is_taken_over_when_no_heartbeat_comes(store: Store) -> None:
-    said: list[str] = []
+def test_it_is_taken_over_when_no_heartbeat_comes(store: Store, logged: list[str]) -> None:
     write(store, elsewhere())
-    with Lease(store, said.append).held() as lease:
+    with Lease(store).held() as lease:
         lease.check()
         assert read(store).process == os.getpid()
-    (line,) = said
+    (line,) = logged
     assert "was in use by process 41 on node-7, since 2026-11-30T08:00:00+00:00" in line
     assert read(store).released
 
@@ -131,7 +130,7 @@ def test_a_heartbeat_is_a_refusal(store: Store, monkeypatch: pytest.MonkeyPatch)
     beating.start()
     try:
         with pytest.raises(UserError, match=r"process 41 on node-7, since 2026.*--work-dir"):
-            Lease(store, print).held().__enter__()
+            Lease(store).held().__enter__()
     finally:
         ended.set()
         beating.join()
@@ -149,7 +148,7 @@ def test_a_damaged_lease_expires(
 ) -> None:
     monkeypatch.setattr(leases, "EXPIRY_SECONDS", 1.0)
     store.put(LEASE, content)
-    with Lease(store, print).held() as lease:
+    with Lease(store).held() as lease:
         lease.check()
         assert read(store).process == os.getpid()
 
@@ -162,7 +161,7 @@ def test_one_of_many_gets_it(store: Store) -> None:
     def take() -> None:
         together.wait()
         try:
-            with Lease(store, print).held():
+            with Lease(store).held():
                 outcomes.append("got it")
                 all_tried.wait()
         except UserError as error:
@@ -198,7 +197,7 @@ def test_the_former_holder_stops(make, launch, moto, bucket, tmp_path: Path) -> 
 
 def test_an_upload_needs_the_lease(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "BEAT_SECONDS", 0.0)  # every check asks the store
-    with Lease(store, print).held() as lease:
+    with Lease(store).held() as lease:
         lease.check()
         store.delete(LEASE)  # by hand: nobody has it
         lease.check()
@@ -210,15 +209,14 @@ def test_an_upload_needs_the_lease(store: Store, monkeypatch: pytest.MonkeyPatch
     assert read(store) == elsewhere()
 
 
-def test_a_store_without_conditional_writes_says_so(swift, monkeypatch) -> None:
+def test_a_store_without_conditional_writes_says_so(swift, monkeypatch, logged) -> None:
     for name, value in swift.environment().items():
         monkeypatch.setenv(name, value)
-    said: list[str] = []
     store = open_store(f"s3://{swift.new_bucket()}/runs/tiny")
-    with Lease(store, said.append).held() as lease:
+    with Lease(store).held() as lease:
         lease.check()
         assert not lease.is_held
-    (line,) = said
+    (line,) = logged
     assert line.startswith("warning: nothing keeps a second training from writing to s3://")
     assert "If-None-Match" in line
 
@@ -235,16 +233,16 @@ def test_uploads_of_another_training_are_left_alone(
     client, bucket = s3.client(), s3.new_bucket()
     upload = client.create_multipart_upload(Bucket=bucket, Key="runs/tiny/epoch_1.pth")
     experiment = make().model_copy(update={"work_dir": f"s3://{bucket}/runs/tiny"})
-    with leased(experiment, print) as lease:
+    with leased(experiment) as lease:
         assert lease is not None
         assert lease.is_held == (server == "moto")
-        claim(experiment, Start(), overwrite=False, lease=lease, say=print)
+        claim(experiment, Start(), overwrite=False, lease=lease)
     left = client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
     assert [one["UploadId"] for one in left] == [upload["UploadId"]] * (server == "swift")
 
 
 def test_the_object_is_for_people(store: Store) -> None:
-    with Lease(store, print).held():
+    with Lease(store).held():
         content = json.loads(store.read(LEASE))
     assert {"host", "process", "since", "expires_after", "released"} <= set(content)
 
@@ -265,10 +263,9 @@ def test_doctor_names_the_holder(make, tmp_path: Path) -> None:
     assert "in use by another training" not in doctor()
 
 
-def test_what_another_wrote_cannot_steer_the_terminal(store: Store) -> None:
+def test_what_another_wrote_cannot_steer_the_terminal(store: Store, logged: list[str]) -> None:
     write(store, elsewhere(host="\x1b[2Jnode\n7"))
-    said: list[str] = []
-    with Lease(store, said.append).held():
+    with Lease(store).held():
         pass
-    assert said[0].isprintable()
-    assert r"\u001b[2Jnode\u000a7" in said[0]
+    assert logged[0].isprintable()
+    assert r"\u001b[2Jnode\u000a7" in logged[0]

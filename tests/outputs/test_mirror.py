@@ -201,23 +201,22 @@ def test_a_disk_that_was_full_for_a_while(make, launch, records, assert_same_wei
     assert log.read_text().count("data_time: ") == sum(line["mode"] == "train" for line in lines)
 
 
-def test_logs_lose_nothing_when_the_disk_was_full(make) -> None:
-    said: list[str] = []
+def test_logs_lose_nothing_when_the_disk_was_full(make, logged: list[str]) -> None:
     work_dir = Path(str(make().work_dir))
     work_dir.mkdir()
     with full_disk(200):
         sinks: list[Sink] = [
-            TextSink(make(), work_dir, "20261126_120000", "", said.append),
-            TensorboardSink(make(), work_dir / "tf_logs", said.append),
+            TextSink(make(), work_dir, "20261126_120000", ""),
+            TensorboardSink(make(), work_dir / "tf_logs"),
         ]
         for iteration in range(1, 5):
             for sink in sinks:
                 sink.train(record(iteration))
-    assert sum("warning: cannot write" in text for text in said) == 3  # once for each file
+    assert sum("warning: cannot write" in text for text in logged) == 3  # once for each file
     for sink in sinks:
         sink.train(record(5))
         sink.close("FINISHED", None, 0.0)
-    assert sum("can be written again; nothing is missing" in text for text in said) == 3
+    assert sum("can be written again; nothing is missing" in text for text in logged) == 3
     lines = (work_dir / "20261126_120000.log.json").read_text().splitlines()[1:]
     assert [json.loads(line)["iter"] for line in lines] == [1, 2, 3, 4, 5]
     assert (work_dir / "20261126_120000.log").read_text().count("Epoch [1]") == 5

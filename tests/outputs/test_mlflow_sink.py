@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -63,6 +64,8 @@ def test_a_server_that_is_gone_misses_nothing(make, launch, server, records) -> 
     first.wait_for("Epoch [4][3/")
     first.signal(signal.SIGKILL)
     assert first.wait() == -signal.SIGKILL
+    link = rf"^MLflow run: {server.uri}/#/.*/runs/\w+\?workflowType=machine_learning$"
+    assert re.search(link, first.text(), re.M)
 
     second = launch(experiment, environment=environment)
     assert second.wait() == 0

@@ -164,7 +164,7 @@ def test_the_mirror_has_it_between_checkpoints(
     work_dir = tmp_path / "run"
     work_dir.mkdir()
     store = open_store(tmp_path / "mirror")
-    with Lease(store, print).held() as lease:
+    with Lease(store).held() as lease:
         _uploads_between_checkpoints(work_dir, store, lease)
 
 
@@ -177,7 +177,6 @@ def _uploads_between_checkpoints(work_dir: Path, store: Store, lease: Lease) -> 
         own_files=("*.log", "progress.json"),
         live_files=("progress.json",),
         keep=1,
-        say=print,
     )
     (work_dir / "a.log").write_text("grows all the time")
     for text in ("1", "22"):

@@ -19,6 +19,7 @@ import mlflow  # noqa: F401 (once, and not in every process)
 import torch
 
 from sdpose.config import parse_experiment
+from sdpose.log_setup import log_to
 from sdpose.registry.promote import promote
 from sdpose.registry.register import register_checkpoint
 from sdpose.storage import open_store
@@ -42,6 +43,8 @@ def fighter(
     store = open_store(root)
     told: list[dict[str, Any]] = []
     warnings: list[str] = []
+    log = log_to(warnings.append, ["sdpose.registry"])
+    log.__enter__()  # to the end of this process
     barrier.wait(LIFE_SECONDS)
     mine = [p for i, p in enumerate(paths) if number in (i % processes, (i + 1) % processes)]
     for path in mine:
@@ -53,16 +56,13 @@ def fighter(
             metrics={"AP": 0.5},
             git_commit="",
             root=store,
-            say=warnings.append,
         )
         told.append({"name": path.name, "version": version.version, "created": version.created})
     barrier.wait(LIFE_SECONDS)
     records = []
     for turn in range(number, promotions, processes):
         version_number = 1 + turn * 7 % len(paths)
-        record = promote(
-            store, "tiny", version_number, CHANNEL, approver=f"{number}", say=warnings.append
-        )
+        record = promote(store, "tiny", version_number, CHANNEL, approver=f"{number}")
         records.append({"wanted": version_number, "turn": turn, **record})
     to.put({"registered": told, "promoted": records, "warnings": warnings})
 

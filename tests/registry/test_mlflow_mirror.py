@@ -15,6 +15,7 @@ from servers.mlflow import MlflowServer
 from sdpose import tracking
 from sdpose.cli import cli
 from sdpose.errors import UserError
+from sdpose.log_setup import log_to
 from sdpose.registry.channels import set_channel
 from sdpose.registry.gc import gc
 from sdpose.registry.layout import blob_key, index_key, manifest_key
@@ -88,11 +89,12 @@ def test_links_both_ways_and_aliases_that_follow(
     assert client.get_run(run.run_id).data.tags[RUN_TAG] == f"{model}@1"
 
     said: list[str] = []
-    promote(store, model, 1, "production", approver="kim", say=said.append)
-    assert aliases(client, model) == {"production": "1"}
-    promote(store, model, 2, "production", approver="kim", say=said.append)
-    assert aliases(client, model) == {"production": "2"}
-    rollback(store, model, "production", approver="kim", say=said.append)
+    with log_to(said.append, ["sdpose.registry"]):
+        promote(store, model, 1, "production", approver="kim")
+        assert aliases(client, model) == {"production": "1"}
+        promote(store, model, 2, "production", approver="kim")
+        assert aliases(client, model) == {"production": "2"}
+        rollback(store, model, "production", approver="kim")
     assert aliases(client, model) == {"production": "1"}
     assert said == []
     assert reconcile(store, model) == []
@@ -167,13 +169,14 @@ def test_mlflow_is_down(
     """The registry goes on, says so, and MLflow learns of it later."""
     register(1, model=model)
     said: list[str] = []
-    with monkeypatch.context() as down:
+    with monkeypatch.context() as down, log_to(said.append, ["sdpose.registry"]):
         down.setenv("MLFLOW_TRACKING_URI", NOBODY)
-        assert register(2, model=model, say=said.append).version == 2
-        record = promote(store, model, 2, "production", approver="kim", say=said.append)
+        assert register(2, model=model).version == 2
+        record = promote(store, model, 2, "production", approver="kim")
     assert record["allowed"]
     assert len(said) == 2
     assert all("`sdpose registry reconcile` will" in line for line in said)
+    assert all(line.startswith("warning: ") for line in said)
     assert shown(client, model) == {"1": "1"}
     assert len(reconcile(store, model)) == 2
     assert shown(client, model) == {"1": "1", "2": "2"}
@@ -205,9 +208,9 @@ def test_a_withdrawn_version_leaves_mlflow(
     assert shown(client, model) == {"2": "2", str(again.version): "3"}
 
     said: list[str] = []
-    with pytest.MonkeyPatch.context() as down:
+    with pytest.MonkeyPatch.context() as down, log_to(said.append, ["sdpose.registry"]):
         down.setenv("MLFLOW_TRACKING_URI", NOBODY)
-        withdraw(store, model, 2, reason="the same", approver="kim", say=said.append)
+        withdraw(store, model, 2, reason="the same", approver="kim")
     assert len(said) == 1
     (repair,) = reconcile(store, model)
     assert "MLflow's version 2 is none of the registry's" in repair.what

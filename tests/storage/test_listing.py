@@ -152,7 +152,7 @@ def test_a_work_dir_that_cannot_be_listed_is_not_empty(tmp_path):
     program = (
         "import sys; from pathlib import Path; from sdpose.errors import user_errors\n"
         "from sdpose.training.checkpoint import newest_checkpoint\n"
-        "with user_errors(): print(newest_checkpoint(Path(sys.argv[1]), print))"
+        "with user_errors(): print(newest_checkpoint(Path(sys.argv[1])))"
     )
     folder.chmod(0o300)  # files can be opened and made, not listed
     command = unprivileged(sys.executable, "-c", program, str(folder))

@@ -32,9 +32,8 @@ def test_rungs_are_evaluations_before_the_last_epoch(make, tmp_path: Path) -> No
     assert rungs(make()) == []
 
 
-def test_one_of_three_goes_on(make, tmp_path: Path) -> None:
+def test_one_of_three_goes_on(make, tmp_path: Path, logged: list[str]) -> None:
     """In the order of arrival; nobody waits, and a decision stands."""
-    said: list[str] = []
 
     def arrives(name: str, ap: float, epoch: int = 2) -> bool:
         experiment = make(
@@ -43,7 +42,7 @@ def test_one_of_three_goes_on(make, tmp_path: Path) -> None:
             "total_epochs=60",
             "evaluation.interval=1",
         )
-        return not reason_to_stop(experiment, epoch, ap, said.append)
+        return not reason_to_stop(experiment, epoch, ap)
 
     assert [arrives("a", 0.1), arrives("b", 0.2)] == [True, True]  # too few to say
     assert not arrives("c", 0.05)
@@ -53,11 +52,11 @@ def test_one_of_three_goes_on(make, tmp_path: Path) -> None:
     assert arrives("a", 0.1)  # even if it would be stopped now
     assert arrives("c", 0.3)  # trained again
     assert arrives("f", 0.0, epoch=3)  # no rung
-    assert said == []
+    assert logged == []
     (tmp_path / "file").write_text("")
     there = make(settings(tmp_path / "file"), "total_epochs=60", "evaluation.interval=1")
-    assert reason_to_stop(there, 2, 0.0, said.append) == ""
-    assert "this trial goes on" in said[0]
+    assert reason_to_stop(there, 2, 0.0) == ""
+    assert "this trial goes on" in logged[0]
 
 
 SWEEP = """
@@ -69,7 +68,7 @@ early_stopping: {{min_epochs: 2, reduction_factor: 3}}
 
 
 def arrives(trial: Trial, ap: float) -> str:
-    return reason_to_stop(trial.experiment, 2, ap, print)
+    return reason_to_stop(trial.experiment, 2, ap)
 
 
 def trials_of(folder: Path, rates: list[float], *overrides: str) -> list[Trial]:
@@ -96,16 +95,17 @@ def test_records_of_an_earlier_sweep_stop_nobody(change: str, make, tmp_path: Pa
     assert arrives(now[0], 0.6) == ""
 
 
-def test_what_is_no_record_stays_and_counts_for_nothing(make, tmp_path: Path) -> None:
+def test_what_is_no_record_stays_and_counts_for_nothing(
+    make, tmp_path: Path, logged: list[str]
+) -> None:
     folder = tmp_path / "rungs/epoch_2"
     folder.mkdir(parents=True)
     for number, content in enumerate(['{"AP": NaN}', "{bad", "[]", '{"AP": "x"}', "", '{"AP": 2}']):
         (folder / f"{number}.json").write_text(content)
-    said: list[str] = []
     experiment = make(settings(tmp_path / "rungs"), "total_epochs=60", "evaluation.interval=1")
     (tmp_path / "rungs/notes.txt").write_text("mine")
-    assert reason_to_stop(experiment, 2, 0.5, said.append) == ""
-    assert sum("is damaged, and does not count" in line for line in said) == 6
+    assert reason_to_stop(experiment, 2, 0.5) == ""
+    assert sum("is damaged, and does not count" in line for line in logged) == 6
     remove_records(experiment)
     assert list((tmp_path / "rungs").rglob("*.json")) == []
     assert (tmp_path / "rungs/notes.txt").is_file()

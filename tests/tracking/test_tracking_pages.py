@@ -47,15 +47,11 @@ def track(experiment: Experiment) -> str:
     work_dir = Path(str(experiment.work_dir))
     work_dir.mkdir(parents=True)
     (work_dir / "experiment.yaml").write_text("exp_name: mine")
-    said: list[str] = []
-    sink = MlflowSink(experiment, work_dir, "20261130_000000", False, "d" * 64, said.append)
+    sink = MlflowSink(experiment, work_dir, "20261130_000000", False, "d" * 64)
     sink.epoch(EpochRecord(1, 2, 10, 1e-3, 1.0, 1.0, LOSSES))
     sink.evaluation(EvaluationRecord(1, 10, "ground truth", 1.0, {"AP": 0.25}, 0.25))
     sink.evaluation(EvaluationRecord(2, 20, "ground truth", 1.0, {"AP": 0.2}, 0.25))
     sink.close("FINISHED", None, 60.0)
-    links = tracking.links_of(sink.run_id)
-    assert links is not None
-    assert said == [f"MLflow run: {links.run}"]
     return sink.run_id
 
 

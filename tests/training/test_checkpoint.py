@@ -56,22 +56,21 @@ def test_a_changed_bit_and_a_torn_file_are_noticed(tmp_path: Path) -> None:
             load_checkpoint(path)
 
 
-def test_newest_skips_damaged_ones_and_says_so(tmp_path: Path) -> None:
-    said: list[str] = []
-    assert newest_checkpoint(tmp_path, said.append) is None
+def test_newest_skips_damaged_ones_and_says_so(tmp_path: Path, logged: list[str]) -> None:
+    assert newest_checkpoint(tmp_path) is None
     for epoch in (2, 9, 10):
         save_checkpoint(tmp_path / f"epoch_{epoch}.pth", content(epoch))
     same_file(tmp_path / "epoch_10.pth", tmp_path / "latest.pth")
-    found = newest_checkpoint(tmp_path, said.append)
+    found = newest_checkpoint(tmp_path)
     assert found is not None
-    assert (found[0].name, found[1]["meta"]["value"], said) == ("latest.pth", 10, [])
+    assert (found[0].name, found[1]["meta"]["value"], logged) == ("latest.pth", 10, [])
 
     damage(tmp_path / "epoch_10.pth")  # latest.pth, too: they are one file
-    found = newest_checkpoint(tmp_path, said.append)
+    found = newest_checkpoint(tmp_path)
     assert found is not None
     assert found[0].name == "epoch_9.pth"
-    assert len(said) == 2
-    assert "latest.pth" in said[0]
+    assert len(logged) == 2
+    assert "latest.pth" in logged[0]
 
 
 def test_latest_survives_the_removal_of_its_source(tmp_path: Path) -> None:

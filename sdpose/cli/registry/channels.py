@@ -13,7 +13,6 @@ from sdpose.cli.registry.store import (
     on_store,
     public_key_option,
     sign_option,
-    warn,
 )
 from sdpose.cli.text import format_rows
 from sdpose.registry.layout import CHANNELS, MAX_VERSION
@@ -73,7 +72,6 @@ def promote(
         data_root=data_root,
         signer=signer_of(key),
         verifier=verifier_of(public_key, allow_older=allow_older),
-        say=warn,
     )
     return promotion.explain(record), record, 0 if record["allowed"] else REFUSED
 
@@ -109,7 +107,6 @@ def rollback(
         comment=comment,
         signer=signer_of(key),
         verifier=verifier_of(public_key, allow_older=allow_older),
-        say=warn,
     )
     return promotion.explain(record), record
 
@@ -134,7 +131,6 @@ def withdraw(store: Store, model: str, version: int, reason: str, approver: str 
         *(store, model, version),
         reason=reason,
         approver=approver or promotion.default_approver(),
-        say=warn,
     )
     return explain_withdrawal(model, withdrawal), {"model_name": model, **withdrawal}
 

@@ -102,7 +102,6 @@ def register(
         git_commit=run.git_commit if run else None,
         root=store,
         signer=signer,
-        say=warn,
     )
     again = "" if version.created else " (the same content was there)"
     return f"{model} version {version.version}{again}: {version.weights_uri}", _plain(version)
