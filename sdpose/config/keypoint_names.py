@@ -100,6 +100,7 @@ def flip_pairs(names: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
     for name in names:
         if name in words:
             spelled[words[name]].append(name)
+    position = {name: index for index, name in enumerate(names)}
     pairs: list[tuple[str, str]] = []
     alone: list[str] = []
     for name in dict.fromkeys(names):
@@ -108,7 +109,7 @@ def flip_pairs(names: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
         same, partners = spelled[words[name]], spelled.get(_mirrored(words[name]), [])
         if len(same) != 1 or len(partners) != 1:
             alone.append(name)
-        elif names.index(name) < names.index(partners[0]):
+        elif position[name] < position[partners[0]]:
             is_left = next(word for word in words[name] if word in _MIRROR) == "<"
             pairs.append((name, partners[0]) if is_left else (partners[0], name))
     return pairs, alone

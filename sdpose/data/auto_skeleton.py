@@ -22,12 +22,13 @@ from sdpose.config.schema import Skeleton
 from sdpose.config.schema.skeleton import coco_sigmas
 from sdpose.config.skeleton_yaml import skeleton_yaml
 from sdpose.data.coco import categories_of
-from sdpose.data.joint_names import same_joints
+from sdpose.data.joint_names import joint_names_problem, same_joints
 from sdpose.data.tables import Floats, Problems, kind_of, read_json
 from sdpose.documents import describe
 from sdpose.errors import UserError
 
 SHOWN = 10
+_FAR = 1e6  # pixels; an integer of JSON may have any number of digits
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +201,7 @@ def _draft(path: Path, category: dict[str, Any]) -> Draft:
     given = category.get("skeleton")
     for limb in given if isinstance(given, list) else []:
         ends = set(limb) if isinstance(limb, list) and all(type(k) is int for k in limb) else ()
-        if len(limb) == len(ends) == 2 and all(1 <= k <= len(names) for k in ends):
+        if len(ends) == 2 and len(limb) == 2 and all(1 <= k <= len(names) for k in ends):
             limbs.append((names[limb[0] - 1], names[limb[1] - 1]))
         else:
             wrong.append(describe(limb))
@@ -217,7 +218,7 @@ def _draft(path: Path, category: dict[str, Any]) -> Draft:
 def _triples(draft: Draft, annotations: list[dict[str, Any]]) -> list[list[float]]:
     """The keypoints of the category's annotations; an error if they are not as many as its names.
 
-    Values that are no numbers are left to `load_annotations`.
+    Values that cannot be pixels are left to `load_annotations`.
     """
     count = len(draft.names)
     rows = [
@@ -231,7 +232,7 @@ def _triples(draft: Draft, annotations: list[dict[str, Any]]) -> list[list[float
         (f"annotation {i} ({len(v) / 3:g} keypoints)" for i, v in rows if len(v) != 3 * count),
     )
     problems.stop(draft.path, f"{draft.label}: not a skeleton")
-    return [v for _, v in rows if all(type(x) in (int, float) for x in v)]
+    return [v for _, v in rows if all(type(x) in (int, float) and abs(x) < _FAR for x in v)]
 
 
 def _without_names(path: Path, annotations: list[dict[str, Any]]) -> str:
@@ -247,7 +248,7 @@ def _without_names(path: Path, annotations: list[dict[str, Any]]) -> str:
 
 
 def _several(path: Path, drafts: list[Draft], annotations: list[dict[str, Any]]) -> str:
-    used = Counter(row.get("category_id") for row in annotations)
+    used = Counter(i for row in annotations if type(i := row.get("category_id")) is int)
     drafts = sorted(drafts, key=lambda draft: -used[draft.category_id])
     lines = [
         f"  {draft.label}: {len(draft.names)} keypoints "
@@ -317,7 +318,7 @@ def refuse_unknown(draft: Draft, experiment: Experiment) -> None:
 
 
 def _refuse_other_validation(experiment: Experiment, train: Path, skeleton: Skeleton) -> None:
-    """A validation file that cannot be read is reported where it is needed."""
+    """Of a validation file that is not there, its reader says so."""
     path = Path(experiment.data_root) / experiment.data.val.ann_file
     if not path.is_file() or path == train:
         return
@@ -328,7 +329,7 @@ def _refuse_other_validation(experiment: Experiment, train: Path, skeleton: Skel
         for category in categories_of(categories if isinstance(categories, list) else [])
         if isinstance(category.get("keypoints"), list) and category["keypoints"]
     ]
-    if not named or any(same_joints(names, skeleton.keypoints) for names in named):
+    if not named or any(not joint_names_problem(n, skeleton.keypoints, None) for n in named):
         return
     raise UserError(
         "training and validation have different keypoints, or another order of them:\n"

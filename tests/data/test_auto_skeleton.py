@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sdpose.config import Experiment, parse_experiment
 from sdpose.config.keypoint_names import UNIFORM_SIGMA
@@ -271,20 +274,55 @@ def test_wrong_categories_are_refused_with_both_sides(make: Make, case: str) -> 
 
 
 @pytest.mark.parametrize(
-    "names", [["nose", "R_Eye", "L_Eye", "beak", "comb"], HEAD[:4], ["a", *HEAD[1:]]]
+    "names",
+    [["nose", "R_Eye", "L_Eye", "beak", "comb"], HEAD[:4], ["a", *HEAD[1:]], [1, 2, 3]],
 )
-def test_training_and_validation_with_different_keypoints(make: Make, names: list[str]) -> None:
+def test_training_and_validation_with_different_keypoints(make: Make, names: list[Any]) -> None:
     message = refusal(make(coco_file(category()), coco_file(category(names, skeleton=[]))))
     assert message == (
         "training and validation have different keypoints, or another order of them:\n"
-        f"  train.json: 5: {', '.join(HEAD)}\n  val.json: {len(names)}: {', '.join(names)}"
+        f"  train.json: 5: {', '.join(HEAD)}\n"
+        f"  val.json: {len(names)}: {', '.join(map(str, names))}"
     )
 
 
-def test_the_same_keypoints_in_other_spellings(make: Make) -> None:
-    names = ["Nose", "left eye", "right eye", "beak", "comb"]
+@pytest.mark.parametrize("names", [["Nose", "left eye", "right eye", "beak", "comb"], [*range(5)]])
+def test_the_same_keypoints_in_validation(make: Make, names: list[Any]) -> None:
     experiment = with_skeleton(make(coco_file(category()), coco_file(category(names))))
     assert experiment.keypoints.keypoints == tuple(HEAD)
+
+
+def test_numbered_joints_are_not_the_same(make: Make) -> None:
+    train = coco_file(category(["nose", "left_eye 1", "left_eye 2"]))
+    val = coco_file(category(["nose", "left_eye 2", "left_eye 1"]))
+    assert "another order" in refusal(make(train, val, **NO_FLIP))
+
+
+values = st.recursive(
+    st.none() | st.integers() | st.floats() | st.text(max_size=5) | st.just(10**400),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=8,
+)
+
+
+@given(
+    st.fixed_dictionaries(
+        {"id": st.just(1)}, optional={"name": values, "keypoints": values, "skeleton": values}
+    ),
+    st.fixed_dictionaries({}, optional={"category_id": st.just(1) | values, "keypoints": values}),
+    st.booleans(),
+)
+def test_any_file_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, entry: Any, annotation: Any, twice: bool
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    document = {"categories": [entry] * (1 + twice), "annotations": [annotation]}
+    path.write_text(json.dumps(document))
+    with contextlib.suppress(UserError):
+        draft = read_draft(path)
+        draft.yaml()
+        draft.fullest_pose()
+        draft.skeleton()
 
 
 def test_a_missing_training_file(make: Make, tmp_path: Path) -> None:
