@@ -161,10 +161,12 @@ def _keypoint_info(joints: dict[Any, Any], path: str) -> DatasetInfo:
             f"found {describe(list(joints))}"
         )
     rows = [as_dict(joints[k]) for k in range(len(joints))]
-    names = [row.get("name") for row in rows]
-    for k, name in enumerate(names):
-        if not isinstance(name, str) or names.index(name) != k:
+    names: list[str] = []
+    for k, row in enumerate(rows):
+        name = row.get("name")
+        if not isinstance(name, str) or name in names:
             raise UserError(f"{path}[{k}].name is {describe(name)}: expected a name of its own")
+        names.append(name)
     swap = {row["name"]: row.get("swap") or row["name"] for row in rows}
     for k, name in enumerate(names):
         if swap.get(swap[name]) != name:

@@ -47,7 +47,9 @@ class Node:
             result.not_supported(path, values, "mmpose has a dict here")
 
     def section(self, key: str) -> Node:
-        """What is below a key."""
+        """What is below a key; None, as in `grad_clip=None`, is nothing."""
+        if key in self._values and self._values[key] is None:
+            self.without_effect(key, "nothing is set")
         return Node(self._values.pop(key, None), self._at(key), self._result)
 
     def get(self, key: str, default: Any = None) -> Any:

@@ -72,7 +72,12 @@ def write_synthetic_coco(
     ):
         if not low <= value <= high:
             raise UserError(f"{name}: {value}; allowed: {low} to {high}")
-    request = {"format": FORMAT, "num_train": num_train, "num_val": num_val, "seed": seed}
+    request: dict[str, Any] = {
+        "format": FORMAT,
+        "num_train": num_train,
+        "num_val": num_val,
+        "seed": seed,
+    }
     if skeleton != "coco":  # a dataset of before there were others is still complete
         request["skeleton"] = skeleton
     if _is_complete(out, request):

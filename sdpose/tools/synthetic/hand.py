@@ -138,7 +138,7 @@ def _palm(frame: Array, skin: Color, build: float, *, back: bool) -> Part:
     corners += [(f.base, f.radii[0]) for name, f in _FINGERS.items() if name != "thumb"]
     balls = [(frame @ np.array([x, y, 0.0]), radius) for (x, y), radius in corners]
     palm = solid(PALM, skin, balls, build)
-    outside = -_THICKNESS if not back else _THICKNESS
+    outside = _THICKNESS if back else -_THICKNESS
     dark, details = shade(skin, 0.78), []
     if back:  # knuckles
         for name, finger in _FINGERS.items():
@@ -153,7 +153,6 @@ def _palm(frame: Array, skin: Color, build: float, *, back: bool) -> Part:
         ):
             ends = np.array([frame @ np.array([x, y, outside]) for x, y in line])
             details.append((ends, np.full(2, 0.008), dark))
-    # The fingers start in its middle: a bent one lies on the side that the hand closes to.
     return replace(palm, details=tuple(details))
 
 
