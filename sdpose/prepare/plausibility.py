@@ -47,7 +47,10 @@ def odd_coordinates(annotations: CocoAnnotations) -> list[str]:
         what
         for what, values_PN in (
             ("boxes", boxes_P4),
-            ("joints", np.where(shown_PK[:, :, None], joints_PK3[:, :, :2], 0).reshape(-1, 34)),
+            (
+                "joints",
+                np.where(shown_PK[:, :, None], joints_PK3[:, :, :2], 0).reshape(len(rows_P), -1),
+            ),
         )
         if np.mean(np.abs(values_PN).max(axis=1) <= 1 + _MARGIN) > 1 - _FITS
     ]
