@@ -15,7 +15,7 @@ from sdpose.outputs.lease import LEASE, other_holder
 from sdpose.outputs.work_dir_lock import locked
 from sdpose.runner.work_dir import find_start, start_anew
 from sdpose.storage import Store
-from sdpose.training.paths import OWN_CHECKPOINTS, run_paths
+from sdpose.training.paths import BEST, OWN_CHECKPOINTS, run_paths
 from sdpose.training.resume import Start, check_fits
 
 DAMAGED = "skipped a damaged checkpoint: "
@@ -86,7 +86,7 @@ def _check_lease(mirror: tuple[Store | None, list[str]], report: Report) -> None
 
 def _find(experiment: Experiment, mirror: tuple[Store | None, list[str]]) -> Start:
     with tempfile.TemporaryDirectory(prefix="sdpose-doctor-") as scratch:
-        for best in matching(run_paths(experiment).checkpoints, "best_AP_epoch_*.pth"):
+        for best in matching(run_paths(experiment).checkpoints, BEST):
             Path(scratch, best.name).symlink_to(best.absolute())  # or it would be fetched
         return find_start(experiment, *mirror, scratch=Path(scratch))
 

@@ -50,7 +50,7 @@ def rule_of(
     """Return, for each of A annotations, the index of the first rule that drops it; 0 = kept.
 
     Args:
-        keypoints: [A, 17, 3].
+        keypoints: [A, K, 3].
         areas: pixels².
         has_box: whether the box is not empty once clipped to the image.
     """

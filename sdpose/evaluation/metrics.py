@@ -18,6 +18,7 @@ import numpy as np
 
 from sdpose.config.schema import COCO, Skeleton
 from sdpose.data.coco import Boxes, CocoAnnotations, Persons
+from sdpose.data.head_sizes import HEAD_KEYS
 from sdpose.data.wholebody import PARTS, Part, is_wholebody
 from sdpose.evaluation.coco_ap import average_precision
 from sdpose.evaluation.pck import PCK_THR, PCKH_THR, pck, pckh
@@ -123,6 +124,25 @@ def pck_metrics(
     if annotations.head_sizes is not None:
         metrics["PCKh"] = pckh(annotations, boxes, keypoints_NK3)
     return metrics
+
+
+def why_not_reported(metric: str, annotations: CocoAnnotations, on_detections: bool) -> str:
+    """Return why an evaluation will have no PCK or PCKh; "" if it will, and for other metrics.
+
+    Args:
+        metric: of `evaluation.save_best`.
+        on_detections: the evaluated boxes are a detector's.
+    """
+    if metric not in ("PCK", "PCKh"):
+        return ""
+    if annotations.skeleton == COCO:
+        return f"{metric} is not reported for COCO's 17 keypoints"
+    if on_detections:
+        return f"{metric} is reported on ground-truth boxes only: set data_cfg.use_gt_bbox=true"
+    if metric == "PCKh" and annotations.head_sizes is None:
+        keys = ", ".join(f"{key} ({meaning})" for key, meaning in HEAD_KEYS.items())
+        return f"{annotations.path} has no head boxes, which PCKh needs: one of {keys}"
+    return ""
 
 
 def metric_settings(annotations: CocoAnnotations, metrics: dict[str, float]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from sdpose.training.checkpoint import (
     load_checkpoint,
 )
 from sdpose.training.checkpoint_content import Position
-from sdpose.training.paths import BEST, LATEST, POSITION, newest_first, outdated
+from sdpose.training.paths import LATEST, POSITION, epoch_of, is_best, newest_first, outdated
 
 FETCHED = ".fetched.pth.tmp"
 RETRY_SECONDS = 5.0
@@ -232,9 +232,10 @@ def newer_checkpoint(
                 found = folder / LATEST, fetched
             break
     if found is not None:
-        best = f"{BEST}{found[1]['meta'].get('best_epoch')}.pth"
+        epoch = found[1]["meta"].get("best_epoch")
+        best = next((key for key in keys if is_best(key) and epoch_of(key) == epoch), None)
         if (
-            best in keys
+            best is not None
             and not (folder / best).exists()
             and _fetch(store, best, folder) is not None
         ):

@@ -125,6 +125,12 @@ def prepare_coco(
         ]
     train, val = splits["train"], splits["val"]
     boxes = val_boxes(experiment, val, unusable, problems)
+    chosen = experiment.evaluation.save_best
+    if val and chosen not in (None, "AP"):
+        from sdpose.evaluation.metrics import why_not_reported  # imports PyTorch
+
+        reason = why_not_reported(chosen, val.annotations, on_detections=bool(boxes.file))
+        problems += [f"evaluation.save_best: {reason}; or set it to AP"] if reason else []
     if problems or not train or not val:
         absent = MISSING in unusable.values() or any("ann_file not found" in p for p in problems)
         advice = [how_to_get_data(experiment)] if absent else []

@@ -12,7 +12,7 @@ from sdpose.documents import MAX_YAML_BYTES, DocumentError, read_bytes, read_jso
 from sdpose.errors import UserError
 from sdpose.prepare.dataset import unusable_images
 from sdpose.report.history import History, read_history
-from sdpose.training.paths import EXPERIMENT_FILE, run_paths
+from sdpose.training.paths import BEST, EXPERIMENT_FILE, run_paths
 
 _MAX_RESULTS_BYTES = 2**30  # COCO val2017 with a detector's boxes: 100 MB
 
@@ -119,7 +119,7 @@ def _newest_results(work_dir: Path) -> Path | None:
 
 def _best_checkpoint(experiment: Experiment, work_dir: Path) -> Path | None:
     for folder in (work_dir, run_paths(experiment).checkpoints):
-        for pattern in ("best_AP_epoch_*.pth", "latest.pth"):
+        for pattern in (BEST, "latest.pth"):
             if found := sorted(folder.glob(pattern), key=lambda p: p.stat().st_mtime):
                 return found[-1]
     return None

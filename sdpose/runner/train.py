@@ -124,7 +124,7 @@ def train(experiment: Experiment, *, overwrite: bool = False) -> TrainResult:
                 mlflow_run_id=run.mlflow_run_id,
                 dataset_digest=run.dataset_digest,
             )
-            events.say(closing_line(result, run.progress))
+            events.say(closing_line(experiment, result, run.progress))
             return result
 
 
@@ -166,7 +166,7 @@ def _recorded(
         run.outputs.flush()
         # Half of what a signal leaves: the mirror's last uploads go on meanwhile, and after.
         seconds = min(stop.seconds_left / 2, DELIVERY_SECONDS)
-        events.close(status, best_checkpoint(run.paths.checkpoints, run.progress), seconds)
+        events.close(status, best_checkpoint(run.experiment, run.progress), seconds)
         run.loader.close()
         if saver is not None:
             saver.close(min(stop.seconds_left, UPLOAD_SECONDS))

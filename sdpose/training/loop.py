@@ -234,8 +234,10 @@ def _evaluate(run: Run) -> None:
     run.evaluation_seconds = time.perf_counter() - started
     progress.evaluated_epoch = epoch
     progress.metrics = {name: float(value) for name, value in result.metrics.items()}
-    if experiment.evaluation.save_best and (
-        not progress.best_epoch or progress.metrics["AP"] > progress.best_metrics["AP"]
+    chosen = experiment.evaluation.save_best
+    if chosen and (
+        not progress.best_epoch
+        or progress.metrics.get(chosen, -1) > progress.best_metrics.get(chosen, -1)
     ):
         progress.best_epoch, progress.best_metrics = epoch, progress.metrics
     run.events.evaluation(

@@ -11,7 +11,7 @@ from sdpose.cache import scratch_dir
 from sdpose.config import Experiment
 
 LATEST = "latest.pth"
-BEST = "best_AP_epoch_"
+BEST = "best_*_epoch_*.pth"  # of one metric, evaluation.save_best
 POSITION = "latest.json"  # in a mirror: the position of its latest.pth
 EXPERIMENT_FILE = "experiment.yaml"
 MLFLOW_RUN_FILE = "mlflow_run_id"
@@ -31,7 +31,7 @@ OWN_FILES = (
     "????????_??????.log.json",
     "tf_logs/events.out.tfevents.*",
 )
-OWN_CHECKPOINTS = (LATEST, "epoch_*.pth", "best_AP_epoch_*.pth", ".*.pth.tmp*")
+OWN_CHECKPOINTS = (LATEST, "epoch_*.pth", BEST, ".*.pth.tmp*")
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ def outdated(names: Iterable[str], new: str, keep: int) -> list[str]:
     >>> outdated(["best_AP_epoch_2.pth", "epoch_2.pth"], "best_AP_epoch_3.pth", keep=2)
     ['best_AP_epoch_2.pth']
     """
-    if new.startswith(BEST):
-        return [name for name in names if name.startswith(BEST) and name != new]
+    if is_best(new):
+        return [name for name in names if is_best(name) and name != new]
     epoch = epoch_of(new)
     if epoch is None or keep < 0:
         return []
@@ -104,5 +104,18 @@ def epoch_of(name: str) -> int | None:
     >>> epoch_of("best_AP_epoch_10.pth"), epoch_of("epoch_last.pth")
     (10, None)
     """
-    match = re.fullmatch(r"(?:best_AP_)?epoch_(\d+)\.pth", name)
+    match = re.fullmatch(r"(?:best_[A-Za-z]+_)?epoch_(\d+)\.pth", name)
     return int(match.group(1)) if match else None
+
+
+def best_name(metric: str, epoch: int) -> str:
+    """Return the name of the checkpoint that is the best so far by a metric."""
+    return f"best_{metric}_epoch_{epoch}.pth"
+
+
+def is_best(name: str) -> bool:
+    """
+    >>> [is_best(name) for name in ("best_AP_epoch_2.pth", "best_PCKh_epoch_3.pth", "epoch_2.pth")]
+    [True, True, False]
+    """
+    return name.startswith("best_") and epoch_of(name) is not None

@@ -45,7 +45,7 @@ def recovers(run: Run, error: DivergedError, rollbacks: int) -> bool:
 
 def recovers_from_drop(run: Run) -> bool:
     """Report an AP far below the best; return whether training continues from the best weights."""
-    progress, best = run.progress, best_checkpoint(run.paths.checkpoints, run.progress)
+    progress, best = run.progress, best_checkpoint(run.experiment, run.progress)
     if best is None:
         return False
     if progress.best_metrics["AP"] - progress.metrics["AP"] < run.experiment.ap_drop:

@@ -9,7 +9,7 @@ from sdpose.config import Experiment
 from sdpose.training.checkpoint import Checkpoint
 from sdpose.training.log_lines import duration
 from sdpose.training.meters import Progress
-from sdpose.training.paths import BEST, LATEST, run_paths
+from sdpose.training.paths import LATEST, best_name, run_paths
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def checkpoint_names(experiment: Experiment, progress: Progress) -> list[str]:
     last = ends and settings.save_last
     numbered = progress.epoch % settings.interval == 0 or last
     names = [f"epoch_{progress.epoch}.pth"] * numbered
-    best = best_checkpoint(run_paths(experiment).checkpoints, progress)
+    best = best_checkpoint(experiment, progress)
     return [*names, best.name] if best and progress.best_epoch == progress.epoch else names
 
 
@@ -57,7 +57,7 @@ def result_of(
     folder = run_paths(experiment).checkpoints
     last = folder / f"epoch_{progress.epoch}.pth"
     return TrainResult(
-        best_checkpoint=best_checkpoint(folder, progress),
+        best_checkpoint=best_checkpoint(experiment, progress),
         best_metrics=progress.best_metrics or progress.metrics,
         last_checkpoint=last if last.exists() else folder / LATEST,
         mlflow_run_id=mlflow_run_id,
@@ -67,18 +67,21 @@ def result_of(
     )
 
 
-def closing_line(result: TrainResult, progress: Progress) -> str:
+def closing_line(experiment: Experiment, result: TrainResult, progress: Progress) -> str:
     best = result.best_checkpoint
     where = f" ({best})" if best else ""
     epoch = progress.best_epoch or progress.epoch
+    chosen = experiment.evaluation.save_best or "AP"
+    others = f", {chosen} {result.best_metrics[chosen]:.4f}" if chosen != "AP" else ""
     return (
         f"finished {result.epochs} epochs in {duration(progress.seconds)} of training: "
-        f"AP {result.best_metrics['AP']:.4f} at epoch {epoch}{where}"
+        f"AP {result.best_metrics['AP']:.4f}{others} at epoch {epoch}{where}"
         + (f"\nstopped early: {result.stopped}" if result.stopped else "")
     )
 
 
-def best_checkpoint(folder: Path, progress: Progress) -> Path | None:
+def best_checkpoint(experiment: Experiment, progress: Progress) -> Path | None:
     if not progress.best_epoch:
         return None
-    return folder / f"{BEST}{progress.best_epoch}.pth"
+    metric = experiment.evaluation.save_best or "AP"  # null since; kept by an earlier start
+    return run_paths(experiment).checkpoints / best_name(metric, progress.best_epoch)

@@ -140,7 +140,7 @@ def build_run(
     if note:
         events.say(note)
     paths = run_paths(experiment)
-    best = best_checkpoint(paths.checkpoints, progress)
+    best = best_checkpoint(experiment, progress)
     is_this = progress.best_epoch == progress.epoch and not progress.iteration_in_epoch
     if best is not None and not best.exists() and not is_this:  # continued from another folder
         progress.best_epoch, progress.best_metrics = 0, {}

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 
 import hotcoco
 import numpy as np
 import pytest
 from pose_sets import CROWDPOSE, annotation_set, found_poses, write_set
 
+from sdpose.config import parse_experiment
 from sdpose.config.schema import COCO, Skeleton
 from sdpose.data.coco import load_annotations
+from sdpose.evaluation import format_table, score, validation_boxes, write_results
 from sdpose.evaluation.coco_ap import average_precision
 from sdpose.evaluation.metrics import metrics_of
 from sdpose.metric_names import METRIC_NAMES
@@ -87,3 +90,36 @@ def test_a_set_whose_ids_begin_at_zero_scores_the_same(backend, tmp_path):
         from_one, perfect, backend
     )
     assert match(from_zero, perfect).persons.tolist() == match(from_one, perfect).persons.tolist()
+
+
+def test_a_result_of_another_skeleton_says_so(tmp_path):
+    """From decoded keypoints to files: scores, suppression, metrics, settings."""
+    document = annotation_set(HEAD, 3)
+    write_set(tmp_path, document)
+    experiment = parse_experiment(
+        {
+            "exp_name": "head",
+            "data_root": str(tmp_path),
+            "skeleton": HEAD.model_dump(mode="json"),
+            "data": {"val": {"ann_file": "annotations.json"}},
+            "data_cfg": {"use_gt_bbox": True},
+        }
+    )
+    annotations = load_annotations(tmp_path / "annotations.json", experiment.keypoints)
+    boxes, source = validation_boxes(experiment, annotations)
+    noise = np.random.default_rng(0).normal(0, 3, (len(boxes), 5, 2))
+    keypoints = np.concatenate([boxes.joints + noise, np.full((len(boxes), 5, 1), 0.9)], axis=2)
+    result = score(experiment, annotations, boxes, source, keypoints.astype(np.float32))
+    assert list(result.metrics) == [*METRIC_NAMES, "PCK"]
+    assert 0.9 < result.metrics["PCK"] <= 1
+    assert result.settings["sigmas"] == list(HEAD.sigmas)
+    assert result.settings["keypoints"] == list(HEAD.keypoints)
+    write_results(result, tmp_path / "results.json")
+    written = json.loads((tmp_path / "results.metrics.json").read_text())
+    assert written["PCK"] == result.metrics["PCK"]
+    again = average_precision(annotations, json.loads((tmp_path / "results.json").read_text()))
+    assert again["AP"] == result.metrics["AP"]
+    table = format_table(result.metrics).splitlines()
+    assert len(table) == 4
+    assert table[2].split() == ["PCK"]
+    assert max(map(len, table)) == 78

@@ -11,7 +11,7 @@ from pose_sets import CROWDPOSE, annotation_set, write_set
 from sdpose.config.schema import COCO, Skeleton
 from sdpose.data.coco import Boxes, load_annotations
 from sdpose.errors import UserError
-from sdpose.evaluation.metrics import metric_settings, pck_metrics
+from sdpose.evaluation.metrics import metric_settings, pck_metrics, why_not_reported
 from sdpose.evaluation.pck import pck, pckh
 
 MPII = Skeleton(  # a part of it, in MPII's names
@@ -128,6 +128,18 @@ def test_which_sets_get_them(tmp_path):
     annotations, persons, found, _ = persons_of(COCO, tmp_path, change=as_mmpose)
     assert pck_metrics(annotations, persons, found) == {}
     assert metric_settings(annotations, {}) == {}
+
+
+def test_what_cannot_choose_the_best_checkpoint_is_named(tmp_path):
+    plain, *_ = persons_of(MPII, tmp_path)
+    assert why_not_reported("AP", plain, True) == ""
+    assert why_not_reported("PCK", plain, False) == ""
+    assert "use_gt_bbox=true" in why_not_reported("PCK", plain, True)
+    assert "headbox ([x1, y1, x2, y2])" in why_not_reported("PCKh", plain, False)
+    with_heads, *_ = persons_of(MPII, tmp_path, change=as_mmpose)
+    assert why_not_reported("PCKh", with_heads, False) == ""
+    coco, *_ = persons_of(COCO, tmp_path)
+    assert "COCO" in why_not_reported("PCK", coco, False)
 
 
 def test_a_head_box_that_is_none_is_named(tmp_path):

@@ -130,6 +130,17 @@ def test_soft_nms_equals_the_plain_loop(seed, num_people, num_copies):
     assert len(kept) == min(len(poses), SOFT_NMS_MAX_POSES)
 
 
+@pytest.mark.parametrize("nms", [oks_nms, soft_oks_nms])
+def test_the_sigmas_decide_what_is_a_copy(nms):
+    """Of five keypoints: two poses 6 pixels apart are one for wide sigmas, two for narrow ones."""
+    poses = np.full((3, 5, 2), 50.0, dtype=np.float32) + np.array([[[0]], [[6]], [[900]]])
+    areas, scores = np.full(3, 4000.0), np.array([0.9, 0.8, 0.5])
+    wide, narrow = np.full(5, 0.2), np.full(5, 0.01)
+    order = {oks_nms: [0, 2], soft_oks_nms: [0, 2, 1]}[nms]
+    assert nms(poses, areas, scores, wide, 0.5).tolist() == order
+    assert nms(poses, areas, scores, narrow, 0.5).tolist() == [0, 1, 2]
+
+
 def test_equal_scores_keep_the_earlier_row():
     pose = np.full((3, 17, 2), 50.0, dtype=np.float32)
     areas, scores = np.full(3, 1000.0), np.full(3, 0.5)

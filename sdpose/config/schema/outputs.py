@@ -36,8 +36,17 @@ class CheckpointConfig(Section):
 
 class Evaluation(Section):
     interval: PositiveInt = Field(10, description="epochs between evaluations", examples=[5])
-    metric: Literal["mAP"] = Field("mAP", description="COCO's keypoint AP")
-    save_best: Literal["AP"] | None = Field("AP", description="keep best_AP_epoch_N.pth")
+    metric: Literal["mAP"] = Field(
+        "mAP",
+        description="AP by the rules of the dataset: CrowdPose's if the images have crowdIndex, "
+        "else COCO's. COCO-WholeBody also gets AP and AR of its parts. On ground-truth boxes, "
+        "skeletons other than COCO's get PCK, and PCKh with head boxes",
+    )
+    save_best: Literal["AP", "PCK", "PCKh"] | None = Field(
+        "AP",
+        description="keep best_AP_epoch_N.pth, or best_PCK_epoch_N.pth by PCK",
+        examples=["PCK"],
+    )
     backend: Literal["pycocotools", "faster-coco-eval"] = Field(
         "pycocotools", description="faster-coco-eval gives the same figures in less time"
     )
