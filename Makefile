@@ -8,6 +8,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 CODE := sdpose components pipelines benchmarks tests
 
+# Without compiled files each of the tests' processes compiles sdpose, and pytest all tests.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo ui test test-fast test-random test-alone chaos check format lint types imports lock clean \
 	images images-check registry-fight registry-fuzz faults launcher-faults manifests-check same-ap \
 	k8s/pytorchjob.yaml docs/training.md

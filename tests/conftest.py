@@ -27,6 +27,7 @@ from servers.postgres import postgres  # noqa: F401 (a fixture)
 from servers.s3 import moto, swift  # noqa: F401 (fixtures)
 
 from sdpose.log_setup import log_to, log_to_stderr
+from tests.long_suites import LIMIT_S, LONG_SUITES, unnamed_long_tests
 from tests.shipped import KFP_API, REFERENCE
 
 log_to_stderr()  # as every entry point does
@@ -61,21 +62,6 @@ def no_stopped_training() -> Iterator[None]:
     before = signals_go_to()
     yield
     assert signals_go_to() == before, "stop it in a process of its own: forked.py"
-
-
-# Whole files go to one process (--dist loadfile): what takes minutes must not begin last.
-LONG_FILES = (
-    "test_chaos.py",
-    "test_sweep.py",
-    "test_launcher_process.py",
-    "test_node_loss_training.py",
-    "test_concurrency.py",
-    "test_launch.py",
-    "test_submit_local.py",
-    "test_mirror_s3.py",
-    "test_mlflow_sink.py",
-    "test_commands.py",
-)
 
 
 # What `--fast` does without: servers and clusters, root, a browser, photos, and trainings in
@@ -125,8 +111,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if not needs(item)]
     seed = config.getoption("order_seed")
     if seed is None:
-        place = {name: n for n, name in enumerate(LONG_FILES)}
-        items.sort(key=lambda item: place.get(item.path.name, len(place)))
+        place = {REPOSITORY / name: n for n, name in enumerate(LONG_SUITES)}
+        items.sort(key=lambda item: place.get(item.path, len(place)))
         return
     # Each process of xdist collects for itself: the order may depend on the seed alone.
     files: dict[Path, list[pytest.Item]] = {}
@@ -138,6 +124,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for path in paths:
         order.shuffle(files[path])
     items[:] = [item for path in paths for item in files[path]]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Names the tests that should be faster; a busy machine is no failure."""
+    reports = [report for group in terminalreporter.stats.values() for report in group]
+    if long := unnamed_long_tests(reports):
+        terminalreporter.section(f"over {LIMIT_S:.0f} s, and in no suite of tests/long_suites.py")
+        for seconds, test in long:
+            terminalreporter.line(f"{seconds:.0f} s  {test}")
 
 
 def shared_path(*parts: str) -> Path:

@@ -21,7 +21,11 @@ import psutil
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
-    ["sdpose.cli", "sdpose.training.loop", "sdpose.tools.synthetic.dataset"]
+    [
+        *("sdpose.cli", "sdpose.runner.train", "sdpose.tools.synthetic.dataset"),
+        # Imported late: by torch's optimizers (2 s of CPU), the evaluation, the console.
+        *("torch._dynamo", "pycocotools.cocoeval", "rich.progress"),
+    ]
 )
 
 

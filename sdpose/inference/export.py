@@ -12,7 +12,10 @@ from torch.export import Dim, ExportedProgram
 from sdpose.errors import UserError, how_to_install
 from sdpose.models.sdpose import SDPose
 
-_DYNAMIC_SHAPES = {"images_N3HW": {0: Dim("batch")}}
+
+def _dynamic_shapes() -> dict[str, dict[int, Dim]]:
+    """Any batch. Not a constant: Dim() imports SymPy, a second for everyone who loads a model."""
+    return {"images_N3HW": {0: Dim("batch")}}
 
 
 class Predictor(nn.Module):
@@ -33,7 +36,7 @@ def export_program(model: SDPose, image_size: tuple[int, int]) -> ExportedProgra
     Input: normalised RGB (N, 3, height, width) float32. Output: heatmaps (N, K, h, w).
     """
     return torch.export.export(
-        Predictor(model).eval(), (_example(model, image_size),), dynamic_shapes=_DYNAMIC_SHAPES
+        Predictor(model).eval(), (_example(model, image_size),), dynamic_shapes=_dynamic_shapes()
     )
 
 
@@ -51,7 +54,7 @@ def export_onnx(model: SDPose, path: str | Path, image_size: tuple[int, int]) ->
     program = torch.onnx.export(
         Predictor(model).eval(),
         (_example(model, image_size),),
-        dynamic_shapes=_DYNAMIC_SHAPES,
+        dynamic_shapes=_dynamic_shapes(),
         input_names=["images"],
         output_names=["heatmaps"],
         dynamo=True,

@@ -83,7 +83,10 @@ class SDPose(nn.Module):
                 torch.zeros(1, num_keypoints + rows * columns, dim)
             )
         else:
-            self.register_buffer("position_embedding", sine_position_embedding(rows, columns, dim))
+            # Arithmetic on the meta device would import torch.compile, 2 s for each loaded model.
+            with torch.device("cpu"):
+                embedding_1PD = sine_position_embedding(rows, columns, dim)
+            self.register_buffer("position_embedding", embedding_1PD.to(torch.get_default_device()))
         self.backbone = backbone
         patch_dim = backbone.out_channels * patch_size[0] * patch_size[1]
         self.patch_embedding = nn.Linear(patch_dim, dim)

@@ -80,6 +80,22 @@ def test_importing_sdpose_is_cheap() -> None:
     assert result.stdout.strip() == "set()"
 
 
+LOAD = """
+import sys, sdpose
+sdpose.load(sys.argv[1])
+print({"torch._dynamo", "sympy", "mlflow", "scipy", "tensorboard"} & set(sys.modules))
+"""
+
+
+@pytest.mark.slow
+def test_loading_a_model_imports_no_compiler(checkpoint: Path) -> None:
+    """torch.compile's modules, and SymPy, take 3 s of CPU."""
+    result = subprocess.run(
+        [sys.executable, "-c", LOAD, checkpoint], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "set()"
+
+
 def test_video(coco: Path, checkpoint: Path, tmp_path: Path) -> None:
     path = tmp_path / "walk.mp4"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10.0, (96, 64))

@@ -195,6 +195,7 @@ def test_what_waits_for_mlflow_is_delivered(
 
 
 @pytest.mark.timeout(900)  # five processes; 20 s on an idle machine
+@pytest.mark.slow
 def test_submit_finds_a_run_finished(old: Path, repository: Path) -> None:
     """Its record of steps is read, its training is not done again, and no version is added."""
     records = ("summary.json", "pipeline/run.json", "pipeline/steps/train/record.json")

@@ -29,6 +29,7 @@ SEED = int(os.environ.get("CHAOS_SEED", "20"))
 RANKS = 2
 MOST_STEPS = 7
 STEPS_MORE = 8  # until the kill comes
+START_SECONDS = 0.6  # of a fork (forked.py), to its first step
 # What distributed.py, interrupt.py and launch.py promise.
 ENDS_WITHIN_SECONDS = 30.0
 
@@ -54,7 +55,7 @@ def draw_kills(count: int, seed: int) -> Iterator[Kill]:
             number=number,
             ranks=(draw.randrange(RANKS),) if alone else tuple(range(RANKS)),
             steps=0 if starting else draw.randint(1, MOST_STEPS),
-            seconds=draw.uniform(0.0, 2.0 if starting else 0.3),
+            seconds=draw.uniform(0.0, START_SECONDS if starting else 0.3),
             disk_is_lost=not alone and draw.random() < 0.3,
             workers=draw.randint(0, 1),
         )

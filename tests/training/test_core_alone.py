@@ -6,12 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from sdpose.config import dump_experiment
 from sdpose.runner.train import train
 
 
+@pytest.mark.slow
 def test_the_core_alone_leaves_the_same_checkpoints(make, tmp_path: Path) -> None:
     train(make(work_dir="whole"))
     experiment = tmp_path / "alone.yaml"
