@@ -25,11 +25,7 @@ def keys(objects: S3Objects, folder: str) -> Iterator[str]:
     request, more, last = "list_objects_v2", dict[str, Any](), ""
     tokens: set[str] = set()
     for _ in range(MAX_PAGES):
-        page = objects.ask(request, where, Bucket=objects.bucket, Prefix=folder, **more)
-        found = [str(entry.get("Key", "")) for entry in page.get("Contents", ())]
-        strangers = [key for key in found if not key.startswith(folder)]
-        if strangers:
-            raise UserError(f"{where}: the server lists {strangers[0]!r}, which is not below it")
+        page, found = _page(objects, request, folder, more)
         by_token = "ContinuationToken" in more
         if more and not by_token:
             found = [key for key in found if key > last]
@@ -49,6 +45,22 @@ def keys(objects: S3Objects, folder: str) -> Iterator[str]:
         else:
             more = {"Marker" if request == "list_objects" else "StartAfter": last}
     raise _endless(where)
+
+
+def _page(
+    objects: S3Objects, request: str, folder: str, more: dict[str, Any]
+) -> tuple[Answer, list[str]]:
+    """One page, and its keys. Nothing vouches for its bytes: one that holds keys of elsewhere is
+    requested again before the server is blamed."""
+    where = f"s3://{objects.bucket}/{folder}"
+    strangers: list[str] = []
+    for _ in range(2):
+        page = objects.ask(request, where, Bucket=objects.bucket, Prefix=folder, **more)
+        found = [str(entry.get("Key", "")) for entry in page.get("Contents", ())]
+        strangers = [key for key in found if not key.startswith(folder)]
+        if not strangers:
+            return page, found
+    raise UserError(f"{where}: the server lists {strangers[0]!r}, which is not below it")
 
 
 def unfinished_uploads(objects: S3Objects, prefix: str) -> list[Answer]:
