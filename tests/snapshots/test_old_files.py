@@ -21,6 +21,7 @@ from snapshots.old_files.write import PLACE, machine
 
 from sdpose import tracking
 from sdpose.cli import cli
+from sdpose.config import parse_experiment
 from sdpose.outputs.run_progress import progress_in
 from tests.servers.mlflow import MlflowServer
 
@@ -108,6 +109,10 @@ def test_a_training_continues_from_an_old_checkpoint(old: Path) -> None:
     sdpose("train", "tiny.yaml", "--data-root", "data", "--work-dir", "run")
     ours = torch.load(old / "run/epoch_3.pth", weights_only=True)
     assert ours["meta"].pop("seconds") != theirs["meta"].pop("seconds")
+    # Keys that were added since, with their defaults; the digest is the text's.
+    written, before = (c["meta"].pop("experiment") for c in (ours, theirs))
+    assert parse_experiment(written) == parse_experiment(before)
+    assert ours["meta"].pop("experiment_digest") != theirs["meta"].pop("experiment_digest")
     assert_same(ours, theirs, "epoch_3", exact)
     assert logged(old / "run") == lines
     assert list(read(old / "run/progress.json")) == list(progress)
