@@ -68,6 +68,11 @@ def owner(preset: str | None) -> str:
     """Whose keypoints they are, for messages."""
     if preset is None:
         return "the experiment's"
-    return {"coco": "COCO's", "crowdpose": "CrowdPose's", "mpii": "MPII's"}.get(
-        preset, f"{preset}'s"
-    )
+    titles = {
+        "coco": "COCO",
+        "crowdpose": "CrowdPose",
+        "mpii": "MPII",
+        "coco_wholebody": "COCO-WholeBody",
+        "ap10k": "AP-10K",
+    }
+    return f"{titles.get(preset, preset)}'s"
