@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from sdpose.config.keypoint_names import says_nothing
 from sdpose.config.schema import COCO, Skeleton
+from sdpose.data.crowdpose import crowd_indices, person_areas
 from sdpose.data.head_sizes import head_sizes
 from sdpose.data.joint_names import joint_names_problem, owner, same_joints
-from sdpose.data.person_rules import count_left_out, count_others, rule_of
+from sdpose.data.person_rules import HIDDEN, NO_COUNT, count_left_out, count_others, rule_of
 from sdpose.data.tables import (
     Floats,
     Ints,
@@ -35,9 +36,6 @@ from sdpose.data.tables import (
 from sdpose.data.wholebody import is_wholebody, join_parts
 from sdpose.documents import describe
 from sdpose.errors import UserError
-
-# CrowdPose's files have no segments: its evaluation takes this share of the box as the area.
-AREA_OF_BOX_IN_CROWDPOSE = 0.53
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,10 @@ class CocoAnnotations:
 
     def left_out(self) -> dict[str, int]:
         """Count the annotations that `persons` skips, by reason."""
-        return count_left_out(self._rules(self._clipped_xywh()), self.others)
+        counts = count_left_out(self._rules(self._clipped_xywh()), self.others)
+        if self.crowd_index is None:
+            return counts
+        return {HIDDEN if reason == NO_COUNT else reason: n for reason, n in counts.items()}
 
     def _clipped_xywh(self) -> Floats:
         x, y, width, height = self.boxes_xywh.T
@@ -202,8 +203,7 @@ def load_annotations(path: str | Path, skeleton: Skeleton = COCO) -> CocoAnnotat
     )
     problems.stop(path, "unusable annotations")
     if images["crowd_index"] is not None:
-        sides = np.maximum(0, annotations["boxes_xywh"][:, 2:])
-        annotations["areas"] = sides.prod(axis=1) * AREA_OF_BOX_IN_CROWDPOSE
+        annotations["areas"] = person_areas(annotations["boxes_xywh"])
         notes = []
 
     index_of = {image_id: index for index, image_id in enumerate(images["image_ids"].tolist())}
@@ -301,16 +301,6 @@ def _images(images: list[Any], licenses: Any, problems: Problems) -> dict[str, A
         "images without a valid width and height (pixels)",
         (f"{n}: {s[0]} x {s[1]}" for n, s, ok in zip(names, sizes, good, strict=True) if not ok),
     )
-    crowd_index = None
-    if any("crowdIndex" in row for row in rows):
-        crowd_index = floats(
-            [[row.get("crowdIndex")] for row in rows],
-            1,
-            "crowdIndex",
-            names,
-            problems,
-            "CrowdPose's, 0 to 1; or remove it from all images for COCO's evaluation",
-        )[:, 0]
     table = [row for row in _list(licenses) if isinstance(row, dict) and type(row.get("id")) is int]
     return {
         "image_ids": ids,
@@ -323,7 +313,7 @@ def _images(images: list[Any], licenses: Any, problems: Problems) -> dict[str, A
             dtype=np.int64,
         ),
         "licenses": {row["id"]: f"{row.get('name')} ({row.get('url')})" for row in table},
-        "crowd_index": crowd_index,
+        "crowd_index": crowd_indices(rows, names, problems),
     }
 
 

@@ -18,6 +18,7 @@ CROWD = "crowd"
 UNLABELLED = "without labelled joints"
 NO_FLAGS = "whose joints have coordinates but v 0"
 NO_COUNT = "with num_keypoints 0 although joints are labelled"
+HIDDEN = "whose labelled joints are all hidden"  # num_keypoints 0 in CrowdPose: it counts v 2
 NO_AREA = "with area 0 or less"
 NO_BOX = "whose box is empty within the image"
 OTHER = "of another category"

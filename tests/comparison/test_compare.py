@@ -16,9 +16,16 @@ from sdpose.cli import cli
 from sdpose.config import dump_experiment, load_experiment
 from sdpose.errors import UserError
 
+THREE_JOINTS = "skeleton={keypoints: [a, b, c], sigmas: [0.1, 0.1, 0.1]}"
+
 
 def leave(
-    name: str, aps: list[float], *changes: str, boxes: str = "ground truth", digest: str = "a" * 64
+    name: str,
+    aps: list[float],
+    *changes: str,
+    boxes: str = "ground truth",
+    digest: str = "a" * 64,
+    metrics: dict[str, float] | None = None,
 ) -> None:
     """A work dir with one evaluation every ten epochs."""
     experiment = load_experiment("sdpose_s_v1", [f"exp_name={name}", *changes])
@@ -28,6 +35,7 @@ def leave(
     rows: list[dict[str, Any]] = [{"exp_name": name, "dataset_digest": digest}]
     rows += [
         {"mode": "val", "epoch": 10 * n, "iter": n, "AP": ap, "AP (M)": -1.0, "bbox_source": boxes}
+        | (metrics or {})
         for n, ap in enumerate(aps, start=1)
     ]
     (folder / "20261126_000000.log.json").write_text("\n".join(map(json.dumps, rows)))
@@ -102,6 +110,7 @@ def test_one_seed_each_says_nothing_of_chance() -> None:
     [
         ((), {"digest": "b" * 64}, "dataset bbbbbbbbbbbb: other\n  dataset aaaaaaaaaaaa: one"),
         ((), {"boxes": "detections"}, "boxes ground truth: one"),
+        ((THREE_JOINTS,), {}, r"skeleton 3 keypoints, \w{8}: other"),
         (("model.test_cfg.flip_test=false",), {}, "model.test_cfg.flip_test False: other"),
         (
             ("data_root=data/small",),
@@ -124,6 +133,21 @@ def test_what_was_evaluated_differently_is_not_ranked(
     assert "does not compare" in text
     assert "-0.2000" not in text
     assert json.loads(run("one", "other", "--anyway", "--json"))["evaluations"]
+
+
+def test_the_metrics_that_runs_have_are_shown() -> None:
+    """CrowdPose's by crowd level, PCK; and nothing that COCO alone has."""
+    metrics = {"AP (E)": 0.8, "AP (M)": 0.7, "AP (H)": 0.5, "PCK": 0.9}
+    leave("one", [0.7], THREE_JOINTS, metrics=metrics)
+    leave("other", [0.6], THREE_JOINTS, "total_epochs=100", metrics=metrics)
+    headers = [line.split("  ") for line in run("one", "other").splitlines() if "PCK" in line]
+    assert [[cell.strip() for cell in line if cell] for line in headers] == [
+        ["#", "AP (E)", "AP (M)", "AP (H)", "PCK", "run"]
+    ]
+    assert list(json.loads(run("--json", "one", "other"))["metrics"]) == ["AP", *metrics]
+    run("one", "other", "--csv", "table.csv")
+    with Path("table.csv").open() as file:
+        assert next(csv.reader(file))[6:11] == ["AP", *metrics]
 
 
 def test_runs_that_recorded_no_digest_compare_in_one_place() -> None:

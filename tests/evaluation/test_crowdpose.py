@@ -12,6 +12,7 @@ from pose_sets import CROWDPOSE, annotation_set, found_poses, write_set
 from test_other_sigmas import independent
 
 from sdpose.data.coco import load_annotations
+from sdpose.data.person_rules import lost_persons
 from sdpose.errors import UserError
 from sdpose.evaluation.metrics import metric_settings, metrics_of
 from sdpose.metric_names import OF_CROWDPOSE
@@ -23,10 +24,13 @@ BACKENDS = ["pycocotools", "faster-coco-eval"]
 
 
 def crowd_set(seed, **changes):
-    """Without `area`, as CrowdPose's files are."""
+    """As CrowdPose's files are: no `area`, and num_keypoints counts the visible joints alone."""
     document = annotation_set(CROWDPOSE, seed, crowd_index=True, **changes)
     for row in document["annotations"]:
         del row["area"]
+        if row["id"] % 5 == 0:
+            row["keypoints"][2::3] = [min(v, 1) for v in row["keypoints"][2::3]]
+        row["num_keypoints"] = row["keypoints"][2::3].count(2)
     return document
 
 
@@ -87,6 +91,15 @@ def test_a_stated_area_is_not_used(tmp_path):
         row["area"] = 10.0
     stated = load_annotations(write_set(tmp_path, document), CROWDPOSE)
     assert metrics_of(stated, results) == metrics_of(without, results)
+
+
+def test_persons_with_hidden_joints_alone_are_left_out_without_a_warning(tmp_path):
+    """As mmpose does by num_keypoints: nothing is wrong with the file."""
+    document = crowd_set(0)
+    annotations = load_annotations(write_set(tmp_path, document), CROWDPOSE)
+    counts = annotations.left_out()
+    assert counts["whose labelled joints are all hidden"] > 3
+    assert not lost_persons(counts, 1)
 
 
 def test_a_level_without_images_is_minus_one(tmp_path):
