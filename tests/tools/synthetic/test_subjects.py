@@ -16,6 +16,7 @@ from sdpose.cli import cli
 from sdpose.config.schema.skeleton import preset
 from sdpose.data.coco import load_annotations
 from sdpose.errors import UserError
+from sdpose.prepare.plausibility import odd_coordinates
 from sdpose.tools.synthetic.annotations import crowd_index
 from sdpose.tools.synthetic.dataset import write_synthetic_coco
 from sdpose.tools.synthetic.hand import sample_hand
@@ -50,6 +51,7 @@ def test_the_file_is_of_the_skeleton(name: str, root: Path) -> None:
     annotations = load_annotations(path, subject.skeleton)
     assert len(annotations.persons()) >= 0.9 * NUM_TRAIN
     assert (annotations.keypoints[:, :, 2] > 0).mean() > 0.75
+    assert odd_coordinates(annotations) == []
     (category,) = read(root, name).dataset["categories"]
     assert category["name"] == subject.category
     assert tuple(category["keypoints"]) == subject.skeleton.keypoints
