@@ -28,13 +28,13 @@ from sdpose.tools.mmpose_import.direct import experiment_loader, with_experiment
     default="coco",
     show_default=True,
     metavar="NAME",
-    help="What is drawn and annotated: coco, head5, crowdpose, mpii or hand21.",
+    help="What is drawn and annotated: coco, head5, crowdpose, mpii, ap10k or hand21.",
 )
 def synth(out: Path, num_train: int, num_val: int, seed: int, skeleton: str) -> None:
     """Write a synthetic COCO keypoints dataset to OUT.
 
-    Rendered articulated people, heads or hands in the true COCO layout; --train and --val are
-    numbers of images. The same seed gives the same bytes.
+    Rendered articulated people, heads, animals or hands in the true COCO layout; --train and --val
+    are numbers of images. The same seed gives the same bytes.
     """
     from sdpose.progress_bar import ConsoleProgress
     from sdpose.tools.synthetic.dataset import write_synthetic_coco

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sdpose.config.schema import COCO, Skeleton
 from sdpose.config.schema.skeleton import preset
+from sdpose.tools.synthetic.animal import sample_animal
 from sdpose.tools.synthetic.hand import ANNOTATED_PARTS, sample_hand
 from sdpose.tools.synthetic.person import sample_figure
 from sdpose.tools.synthetic.scene import Layout, Sampler
@@ -50,6 +51,7 @@ _HANDS = Layout(
     crowds=False,
     parts=ANNOTATED_PARTS,
 )
+_ANIMALS = Layout(numbers=(0.6, 0.3, 0.1), sizes=(0.25, 0.5), crowds=False)
 SUBJECTS = {
     "coco": Subject("person", "person", COCO, sample_figure, Layout()),
     "head5": Subject("head", "person", _subset(COCO, COCO.keypoints[:5]), sample_figure, _HEADS),
@@ -59,5 +61,6 @@ SUBJECTS = {
     "mpii": Subject(
         "person", "person", preset("mpii"), sample_figure, Layout(crowds=False), headbox=True
     ),
+    "ap10k": Subject("animal", "animal", preset("ap10k"), sample_animal, _ANIMALS),
     "hand21": Subject("hand", "hand", preset("hand21"), sample_hand, _HANDS),
 }

@@ -84,7 +84,7 @@ def is_listed(path: str, lines: list[str]) -> bool:
     "name",
     [
         *("coco/sdpose_s_v1_maskedkd", "coco/child", "coco/sdpose_b"),
-        *("crowdpose/sdpose_s_v2", "mpii/sdpose_s_v2", "own/forklift"),
+        *("crowdpose/sdpose_s_v2", "mpii/sdpose_mpii", "own/forklift"),
     ],
 )
 def test_each_changed_setting_changes_the_experiment_or_is_listed_or_refused(name: str) -> None:

@@ -18,7 +18,7 @@ from sdpose.tools.mmpose_import.translate import translate
 from sdpose.tools.mmpose_import.translation import Translation
 
 CONFIGS = Path(__file__).parent / "mmpose"
-CROWDPOSE, MPII = CONFIGS / "crowdpose/sdpose_s_v2.py", CONFIGS / "mpii/sdpose_s_v2.py"
+CROWDPOSE, MPII = CONFIGS / "crowdpose/sdpose_s_v2.py", CONFIGS / "mpii/sdpose_mpii.py"
 FORKLIFT = CONFIGS / "own/forklift.py"
 
 

@@ -1,4 +1,4 @@
-"""`sdpose synth --skeleton`: heads, CrowdPose's and MPII's people, hands."""
+"""`sdpose synth --skeleton`: heads, CrowdPose's and MPII's people, animals, hands."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from sdpose.cli import cli
 from sdpose.config.schema.skeleton import preset
 from sdpose.data.coco import load_annotations
 from sdpose.errors import UserError
+from sdpose.prepare.plausibility import odd_coordinates
+from sdpose.tools.synthetic.animal import sample_animal
 from sdpose.tools.synthetic.annotations import crowd_index
 from sdpose.tools.synthetic.dataset import write_synthetic_coco
 from sdpose.tools.synthetic.hand import sample_hand
@@ -50,6 +52,7 @@ def test_the_file_is_of_the_skeleton(name: str, root: Path) -> None:
     annotations = load_annotations(path, subject.skeleton)
     assert len(annotations.persons()) >= 0.9 * NUM_TRAIN
     assert (annotations.keypoints[:, :, 2] > 0).mean() > 0.75
+    assert odd_coordinates(annotations) == []
     (category,) = read(root, name).dataset["categories"]
     assert category["name"] == subject.category
     assert tuple(category["keypoints"]) == subject.skeleton.keypoints
@@ -146,11 +149,25 @@ def test_hands_are_left_and_right_open_and_closed() -> None:
         assert bone == pytest.approx(0.23)
 
 
+def test_an_animal_shows_the_eye_of_its_near_side() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        joints = sample_animal(rng).joints
+        left, right = joints["L_Eye"], joints["R_Eye"]
+        near, far = sorted((left, right), key=lambda eye: eye.position[2])
+        assert far.hidden or not near.hidden
+        shoulders = [joints[f"{side}_Shoulder"].position[2] for side in "LR"]
+        near_side, far_side = ("L", "R") if shoulders[0] < shoulders[1] else ("R", "L")
+        assert "trunk" in joints[f"{near_side}_Shoulder"].shown_by
+        if abs(shoulders[0] - shoulders[1]) > 0.2:
+            assert "trunk" not in joints[f"{far_side}_Shoulder"].shown_by
+
+
 def test_the_command_refuses_an_unknown_name_with_the_list(tmp_path: Path) -> None:
-    command = ["synth", str(tmp_path / "out"), "--skeleton", "horse"]
+    command = ["synth", str(tmp_path / "out"), "--skeleton", "unicorn"]
     refused = CliRunner().invoke(cli, command)
     assert isinstance(refused.exception, UserError)
-    assert "'horse'" in str(refused.exception)
+    assert "'unicorn'" in str(refused.exception)
     assert all(name in str(refused.exception) for name in SUBJECTS)
     assert not (tmp_path / "out").exists()
     shown = CliRunner().invoke(cli, ["synth", "--help"]).output
