@@ -83,9 +83,10 @@ def translate_data(
             f"model.keypoint_head.num_joints = {head_joints}, but data.val has {number} keypoints: "
             "set both to the same keypoints"
         )
-    if kinds[1] in WITHOUT_DETECTIONS and not evaluation.get("use_gt_bbox"):
-        put(result.experiment, "data_cfg.use_gt_bbox", True)
     _evaluation_cfg(val.section("data_cfg"), result, root, number)
+    if kinds[1] in WITHOUT_DETECTIONS and evaluation.get("use_gt_bbox") is not True:
+        put(result.experiment, "data_cfg.use_gt_bbox", True)
+        result.added.append(f"data_cfg.use_gt_bbox = True, as mmpose evaluates a {kinds[1]}")
     _training_cfg(train.section("data_cfg"), evaluation, number)
     for node in (train, val):
         node.finish()

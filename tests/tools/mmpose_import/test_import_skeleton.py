@@ -80,6 +80,16 @@ def test_types_with_keypoints_of_their_own(kind: str, name: str, tmp_path: Path)
     assert result.unsupported == []
 
 
+@pytest.mark.parametrize("stated", ["", "data_cfg=dict(use_gt_bbox=False), "])
+def test_datasets_without_detections_are_evaluated_on_their_boxes(
+    stated: str, tmp_path: Path
+) -> None:
+    lines = f"data = dict(val=dict({stated}type='OneHand10KDataset'))"
+    result = of(tmp_path, lines)
+    assert result.experiment["data_cfg"]["use_gt_bbox"] is True
+    assert any(line.startswith("data_cfg.use_gt_bbox = True") for line in result.added)
+
+
 def test_own_keypoints_become_a_mapping(tmp_path: Path) -> None:
     imported = import_config(FORKLIFT)
     skeleton = imported.experiment.keypoints
