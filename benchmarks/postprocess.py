@@ -179,6 +179,7 @@ def synthetic_annotations(rng: np.random.Generator, num_images: int) -> CocoAnno
     return CocoAnnotations(
         path=Path("synthetic"),
         skeleton=COCO,
+        category_ids=(1,),
         image_ids=np.arange(num_images) + 1,
         file_names=tuple(f"{i}.jpg" for i in range(num_images)),
         image_sizes_wh=np.tile([640, 480], (num_images, 1)),

@@ -25,6 +25,8 @@ _PARTS = {
     "hip": ("hip", "엉덩이", "골반"),
     "knee": ("knee", "kne", "무릎"),
     "ankle": ("ankle", "ank", "발목"),
+    # CrowdPose's files say head, mmpose top_head for them and head_top for MPII.
+    "top_head": ("head", "tophead", "headtop", "머리"),
 }
 _SIDES = {
     "left": ("left", "l", "lt", "왼쪽", "왼", "좌", "좌측"),
@@ -44,7 +46,7 @@ def joint_of(name: object) -> str:
     """Return COCO's name for any spelling of a joint; an unknown name in lower case.
 
     >>> [joint_of(name) for name in ("L_Eye", "Right-Hip", "lshoulder", "knee (left)", "head top")]
-    ['left_eye', 'right_hip', 'left_shoulder', 'left_knee', 'head top']
+    ['left_eye', 'right_hip', 'left_shoulder', 'left_knee', 'top_head']
     """
     return _SPELLINGS.get(_letters(name), str(name).strip().lower())
 

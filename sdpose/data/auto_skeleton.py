@@ -7,6 +7,7 @@ names do not say and the training needs is refused, with the YAML to complete.
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from sdpose.config.document import parse_document
 from sdpose.config.schema import Skeleton
 from sdpose.config.schema.skeleton import coco_sigmas
 from sdpose.config.skeleton_yaml import skeleton_yaml
-from sdpose.data.coco import categories_of
+from sdpose.data.categories import categories_of
 from sdpose.data.joint_names import joint_names_problem, same_joints
 from sdpose.data.tables import Floats, Problems, kind_of, read_json
 from sdpose.documents import describe
@@ -188,9 +189,12 @@ def read_draft(path: Path) -> Draft:
     ]
     if not drafts:
         raise UserError(_without_names(path, annotations))
-    if len(drafts) > 1:
+    first, *others = drafts
+    if any(not same_joints(draft.names, first.names) for draft in others):
         raise UserError(_several(path, drafts, annotations))
-    return replace(drafts[0], triples=_triples(drafts[0], annotations))
+    # As the animals of AP-10K: `load_annotations` takes them as one.
+    triples = [_triples(draft, annotations) for draft in drafts]
+    return replace(first, triples=list(itertools.chain.from_iterable(triples)))
 
 
 def _draft(path: Path, category: dict[str, Any]) -> Draft:
@@ -259,12 +263,6 @@ def _several(path: Path, drafts: list[Draft], annotations: list[dict[str, Any]])
         lines.append(f"  and {len(drafts) - SHOWN} more")
     head = f"{path}: {len(drafts)} categories have keypoints; one is trained on:"
     first = drafts[0]
-    if any(same_joints(first.names, other.names) for other in drafts[1:]):
-        remedy = (
-            "some have the same keypoints: to train on them as one, give them one entry in "
-            "'categories', and their annotations its id"
-        )
-        return "\n".join([head, *lines, f"  {remedy}"])
     return "\n".join(
         [head, *lines, f"to train on the first of these, add to the experiment:\n{first.yaml()}"]
     ).rstrip()

@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sdpose.config.keypoint_names import says_nothing
 from sdpose.config.schema import COCO, Skeleton
+from sdpose.data.categories import notes_on, person_categories
 from sdpose.data.crowdpose import crowd_indices, person_areas
 from sdpose.data.head_sizes import head_sizes
-from sdpose.data.joint_names import joint_names_problem, owner, same_joints
 from sdpose.data.person_rules import HIDDEN, NO_COUNT, count_left_out, count_others, rule_of
 from sdpose.data.tables import (
     Floats,
     Ints,
     Problems,
+    as_list,
     floats,
     integers,
     is_integer,
@@ -77,7 +77,8 @@ class CocoAnnotations:
     image_sizes_wh: Ints  # [I,2], pixels
     image_licenses: Ints  # [I], ids into `licenses`; -1 = none given
     licenses: dict[int, str]
-    person_category: dict[str, Any]  # as in the file
+    person_category: dict[str, Any]  # as in the file; of several with these keypoints the first
+    category_ids: tuple[int, ...]  # of all of them
     skeleton: Skeleton
     ann_ids: Ints  # [A], file order
     ann_image_index: Ints  # [A]
@@ -175,7 +176,7 @@ class CocoAnnotations:
 def load_annotations(path: str | Path, skeleton: Skeleton = COCO) -> CocoAnnotations:
     """Read and check a COCO keypoints file (https://cocodataset.org/#format-data).
 
-    Persons, or whatever the skeleton is of, are the annotations of one category: see `persons_of`.
+    Persons, or whatever the skeleton is of, are annotations of one category: see `persons_of`.
     An annotation without `keypoints` is a person whose joints are not annotated.
 
     Args:
@@ -195,11 +196,12 @@ def load_annotations(path: str | Path, skeleton: Skeleton = COCO) -> CocoAnnotat
     problems.stop(path, "not a COCO keypoints file")
     if is_wholebody(skeleton):
         document = join_parts(document, skeleton, problems)
-    category = _person_category(document["categories"], skeleton, problems)
+    categories = person_categories(document["categories"], skeleton, problems)
     problems.stop(path, "not a COCO keypoints file")
+    category_ids = tuple(c["id"] for c in categories)
     images = _images(document["images"], document.get("licenses"), problems)
     annotations, notes = _annotations(
-        document["annotations"], category["id"], skeleton.num_keypoints, problems
+        document["annotations"], category_ids, skeleton.num_keypoints, problems
     )
     problems.stop(path, "unusable annotations")
     if images["crowd_index"] is not None:
@@ -221,9 +223,10 @@ def load_annotations(path: str | Path, skeleton: Skeleton = COCO) -> CocoAnnotat
     problems.stop(path, "unusable annotations")
     return CocoAnnotations(
         path=path,
-        person_category=category,
+        person_category=categories[0],
+        category_ids=category_ids,
         skeleton=skeleton,
-        notes=(*_unnamed_joints(category, skeleton), *notes),
+        notes=(*notes_on(categories, skeleton), *notes),
         ann_image_index=image_index,
         **images,
         **annotations,
@@ -231,55 +234,6 @@ def load_annotations(path: str | Path, skeleton: Skeleton = COCO) -> CocoAnnotat
 
 
 # --------------------------------------------------------------------------------------- parsing
-
-
-def categories_of(categories: list[Any]) -> list[dict[str, Any]]:
-    """Return the entries of `categories` that are objects with an integer id."""
-    return [c for c in categories if isinstance(c, dict) and type(c.get("id")) is int]
-
-
-def persons_of(entries: list[dict[str, Any]], skeleton: Skeleton) -> list[dict[str, Any]]:
-    """Return the categories that may have this skeleton; one is expected.
-
-    These are the ones with its keypoints, or else those named `person`, or else those with as many
-    keypoints.
-    """
-    joints = {id(c): _list(c.get("keypoints")) for c in entries}
-    same = [c for c in entries if joints[id(c)] and same_joints(joints[id(c)], skeleton.keypoints)]
-    named = [c for c in entries if c.get("name") == "person"]
-    as_many = [c for c in entries if len(joints[id(c)]) == skeleton.num_keypoints]
-    return same or named or as_many
-
-
-def _person_category(
-    categories: list[Any], skeleton: Skeleton, problems: Problems
-) -> dict[str, Any]:
-    entries = categories_of(categories)
-    named = persons_of(entries, skeleton)
-    if len(named) != 1:
-        found = ", ".join(f"{c['id']}: {describe(c.get('name'))}" for c in entries[:20]) or "none"
-        problems.add(
-            "'categories' must have exactly one category 'person' (integer id) or with the "
-            f"skeleton's {skeleton.num_keypoints} keypoints, found {found}"
-        )
-        return {}
-    (category,) = named
-    problem = joint_names_problem(
-        _list(category.get("keypoints")), skeleton.keypoints, skeleton.preset
-    )
-    if problem:
-        problems.add(problem)
-    return category
-
-
-def _unnamed_joints(category: dict[str, Any], skeleton: Skeleton) -> list[str]:
-    if not says_nothing(_list(category.get("keypoints"))):
-        return []
-    return [
-        f"the category does not name its keypoints: they are taken for {owner(skeleton.preset)} in "
-        f"its order ({', '.join(skeleton.keypoints[:3])}, ...); names in categories[].keypoints "
-        "would be compared"
-    ]
 
 
 def _images(images: list[Any], licenses: Any, problems: Problems) -> dict[str, Any]:
@@ -301,7 +255,9 @@ def _images(images: list[Any], licenses: Any, problems: Problems) -> dict[str, A
         "images without a valid width and height (pixels)",
         (f"{n}: {s[0]} x {s[1]}" for n, s, ok in zip(names, sizes, good, strict=True) if not ok),
     )
-    table = [row for row in _list(licenses) if isinstance(row, dict) and type(row.get("id")) is int]
+    table = [
+        row for row in as_list(licenses) if isinstance(row, dict) and type(row.get("id")) is int
+    ]
     return {
         "image_ids": ids,
         "file_names": tuple(str(name) for name in file_names),
@@ -318,16 +274,15 @@ def _images(images: list[Any], licenses: Any, problems: Problems) -> dict[str, A
 
 
 def _annotations(
-    annotations: list[Any], category_id: int, num_joints: int, problems: Problems
+    annotations: list[Any], category_ids: tuple[int, ...], num_joints: int, problems: Problems
 ) -> tuple[dict[str, Any], list[str]]:
-    """The arrays of one category (`image_ids` instead of `ann_image_index`), and the notes."""
+    """The arrays of these categories (`image_ids` instead of `ann_image_index`), and the notes."""
     wrong = [i for i, a in enumerate(annotations) if not isinstance(a, dict)]
     problems.add("annotations that are no objects", (f"index {i}" for i in wrong))
     position, others = [], []
     for i, row in enumerate(annotations):
         if isinstance(row, dict):
-            is_person = row.get("category_id", category_id) == category_id
-            if is_person:
+            if row.get("category_id", category_ids[0]) in category_ids:
                 position.append(i)
             else:
                 others.append(row)
@@ -383,7 +338,3 @@ def _annotations(
 def _name(what: str, value: Any, position: int) -> str:
     known = isinstance(value, dict) and "id" in value
     return f"{what} {describe(value['id']):.40}" if known else f"{what} at index {position}"
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []

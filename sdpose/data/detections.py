@@ -52,7 +52,7 @@ def load_detections(
     problems.stop(path, "unusable detections")
 
     wanted = annotations.person_category["id"]
-    index = [i for i, row in enumerate(rows) if row["category_id"] == wanted]
+    index = [i for i, row in enumerate(rows) if row["category_id"] in annotations.category_ids]
     persons = [rows[i] for i in index]
     if not persons:
         name = annotations.person_category.get("name")

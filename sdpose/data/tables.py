@@ -66,6 +66,11 @@ def _drop_segmentation(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def as_list(value: Any) -> list[Any]:
+    """Return a value that is a list, else an empty one."""
+    return value if isinstance(value, list) else []
+
+
 def is_integer(value: Any) -> bool:
     """Return whether a value is an integer of 64 bits; 1.0 and "1" are not."""
     return type(value) in (int, bool) and -(2**63) <= value < 2**63

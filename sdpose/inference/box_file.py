@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sdpose.config.schema import COCO, Skeleton
-from sdpose.data.coco import categories_of, persons_of
+from sdpose.data.categories import are_one, categories_of, persons_of
 from sdpose.data.tables import read_json
 from sdpose.documents import describe
 from sdpose.errors import UserError
@@ -56,7 +56,8 @@ class BoxFile:
                 f"{path} holds no boxes; expected COCO annotations, or a list of "
                 "{image_id, bbox: [x, y, width, height], score}"
             )
-        self.category = self._person_category(categories, rows)
+        self._categories = self._person_categories(categories, rows)
+        self.category = self._categories[0]  # of the results
         self._boxes: dict[int, list[tuple[list[float], float]]] = {}
         self._num_empty = 0
         for index, row in enumerate(rows):
@@ -120,12 +121,12 @@ class BoxFile:
             )
         return notes
 
-    def _person_category(self, categories: Any, rows: Sequence[Any]) -> int:
+    def _person_categories(self, categories: Any, rows: Sequence[Any]) -> list[int]:
         """Of the file's categories as `load_annotations` chooses; without any, of the rows' ids."""
         entries = categories_of(categories if isinstance(categories, list) else [])
         for chosen in (persons_of(entries, self._skeleton), entries):
-            if len(chosen) == 1:
-                return int(chosen[0]["id"])
+            if are_one(chosen, self._skeleton):
+                return [int(category["id"]) for category in chosen]
         if entries:
             found = ", ".join(f"{c['id']} {describe(c.get('name'))}" for c in entries[:10])
             raise UserError(
@@ -138,17 +139,17 @@ class BoxFile:
         # COCO counts from 1. Where there is a 0, 1 is the second category of a detector.
         for category in (0, PERSON, *(ids if len(ids) == 1 else ())):
             if category in ids:
-                return category
+                return [category]
         if ids:
             raise UserError(
                 f"{self._path}: which category_id is a person? Found {sorted(ids)[:10]}; leave the "
                 "others out, or give annotations with 'categories'"
             )
-        return PERSON
+        return [PERSON]
 
     def _add(self, index: int, row: Any) -> None:
         try:
-            if _integer(row.get("category_id", self.category)) != self.category:
+            if _integer(row.get("category_id", self.category)) not in self._categories:
                 return
             image_id, box = _integer(row["image_id"]), [_finite(v) for v in row["bbox"]]
             if len(box) != 4:

@@ -218,12 +218,34 @@ def test_several_categories_are_refused_with_the_yaml_of_one(make: Make, tmp_pat
     assert annotations.person_category["name"] == "hen"
 
 
-def test_categories_with_the_same_keypoints_cannot_be_told_apart(make: Make) -> None:
-    message = refusal(make(coco_file(category(), category(id=2, name="cock"))))
-    assert message.endswith(
-        "  some have the same keypoints: to train on them as one, give them one entry in "
-        "'categories', and their annotations its id"
+def test_categories_with_the_same_keypoints_are_taken_as_one(make: Make, tmp_path: Path) -> None:
+    """As the 54 animals of AP-10K's own files."""
+    others = (category(id=2, name="cock"), category(["thumb"], id=3, name="hand", skeleton=[]))
+    experiment = with_skeleton(make(coco_file(category(), others[0])))
+    assert experiment.keypoints.keypoints == tuple(HEAD)
+    (tmp_path / "train.json").write_text(json.dumps(coco_file(category(), *others)))
+    annotations = load_annotations(tmp_path / "train.json", experiment.keypoints)
+    assert annotations.category_ids == (1, 2)
+    assert annotations.ann_ids.tolist() == [10, 11]
+    assert "2 categories with these keypoints are taken as one: 'hen', 'cock', ..." in (
+        annotations.notes
     )
+
+
+def test_a_person_is_not_mixed_with_other_categories(tmp_path: Path) -> None:
+    names = list(COCO.keypoints)
+    document = coco_file(category(names, id=1, name="rider"), category(names, id=2, name="person"))
+    (tmp_path / "train.json").write_text(json.dumps(document))
+    annotations = load_annotations(tmp_path / "train.json")
+    assert annotations.category_ids == (2,)
+    assert annotations.notes == ()
+
+
+def test_crowdpose_names_the_head_as_its_files_do(tmp_path: Path) -> None:
+    crowdpose = preset("crowdpose")
+    names = ["head" if name == "top_head" else name for name in crowdpose.keypoints]
+    (tmp_path / "train.json").write_text(json.dumps(coco_file(category(names))))
+    assert len(load_annotations(tmp_path / "train.json", crowdpose).ann_ids) == 1
 
 
 def test_a_category_without_names(make: Make) -> None:
