@@ -94,6 +94,7 @@ def only(
     keypoints = annotations.keypoints[:, part.start : part.stop]
     skeleton = Skeleton(
         keypoints=annotations.skeleton.keypoints[part.start : part.stop],
+        flip_pairs=(),
         sigmas=annotations.skeleton.sigmas[part.start : part.stop],
     )
     return replace(

@@ -30,7 +30,7 @@ CROWDPOSE = Skeleton(
 def wholebody_skeleton(sigmas) -> Skeleton:
     """COCO-WholeBody's shape, with sigmas of the caller."""
     names = [f"{part.key}_{i}" for part in PARTS[1:] for i in range(part.num_keypoints)]
-    return Skeleton(keypoints=(*COCO.keypoints, *names), sigmas=tuple(sigmas))
+    return Skeleton(keypoints=(*COCO.keypoints, *names), flip_pairs=(), sigmas=tuple(sigmas))
 
 
 def annotation_set(

@@ -29,7 +29,7 @@ HEAD = Skeleton(
     flip_pairs=(("left_ear", "right_ear"),),
     sigmas=(0.026, 0.035, 0.035, 0.05, 0.06),
 )
-HAND = Skeleton(keypoints=tuple(f"hand_{i}" for i in range(21)), sigmas=(0.05,) * 21)
+HAND = Skeleton(keypoints=tuple(f"hand_{i}" for i in range(21)), flip_pairs=(), sigmas=(0.05,) * 21)
 
 
 def independent(document, results, sigmas):

@@ -15,7 +15,9 @@ from sdpose.evaluation.metrics import metric_settings, pck_metrics, why_not_repo
 from sdpose.evaluation.pck import pck, pckh
 
 MPII = Skeleton(  # a part of it, in MPII's names
-    keypoints=("right_ankle", "pelvis", "thorax", "upper_neck", "head_top"), sigmas=(0.08,) * 5
+    keypoints=("right_ankle", "pelvis", "thorax", "upper_neck", "head_top"),
+    flip_pairs=(),
+    sigmas=(0.08,) * 5,
 )
 
 

@@ -61,6 +61,7 @@ def test_evaluation(make: MakeExperiment, changes: tuple[str, str]) -> None:
         first.keypoints_array[:, ORDER], second.keypoints_array, rtol=1e-4, atol=1e-3
     )
     np.testing.assert_allclose(first.scores, second.scores, rtol=1e-5)
+    assert 0 <= second.metrics.pop("PCK") <= 1  # of every skeleton but COCO's
     assert second.metrics == pytest.approx(first.metrics, abs=1e-9)
     assert "keypoints" not in first.settings
     assert second.settings["keypoints"] == list(PERMUTED.keypoints)
