@@ -20,6 +20,7 @@ LONG_SUITES = (
     "tests/registry/test_concurrency.py",
     "tests/runner/test_launch.py",
     "tests/pipelines/test_submit_local.py",
+    "tests/pipelines/test_other_skeletons.py",
     "tests/outputs/test_mirror_s3.py",
     "tests/outputs/test_mlflow_sink.py",
     "tests/docs/test_commands.py",

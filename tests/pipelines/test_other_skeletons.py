@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from sdpose.cli import cli
 from sdpose.registry import read_version
 from sdpose.storage import open_store
 
+Submit = Callable[..., subprocess.Popen[str]]
 TINY = Path(__file__).with_name("tiny.yaml")
 # Of the synthetic sets: what an experiment says, and what must have come of it.
 SETS: dict[str, tuple[str, int, str]] = {
@@ -26,27 +26,18 @@ SETS: dict[str, tuple[str, int, str]] = {
 }
 
 
-def run(cwd: Path, *arguments: str | Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "sdpose", *map(str, arguments)],
-        check=False,
-        cwd=cwd,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+def run(*arguments: str | Path) -> str:
+    done = CliRunner().invoke(cli, [*map(str, arguments)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
     return done.stdout
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_a_set(name: str, submit, tmp_path: Path) -> None:
+def test_a_set(name: str, submit: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said, count, member = SETS[name]
     data = tmp_path / "data"
     options = ["--train", "12", "--val", "4", "--seed", "0", "--skeleton", name]
-    made = CliRunner().invoke(cli, ["synth", str(data), *options], catch_exceptions=False)
-    assert made.exit_code == 0, made.output
+    run("synth", data, *options)
     (tmp_path / "own.yaml").write_text(
         TINY.read_text() + f"skeleton: {said}\ntrain_pipeline: {{prob_half_body: 0}}\n"
     )
@@ -67,13 +58,15 @@ def test_a_set(name: str, submit, tmp_path: Path) -> None:
     report = next(work_dir.glob("report*.html")).read_text()
     assert member.replace("_", " ") in report
 
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SDPOSE_REGISTRY", raising=False)
     checkpoint = summary["best_checkpoint"]
-    run(tmp_path, "export", checkpoint, "--out", "model.onnx")
+    run("export", checkpoint, "--out", "model.onnx")
     boxes = next((data / "annotations").glob("*val*.json"))
     images = next(path for path in data.iterdir() if path.name.startswith("val"))
     results = {}
     for model in (checkpoint, "model.onnx", "registry://tiny/1"):
-        run(tmp_path, "predict", model, images, "--boxes", boxes, "--out", "out")
+        run("predict", model, images, "--boxes", boxes, "--out", "out")
         results[model] = json.loads((tmp_path / "out/results.json").read_text())
         written = yaml.safe_load((tmp_path / "out/skeleton.yaml").read_text())
         assert written["skeleton"] == resolved
