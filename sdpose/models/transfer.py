@@ -130,8 +130,10 @@ def describe_transfer(theirs: Skeleton, ours: Skeleton) -> str:
 
 def _rows_of(theirs: Skeleton, ours: Skeleton) -> dict[str, int]:
     """The row in the file of each of our keypoints that it has, in whatever spelling."""
-    rows = {joint_of(name): row for row, name in enumerate(theirs.keypoints)}
-    return {name: rows[joint_of(name)] for name in ours.keypoints if joint_of(name) in rows}
+    exact = {name: row for row, name in enumerate(theirs.keypoints)}
+    spelled = {joint_of(name): row for name, row in exact.items()} | exact
+    rows = {name: spelled.get(name, spelled.get(joint_of(name))) for name in ours.keypoints}
+    return {name: row for name, row in rows.items() if row is not None}
 
 
 def _names(names: list[str]) -> str:

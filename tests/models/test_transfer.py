@@ -107,6 +107,17 @@ def test_as_many_keypoints_are_not_taken_for_the_same(tmp_path: Path) -> None:
     assert "copied: 1 (nose)" in report.summary()
 
 
+def test_other_spellings_are_the_same_keypoints(tmp_path: Path) -> None:
+    source = model_of(experiment(COCO), 0)
+    path = written(tmp_path, experiment(COCO), source)
+    ours = Skeleton(keypoints=("L_Hip", "Nose", "tail"), flip_pairs=(), sigmas=(0.1,) * 3)
+    model = model_of(experiment(ours), 1)
+    report = transfer_weights(model, path, ours)
+    assert torch.equal(tokens(model, ours)["L_Hip"], tokens(source, COCO)["left_hip"])
+    assert "copied: 2 (L_Hip, Nose)" in report.summary()
+    assert "initialised: 1 (tail)" in report.summary()
+
+
 def test_the_same_skeleton_is_loaded_whole(tmp_path: Path) -> None:
     source = model_of(experiment(CROWD), 0)
     path = written(tmp_path, experiment(CROWD), source)
