@@ -20,10 +20,10 @@ def skeleton() -> None:
 def skeleton_list() -> None:
     """Print the names of the shipped skeletons."""
     from sdpose.cli.text import format_rows
-    from sdpose.config.schema import preset, preset_names
+    from sdpose.config.schema import PRESET_NAMES, preset
 
     rows = []
-    for name in preset_names():
+    for name in PRESET_NAMES:
         found = preset(name)
         names = ", ".join(found.keypoints[:4])
         rows.append([name, str(found.num_keypoints), str(len(found.flip_pairs)), f"{names}, ..."])
@@ -47,7 +47,7 @@ def skeleton_show(source: str, out: Path | None) -> None:
     """
     from sdpose.cli.skeleton_picture import skeleton_svg
     from sdpose.config import load_experiment
-    from sdpose.config.schema import preset, preset_names
+    from sdpose.config.schema import PRESET_NAMES, preset
     from sdpose.config.skeleton_yaml import skeleton_yaml
     from sdpose.data.auto_skeleton import read_draft
 
@@ -55,7 +55,7 @@ def skeleton_show(source: str, out: Path | None) -> None:
         raise UserError(f"--out {out}: the picture is an SVG: give it a name that ends in .svg")
     file = Path(source) if source.endswith(".json") else None
     pose = None
-    if file is None and source in preset_names():
+    if file is None and source in PRESET_NAMES:
         shown = preset(source)
         text = skeleton_yaml(shown.model_dump(), {"": [f"the shipped skeleton {source}"]})
     elif file is None:

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from sdpose.cli import cli
 from sdpose.config import load_experiment, parse_experiment
-from sdpose.config.schema import preset, preset_names
+from sdpose.config.schema import PRESET_NAMES, preset
 from sdpose.errors import UserError
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -45,11 +45,11 @@ def drawn(path: Path) -> list[tuple[float, float]]:
 
 def test_list_names_the_presets() -> None:
     lines = run("list").output.splitlines()
-    assert [line.split()[0] for line in lines[1:]] == preset_names()
+    assert tuple(line.split()[0] for line in lines[1:]) == PRESET_NAMES
     assert lines[0].split() == ["skeleton", "keypoints", "flip", "pairs", "names"]
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", PRESET_NAMES)
 def test_a_preset_is_printed_and_drawn(name: str, tmp_path: Path) -> None:
     shown = run("show", name, "--out", tmp_path / "a.svg")
     assert parse_experiment(f"exp_name: a\n{shown.stdout}").keypoints == preset(name)

@@ -13,7 +13,7 @@ from other_skeletons import reordered, write_dataset_of
 from tiny_runs import MakeExperiment
 
 from sdpose.codec import flip_back
-from sdpose.config.schema import COCO, Skeleton, preset, preset_names
+from sdpose.config.schema import COCO, PRESET_NAMES, Skeleton, preset
 from sdpose.data.augment import joints_in_crop
 from sdpose.data.loader import build_train_loader
 from sdpose.evaluation import evaluate
@@ -93,7 +93,7 @@ def skeletons(draw: st.DrawFn) -> Skeleton:
     )
 
 
-@given(skeleton=skeletons() | st.sampled_from([preset(name) for name in preset_names()]))
+@given(skeleton=skeletons() | st.sampled_from([preset(name) for name in PRESET_NAMES]))
 @settings(max_examples=60, deadline=None)
 def test_mirrored_twice_is_the_identity(skeleton: Skeleton) -> None:
     count, flip = skeleton.num_keypoints, np.array(skeleton.flip_index)

@@ -25,12 +25,13 @@ from sdpose.config.schema.model import (
 from sdpose.config.schema.outputs import CheckpointConfig, Evaluation, LogConfig, LogHook
 from sdpose.config.schema.promotion import Promotion, Registry
 from sdpose.config.schema.section import Section
-from sdpose.config.schema.skeleton import COCO, Skeleton, preset, preset_names
+from sdpose.config.schema.skeleton import COCO, PRESET_NAMES, Skeleton, preset
 from sdpose.config.schema.sweep import EarlyStopping, Sweep
 from sdpose.config.schema.training import Ema, GradClip, LrConfig, Optimizer, OptimizerConfig
 
 __all__ = [
     "COCO",
+    "PRESET_NAMES",
     "Backbone",
     "CheckpointConfig",
     "Data",
@@ -61,5 +62,4 @@ __all__ = [
     "ValDataloader",
     "ValSplit",
     "preset",
-    "preset_names",
 ]

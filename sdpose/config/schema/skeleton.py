@@ -27,6 +27,7 @@ from sdpose.config.schema.section import PositiveFloat, Section
 from sdpose.errors import did_you_mean
 
 PRESETS = Path(__file__).parents[1] / "skeletons"
+PRESET_NAMES = ("ap10k", "coco", "coco_wholebody", "crowdpose", "hand21", "mpii")
 MAX_KEYPOINTS = 1000
 SIDES = ("left", "right")
 
@@ -120,14 +121,14 @@ class Skeleton(Section):
     @property
     def preset(self) -> str | None:
         """The name of the shipped skeleton that this one equals."""
-        return next((name for name in preset_names() if preset(name) == self), None)
+        return next((name for name in PRESET_NAMES if preset(name) == self), None)
 
     @property
     def label(self) -> str:
         """For tables; the same for skeletons whose AP compares, whatever their limbs: a preset's
         name, else the number of keypoints and a digest."""
         values = self.keypoints, self.sigmas
-        for name in preset_names():
+        for name in PRESET_NAMES:
             if values == (preset(name).keypoints, preset(name).sigmas):
                 return name
         digest = hashlib.sha256(repr(values).encode()).hexdigest()
@@ -186,11 +187,6 @@ def _repeated(names: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(name for name in names if names.count(name) > 1))
 
 
-def preset_names() -> list[str]:
-    """Return the names of the shipped skeletons."""
-    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
-
-
 @lru_cache
 def preset(name: str) -> Skeleton:
     """Return a shipped skeleton; its file cites its source.
@@ -198,9 +194,9 @@ def preset(name: str) -> Skeleton:
     Raises:
         ValueError: there is none of that name.
     """
-    if name not in preset_names():
+    if name not in PRESET_NAMES:
         raise ValueError(
-            f"'{name}' is no skeleton: {did_you_mean(name, [*preset_names(), AUTO])}, or the keys "
+            f"'{name}' is no skeleton: {did_you_mean(name, [*PRESET_NAMES, AUTO])}, or the keys "
             "keypoints, flip_pairs, sigmas, limbs and upper_body below it"
         )
     text = (PRESETS / f"{name}.yaml").read_text(encoding="utf-8")

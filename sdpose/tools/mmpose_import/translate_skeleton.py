@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sdpose.config import keypoint_names
-from sdpose.config.schema.skeleton import preset, preset_names
+from sdpose.config.schema.skeleton import PRESET_NAMES, preset
 from sdpose.documents import describe
 from sdpose.errors import UserError
 from sdpose.tools.mmpose_import.translation import Node, Translation, as_dict, as_list, put
@@ -41,7 +41,7 @@ class DatasetInfo:
     @property
     def preset(self) -> str | None:
         """The shipped skeleton that trains and evaluates the same; limbs are only drawn."""
-        for name in preset_names():
+        for name in PRESET_NAMES:
             shipped = DatasetInfo.of_preset(name)
             if self._compared(shipped.sigmas) == shipped._compared(shipped.sigmas):
                 return name
