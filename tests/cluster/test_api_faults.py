@@ -74,7 +74,7 @@ def test_an_outage_that_outlasts_the_job_is_neither_retried_nor_logged(
     said: list[str] = []
     launch(said=said)
     assert "[master-0] done" in said
-    until(lambda: not [t.name for t in threading.enumerate() if t.name == "watch pods"], 10)
+    until(lambda: not [t.name for t in threading.enumerate() if t.name == "watch pods"], 60)
     met = watches.met
     time.sleep(2)
     assert watches.met == met > 0

@@ -42,7 +42,7 @@ def test_a_set(name: str, submit: Submit, tmp_path: Path, monkeypatch: pytest.Mo
         TINY.read_text() + f"skeleton: {said}\ntrain_pipeline: {{prob_half_body: 0}}\n"
     )
     process = submit("--exp", tmp_path / "own.yaml", "--data-root", data, cwd=tmp_path)
-    output, error = process.communicate(timeout=300)
+    output, error = process.communicate(timeout=800)
     assert process.returncode == 0, error + output[-3000:]
 
     work_dir = tmp_path / "work_dirs/tiny"
