@@ -108,6 +108,35 @@ def test_the_present_version_is_evaluated_again(
         assert "evaluated again" in verdict["reason"]
 
 
+def test_figures_of_another_skeleton_are_never_compared(
+    store: Store, experiment: Experiment, tmp_path: Path
+) -> None:
+    """As many keypoints and equal sigmas, so that every tensor and every figure would fit."""
+    document = experiment.model_dump(mode="json")
+    names = [f"paw{number}" for number in range(17)]
+    document["skeleton"] = {
+        "keypoints": names,
+        "flip_pairs": [],
+        "sigmas": document["skeleton"]["sigmas"],
+    }
+    animal = parse_experiment(document)
+    for seed, (of, settings) in enumerate([(experiment, {}), (animal, {"keypoints": names})]):
+        register_checkpoint(
+            "tiny",
+            write_checkpoint(tmp_path / f"{seed}.pth", of, seed),
+            experiment=of,
+            dataset_digest="d",
+            metrics={"AP": 0.5 + seed / 10},
+            evaluation_settings=settings,
+            root=store,
+        )
+    assert promote(store, "tiny", 1, "production", approver="kim")["allowed"]
+    refused = promote(store, "tiny", 2, "production", approver="kim")
+    assert not refused["allowed"]
+    (verdict,) = [each for each in refused["gates"] if each["gate"] == "better"]
+    assert "the two models predict different keypoints: paw0, paw1" in verdict["reason"]
+
+
 def test_budgets(store: Store, register: Register, experiment: Experiment) -> None:
     wide = with_promotion(experiment, max_latency_ms=60_000, max_size_mb=6)
     narrow = with_promotion(experiment, max_latency_ms=0.001, max_size_mb=4)
