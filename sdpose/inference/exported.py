@@ -118,7 +118,7 @@ def _quiet_jit() -> Iterator[None]:
         yield
 
 
-def open_exported(path: Path, *, trust: bool = False) -> tuple[Runtime, dict[str, Any]]:
+def open_exported(path: Path, *, trust: bool = False) -> tuple[ExportedModel, dict[str, Any]]:
     """What computes the file's heatmaps (on the CPU), and its metadata ({} if it has none).
 
     Args:
@@ -157,10 +157,10 @@ def _open_program(path: Path, content: io.BytesIO) -> tuple[Runtime, dict[str, A
     else:
         with _quiet_jit():
             module = torch.jit.load(content, map_location="cpu", _extra_files=extra)
-    return _Runtime(path, module), _metadata(extra[METADATA], path)
+    return ExportedModel(path, module), _metadata(extra[METADATA], path)
 
 
-def _open_onnx(path: Path) -> tuple[Runtime, dict[str, Any]]:
+def _open_onnx(path: Path) -> tuple[ExportedModel, dict[str, Any]]:
     if importlib.util.find_spec("onnxruntime") is None:
         raise UserError(f"{path} needs ONNX Runtime: {how_to_install('export')}")
     import onnxruntime
@@ -174,7 +174,7 @@ def _open_onnx(path: Path) -> tuple[Runtime, dict[str, Any]]:
         return torch.from_numpy(np.asarray(heatmaps))
 
     text = session.get_modelmeta().custom_metadata_map.get(METADATA, "")
-    return _Runtime(path, run), _metadata(text, path)
+    return ExportedModel(path, run), _metadata(text, path)
 
 
 def _metadata(text: str | bytes, path: Path) -> dict[str, Any]:
@@ -187,12 +187,13 @@ def _metadata(text: str | bytes, path: Path) -> dict[str, Any]:
     return content
 
 
-class _Runtime:
+class ExportedModel:
     """Heatmaps of an opened file; whatever it answers is checked."""
 
     def __init__(self, path: Path, run: Callable[[Tensor], Any]) -> None:
         self._path = path
         self._run = run
+        self.num_keypoints: int | None = None  # that are expected; None: any number
 
     def predict(self, images_N3HW: Tensor) -> Tensor:
         try:
@@ -202,12 +203,17 @@ class _Runtime:
                 f"{self._path} failed on images of shape {list(images_N3HW.shape)}: "
                 f"{_on_one_line(error)}"
             ) from None
-        count = len(images_N3HW)
-        if not isinstance(heatmaps, Tensor) or heatmaps.ndim != 4 or len(heatmaps) != count:
+        count, joints = len(images_N3HW), self.num_keypoints
+        if (
+            not isinstance(heatmaps, Tensor)
+            or heatmaps.ndim != 4
+            or len(heatmaps) != count
+            or joints not in (None, heatmaps.shape[1])
+        ):
             found = list(heatmaps.shape) if isinstance(heatmaps, Tensor) else type(heatmaps)
             raise UserError(
                 f"{self._path} is no model of this kind: expected heatmaps of shape "
-                f"({count}, keypoints, h, w), got {found}"
+                f"(N, {joints or 'keypoints'}, h, w), got {found}"
             )
         return heatmaps
 

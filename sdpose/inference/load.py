@@ -158,4 +158,5 @@ def _load_exported(path: Path, exp: str | None, trust: bool) -> PoseEstimator:
         experiment = parse_experiment(metadata["experiment"], source=str(path))
     else:
         raise UserError(f"{path} was not written by `sdpose export`: give --exp NAME")
+    runtime.num_keypoints = experiment.keypoints.num_keypoints
     return PoseEstimator(runtime, experiment, torch.device("cpu"))

@@ -110,7 +110,7 @@ def test_one_seed_each_says_nothing_of_chance() -> None:
     [
         ((), {"digest": "b" * 64}, "dataset bbbbbbbbbbbb: other\n  dataset aaaaaaaaaaaa: one"),
         ((), {"boxes": "detections"}, "boxes ground truth: one"),
-        ((THREE_JOINTS,), {}, r"skeleton 3 keypoints, \w{8}: other"),
+        ((THREE_JOINTS,), {}, r"skeleton 3 keypoints \w{8}: other"),
         (("model.test_cfg.flip_test=false",), {}, "model.test_cfg.flip_test False: other"),
         (
             ("data_root=data/small",),
