@@ -150,7 +150,7 @@ def _untrusted(path: Path) -> str:
     )
 
 
-def _open_program(path: Path, content: io.BytesIO) -> tuple[Runtime, dict[str, Any]]:
+def _open_program(path: Path, content: io.BytesIO) -> tuple[ExportedModel, dict[str, Any]]:
     extra: dict[str, Any] = {METADATA: ""}
     if path.suffix.lower() == ".pt2":
         module: Any = torch.export.load(content, extra_files=extra).module()
