@@ -54,10 +54,6 @@ class Pack:
         """The number of persons."""
         return self._person_file[1]
 
-    @property
-    def num_joints(self) -> int:
-        return int(self._person_file[2]["visible"].shape[0])
-
     @cached_property
     def _person_file(self) -> tuple[int, int, np.dtype]:
         """The offset of its rows in bytes, their number, and their type."""
