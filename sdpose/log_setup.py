@@ -11,7 +11,10 @@ from sdpose.credentials import without_secrets
 from sdpose.printable import printable
 
 # What these log belongs to a run: a training sends it to its output and its log files.
-RUN_LOGGERS = ("sdpose.outputs", "sdpose.runner", "sdpose.training", "sdpose.tracking.delivery")
+RUN_LOGGERS = (
+    *("sdpose.outputs", "sdpose.runner", "sdpose.training"),
+    *("sdpose.tracking.delivery", "sdpose.data.auto_skeleton"),
+)
 
 
 class _Lines(logging.Handler):
