@@ -54,6 +54,7 @@ PLACEHOLDERS = {
     "OUT": "synthetic",
     "CHECKPOINT": f"{RESULTS}/latest.pth",
     "F.json": "results.json",
+    "FILE.json": "coco/annotations/person_keypoints_val2017.json",
     "WORK_DIR": RESULTS,
     "8": "2",
     "1000": "4",
