@@ -9,6 +9,7 @@ import click
 from sdpose.cli.completion import complete_experiment
 from sdpose.cli.text import echo
 from sdpose.errors import UserError
+from sdpose.files import write_atomically
 
 
 @click.group()
@@ -70,7 +71,11 @@ def skeleton_show(source: str, out: Path | None) -> None:
         draft = read_draft(file)
         shown, text = draft.skeleton(), draft.yaml()
         pose = draft.fullest_pose()
+    if out is not None:
+        try:
+            write_atomically(out, skeleton_svg(shown, pose))
+        except OSError as error:
+            raise UserError(f"cannot write {out}: {error.strerror or error}") from None
     echo(text, nl=False)
     if out is not None:
-        out.write_text(skeleton_svg(shown, pose), encoding="utf-8")
         echo(f"drawn in {out}", err=True)

@@ -51,6 +51,29 @@ def joint_of(name: object) -> str:
     return _SPELLINGS.get(_letters(name), str(name).strip().lower())
 
 
+# Words that a side's letter before another joint spells: a side only where the other one is, too.
+_ORDINARY = {"rear": "lear", "lear": "rear", "rank": "lank", "lank": "rank", "earl": "earr"}
+
+
+def joints_of(names: Sequence[object]) -> list[str]:
+    """Return COCO's names for those of one skeleton.
+
+    Names that would be one joint stay apart ("left_eye 1", "left_eye 2"), and so do ordinary words.
+
+    >>> joints_of(["rear", "L_Eye", "eye1", "eye2"]), joints_of(["rear", "lear"])
+    (['rear', 'left_eye', 'eye1', 'eye2'], ['right_ear', 'left_ear'])
+    """
+    letters = [_letters(name) for name in names]
+    joints = [joint_of(name) for name in names]
+    count = Counter(joints)
+    return [
+        str(name).strip().lower()
+        if count[joint] > 1 or (word in _ORDINARY and _ORDINARY[word] not in letters)
+        else joint
+        for name, word, joint in zip(names, letters, joints, strict=True)
+    ]
+
+
 def says_nothing(names: Sequence[object]) -> bool:
     """Return whether there are no names, or only names like "1" and "kp_12" that are numbered."""
     numbered = all(re.search(r"\d", str(name)) for name in names)
@@ -176,13 +199,8 @@ def sigmas(names: Sequence[str], known: Mapping[str, float]) -> tuple[list[float
     Returns:
         One value for each name, and the names that are not COCO's, which have UNIFORM_SIGMA.
     """
-    joints = [joint_of(name) for name in names]
-    count = Counter(joints)  # "left_eye 1" and "left_eye 2" are two points, neither of them COCO's
-    uniform = [
-        name
-        for name, joint in zip(names, joints, strict=True)
-        if joint not in known or count[joint] > 1
-    ]
+    joints = joints_of(names)
+    uniform = [name for name, joint in zip(names, joints, strict=True) if joint not in known]
     others = set(uniform)
     return [
         UNIFORM_SIGMA if name in others else known[joint]
@@ -221,12 +239,12 @@ def upper_body(names: Sequence[str]) -> tuple[list[str], list[str]]:
         The names of the upper half; and those that may be of either: unless there are none, the
         halves cannot be told from the names.
     """
-    halves = {name: _half(name) for name in names}
+    halves = {name: _half(name, joint) for name, joint in zip(names, joints_of(names), strict=True)}
     return [n for n in names if halves[n] == "upper"], [n for n in names if not halves[n]]
 
 
-def _half(name: str) -> str:
-    part = re.sub(r"^(left|right)_", "", joint_of(name))
+def _half(name: str, joint: str) -> str:
+    part = re.sub(r"^(left|right)_", "", joint)
     words = [w for w in _sided_words(name) if w not in _MIRROR and not w.isdigit()]
     legs = {w.removesuffix("s") for w in words} & _LEGS
     if legs and len(words) == 2:

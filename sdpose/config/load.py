@@ -21,6 +21,7 @@ from sdpose.config.mappings import flatten, merge
 from sdpose.config.paths import expand_paths
 from sdpose.config.schema import Experiment
 from sdpose.config.schema.section import is_name
+from sdpose.config.schema.skeleton import AUTO, PRESET_NAMES, preset
 from sdpose.documents import DocumentError, describe, parse_yaml_value, read_text
 from sdpose.errors import UserError, did_you_mean
 from sdpose.printable import printable
@@ -129,7 +130,10 @@ def dump_experiment(experiment: Experiment, *, whole: bool = True) -> str:
 
     `whole=False` omits defaults, to pass many experiments: only the same code restores them.
     """
-    return dump_yaml(experiment.model_dump(mode="json", exclude_defaults=not whole))
+    values = experiment.model_dump(mode="json", exclude_defaults=not whole)
+    if "skeleton" in values:  # an empty list is a value there: left out, it follows from the names
+        values["skeleton"] = experiment.model_dump(mode="json", include={"skeleton"})["skeleton"]
+    return dump_yaml(values)
 
 
 def dump_yaml(values: dict[str, Any]) -> str:
@@ -167,9 +171,14 @@ def experiment_digest(experiment: Experiment) -> str:
 def summary_values(experiment: Experiment) -> dict[str, Any]:
     """Return the values by dotted key, for tables: of the skeleton only its label."""
     values = experiment.model_dump(mode="json")
-    if experiment.skeleton is not None:
-        values["skeleton"] = experiment.skeleton.label
-    return flatten(values)
+    skeleton = experiment.skeleton
+    if skeleton is not None:
+        values["skeleton"] = skeleton.label
+    flat = flatten(values)
+    if skeleton is not None and skeleton.preset is None:  # the label is that of its evaluation
+        training = repr((skeleton.flip_pairs, skeleton.upper_body))
+        flat["skeleton.training"] = hashlib.sha256(training.encode()).hexdigest()[:8]
+    return flat
 
 
 def experiment_differences(first: Experiment, second: Experiment) -> dict[str, tuple[Any, Any]]:
@@ -269,10 +278,25 @@ def _merged(chain: Chain) -> tuple[Chain, dict[str, Any]]:
     for path, values in chain:
         spelled_out.append((path, spell_out(values, merged, str(path))))
         own = spelled_out[-1][1].get("skeleton")
-        if isinstance(own, dict) and "keypoints" in own:
-            merged.pop("skeleton", None)  # its other keys are of other names
+        if isinstance(own, dict):
+            merged = _below_skeleton(merged, own, str(path))
         merged = merge(merged, spelled_out[-1][1])
     return spelled_out, merged
+
+
+def _below_skeleton(merged: dict[str, Any], own: dict[str, Any], where: str) -> dict[str, Any]:
+    """What is merged so far, with the skeleton that keys below `skeleton` change."""
+    merged = dict(merged)
+    if "keypoints" in own:
+        merged.pop("skeleton", None)  # its other keys are of other names
+    elif (base := merged.get("skeleton")) == AUTO:
+        raise UserError(
+            f"{where}: skeleton: {', '.join(own)}: the keypoints are those of the training file "
+            "(auto): give keypoints, too; `sdpose skeleton show` prints them"
+        )
+    elif base in PRESET_NAMES:
+        merged["skeleton"] = preset(base).model_dump(mode="json")
+    return merged
 
 
 def _origins(experiment: Experiment, chain: Chain, given_by: dict[str, str]) -> dict[str, str]:
@@ -307,6 +331,9 @@ def _apply_override(values: dict[str, Any], override: str, given_by: dict[str, s
     except UserError as error:
         raise UserError(f"{given}: {error}") from None
     for path in paths:
+        if path.startswith("skeleton."):
+            key = path.partition(".")[2]
+            values.update(_below_skeleton(values, {key: value}, given))
         _set(values, path, value, given)
         given_by[path] = given
 

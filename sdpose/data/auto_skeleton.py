@@ -19,7 +19,7 @@ import numpy as np
 
 from sdpose.config import Experiment, keypoint_names
 from sdpose.config.document import parse_document
-from sdpose.config.schema import Skeleton
+from sdpose.config.schema import PRESET_NAMES, Skeleton, preset
 from sdpose.config.schema.skeleton import coco_sigmas
 from sdpose.config.skeleton_yaml import skeleton_yaml
 from sdpose.data.categories import categories_of
@@ -54,7 +54,26 @@ def with_skeleton(experiment: Experiment) -> Experiment:
             f"have the sigma {keypoint_names.UNIFORM_SIGMA} ({_some(uniform)}): AP is comparable "
             "within this dataset only; skeleton.sigmas sets others",
         )
+    if skeleton.preset is None:
+        _warn_of_no_effect(experiment, skeleton)
     return experiment
+
+
+def _warn_of_no_effect(experiment: Experiment, skeleton: Skeleton) -> None:
+    cfg, count = experiment.train_pipeline, skeleton.num_keypoints
+    if not skeleton.flip_pairs and count > 1 and cfg.flip_prob > 0:
+        _once(
+            logging.WARNING,
+            "skeleton: images are mirrored, and no keypoints change places: right for a hand, or "
+            "what has no sides; else give skeleton.flip_pairs, or train_pipeline.flip_prob: 0",
+        )
+    cuts = cfg.prob_half_body > 0 and cfg.num_joints_half_body < count
+    if cuts and len(set(skeleton.is_upper)) == 1:
+        _once(
+            logging.WARNING,
+            "skeleton: no half bodies are cut, because skeleton.upper_body has none or all of the "
+            "keypoints (train_pipeline.prob_half_body: 0 says the same)",
+        )
 
 
 def uniform_sigmas(skeleton: Skeleton) -> list[str]:
@@ -80,6 +99,15 @@ def _read(experiment: Experiment) -> Skeleton:
     refuse_unknown(draft, experiment)
     skeleton = draft.skeleton()
     _refuse_other_validation(experiment, path, skeleton)
+    for name in PRESET_NAMES:
+        if preset(name).sigmas != skeleton.sigmas and same_joints(
+            skeleton.keypoints, preset(name).keypoints
+        ):
+            _once(
+                logging.WARNING,
+                f"skeleton: auto: these are the keypoints of {name}: `skeleton: {name}` evaluates "
+                "with its published sigmas",
+            )
     _once(
         logging.INFO,
         f"skeleton: auto: {len(draft.names)} keypoints of {draft.where}; flip pairs: "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sdpose.config.keypoint_names import says_nothing
-from sdpose.config.schema import Skeleton
+from sdpose.config.schema import COCO, Skeleton
 from sdpose.data.joint_names import joint_names_problem, owner, same_joints
 from sdpose.data.tables import Problems, as_list
 from sdpose.documents import describe
@@ -19,15 +19,21 @@ def categories_of(categories: list[Any]) -> list[dict[str, Any]]:
 def persons_of(entries: list[dict[str, Any]], skeleton: Skeleton) -> list[dict[str, Any]]:
     """Return the categories that may have this skeleton.
 
-    These are the ones with its keypoints (of them the one named `person`, if it is among them), or
-    else those named `person`, or else those with as many keypoints. Several with its keypoints, as
-    the animals of AP-10K, are taken as one; otherwise one is expected.
+    The first of these groups that is not empty: those with its keypoints that are named `person`;
+    for COCO's keypoints, those of that name without keypoints; those with its keypoints; those with
+    as many; those named `person`. Without any keypoints in the file, a skeleton other than COCO's
+    may be of every category. Several with its keypoints, as the animals of AP-10K, are taken as
+    one; otherwise one is expected.
     """
     joints = {id(c): as_list(c.get("keypoints")) for c in entries}
     same = [c for c in entries if joints[id(c)] and same_joints(joints[id(c)], skeleton.keypoints)]
     named = [c for c in entries if c.get("name") == "person"]
     as_many = [c for c in entries if len(joints[id(c)]) == skeleton.num_keypoints]
-    return [c for c in same if c in named] or same or named or as_many
+    is_coco = skeleton.keypoints == COCO.keypoints
+    if not is_coco and not any(joints.values()):
+        return entries
+    bare = [c for c in named if is_coco and says_nothing(joints[id(c)])]
+    return [c for c in same if c in named] or bare or same or as_many or named
 
 
 def are_one(categories: list[dict[str, Any]], skeleton: Skeleton) -> bool:

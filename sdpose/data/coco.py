@@ -200,9 +200,7 @@ def load_annotations(path: str | Path, skeleton: Skeleton = COCO) -> CocoAnnotat
     problems.stop(path, "not a COCO keypoints file")
     category_ids = tuple(c["id"] for c in categories)
     images = _images(document["images"], document.get("licenses"), problems)
-    annotations, notes = _annotations(
-        document["annotations"], category_ids, skeleton.num_keypoints, problems
-    )
+    annotations, notes = _annotations(document["annotations"], category_ids, skeleton, problems)
     problems.stop(path, "unusable annotations")
     if images["crowd_index"] is not None:
         annotations["areas"] = person_areas(annotations["boxes_xywh"])
@@ -231,6 +229,23 @@ def load_annotations(path: str | Path, skeleton: Skeleton = COCO) -> CocoAnnotat
         **images,
         **annotations,
     )
+
+
+def load_file_names(path: Path) -> tuple[str, ...]:
+    """Read the file names of the images of a COCO file, whatever its keypoints are.
+
+    Raises:
+        UserError: it is not a COCO file.
+    """
+    document = read_json(path)
+    images = document.get("images") if isinstance(document, dict) else None
+    problems = Problems()
+    if not isinstance(images, list):
+        problems.add(f"'images' must be a list, found {kind_of(images)}")
+    problems.stop(path, "not a COCO keypoints file")
+    names: tuple[str, ...] = _images(images or [], None, problems)["file_names"]
+    problems.stop(path, "unusable images")
+    return names
 
 
 # --------------------------------------------------------------------------------------- parsing
@@ -274,9 +289,10 @@ def _images(images: list[Any], licenses: Any, problems: Problems) -> dict[str, A
 
 
 def _annotations(
-    annotations: list[Any], category_ids: tuple[int, ...], num_joints: int, problems: Problems
+    annotations: list[Any], category_ids: tuple[int, ...], skeleton: Skeleton, problems: Problems
 ) -> tuple[dict[str, Any], list[str]]:
     """The arrays of these categories (`image_ids` instead of `ann_image_index`), and the notes."""
+    num_joints, is_coco = skeleton.num_keypoints, skeleton.is_coco
     wrong = [i for i, a in enumerate(annotations) if not isinstance(a, dict)]
     problems.add("annotations that are no objects", (f"index {i}" for i in wrong))
     position, others = [], []
@@ -330,7 +346,8 @@ def _annotations(
         "iscrowd": crowds != 0,
         "num_keypoints": integers(counts, "num_keypoints", names, problems),
         "keypoints": keypoints,
-        "head_sizes": head_sizes(rows, names, problems),
+        # COCO's persons get no PCKh; files may have heads in forms of their own.
+        "head_sizes": None if is_coco else head_sizes(rows, names, problems),
         "others": count_others(others),
     }, notes
 

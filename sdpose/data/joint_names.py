@@ -6,25 +6,14 @@ confuses left and right, and no loss curve shows it.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
-from sdpose.config.keypoint_names import joint_of, says_nothing
+from sdpose.config.keypoint_names import joints_of, says_nothing
 
 
 def same_joints(names: Sequence[object], keypoints: Sequence[str]) -> bool:
     """Return whether the names are those of the skeleton, in its order and any spelling."""
-    return _joints(names) == _joints(keypoints)
-
-
-def _joints(names: Sequence[object]) -> list[str]:
-    """COCO's names where they are; "left_eye 1" and "left_eye 2" are two joints, not one."""
-    joints = [joint_of(name) for name in names]
-    count = Counter(joints)
-    return [
-        joint if count[joint] == 1 else str(name).strip().lower()
-        for name, joint in zip(names, joints, strict=True)
-    ]
+    return joints_of(names) == joints_of(keypoints)
 
 
 def joint_names_problem(
@@ -45,7 +34,7 @@ def joint_names_problem(
         remedy = f"they need {other}"
     elif same_joints(names, keypoints) or says_nothing(names):
         return ""
-    elif sorted(_joints(names)) == sorted(_joints(keypoints)):
+    elif sorted(joints_of(names)) == sorted(joints_of(keypoints)):
         what = f"{whose} keypoints in another order"
         remedy = (
             f"reorder the names, and the keypoints of every annotation, to {whose} order; or give "

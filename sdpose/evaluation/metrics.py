@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from sdpose.config.schema import COCO, Skeleton
+from sdpose.config.schema import Skeleton
 from sdpose.data.coco import Boxes, CocoAnnotations, Persons
 from sdpose.data.head_sizes import HEAD_KEYS
 from sdpose.data.wholebody import PARTS, Part, is_wholebody
@@ -119,7 +119,7 @@ def pck_metrics(
         boxes: the evaluated ones.
         keypoints_NK3: one row per box, before suppression.
     """
-    if not isinstance(boxes, Persons) or annotations.skeleton == COCO:
+    if not isinstance(boxes, Persons) or annotations.skeleton.is_coco:
         return {}
     metrics = {"PCK": pck(annotations, boxes, keypoints_NK3)}
     if annotations.head_sizes is not None:
@@ -136,7 +136,7 @@ def why_not_reported(metric: str, annotations: CocoAnnotations, on_detections: b
     """
     if metric not in ("PCK", "PCKh"):
         return ""
-    if annotations.skeleton == COCO:
+    if annotations.skeleton.is_coco:
         return f"{metric} is not reported for COCO's 17 keypoints"
     if on_detections:
         return f"{metric} is reported on ground-truth boxes only: set data_cfg.use_gt_bbox=true"
@@ -151,7 +151,7 @@ def metric_settings(annotations: CocoAnnotations, metrics: dict[str, float]) -> 
     settings: dict[str, Any] = {}
     if annotations.crowd_index is not None:
         settings["rules"] = "CrowdPose"
-    if annotations.skeleton != COCO:
+    if not annotations.skeleton.is_coco:
         settings["keypoints"] = list(annotations.skeleton.keypoints)
         settings["sigmas"] = list(annotations.skeleton.sigmas)
     thresholds = {"PCK": {"pck_thr": PCK_THR}, "PCKh": {"pckh_thr": PCKH_THR}}

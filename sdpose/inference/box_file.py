@@ -137,7 +137,8 @@ class BoxFile:
             with contextlib.suppress(ValueError, AttributeError):  # `_add` reports them
                 ids.add(_integer(row.get("category_id", PERSON)))
         # COCO counts from 1. Where there is a 0, 1 is the second category of a detector.
-        for category in (0, PERSON, *(ids if len(ids) == 1 else ())):
+        usual = (0, PERSON) if self._skeleton.keypoints == COCO.keypoints else ()
+        for category in (*usual, *(ids if len(ids) == 1 else ())):
             if category in ids:
                 return [category]
         if ids:

@@ -14,6 +14,7 @@ from sdpose.errors import UserError
 from sdpose.inference.estimator import PoseEstimator
 from sdpose.inference.exported import SUFFIXES, open_exported
 from sdpose.models import SDPose, load_model_with_report
+from sdpose.models.transfer import check_skeleton, with_skeleton_of
 from sdpose.models.weights import read_checkpoint
 from sdpose.registry import registry_root
 from sdpose.registry.gates import experiment_of
@@ -83,7 +84,7 @@ def load_network(
     _, meta = read_checkpoint(path)
     manifest = path.with_name(path.name + ".json")
     if exp is not None:
-        experiment = load_experiment(exp)
+        experiment = with_skeleton_of(load_experiment(exp), path, meta)
     elif "experiment" in meta:
         experiment = parse_experiment(meta["experiment"], source=name)
     elif manifest.is_file():
@@ -153,7 +154,8 @@ def _load_exported(path: Path, exp: str | None, trust: bool) -> PoseEstimator:
         raise UserError(f"model not found: {path}")
     runtime, metadata = open_exported(path, trust=trust)
     if exp is not None:
-        experiment = load_experiment(exp)
+        experiment = with_skeleton_of(load_experiment(exp), path, metadata)
+        check_skeleton(path, metadata, experiment.keypoints)
     elif "experiment" in metadata:
         experiment = parse_experiment(metadata["experiment"], source=str(path))
     else:

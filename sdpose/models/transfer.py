@@ -7,16 +7,18 @@ come first, P vision tokens after them, D is the token width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from sdpose.config.keypoint_names import joint_of
+from sdpose.config import Experiment
+from sdpose.config.document import parse_document
+from sdpose.config.keypoint_names import joints_of
 from sdpose.config.schema import COCO, Skeleton
-from sdpose.documents import DocumentError, parse_json, parse_yaml_value
+from sdpose.documents import parse_json, parse_yaml_value
 from sdpose.errors import UserError
 from sdpose.models.load_report import LoadReport
 from sdpose.models.sdpose import SDPose
@@ -24,6 +26,7 @@ from sdpose.models.weights import apply_weights, read_checkpoint
 
 TOKENS, POSITIONS = "keypoint_tokens", "position_embedding"
 _MAX_MANIFEST_BYTES = 1 << 20
+_SHOWN = 50
 
 
 def transfer_weights(model: SDPose, path: str | Path, skeleton: Skeleton) -> LoadReport:
@@ -44,8 +47,10 @@ def transfer_weights(model: SDPose, path: str | Path, skeleton: Skeleton) -> Loa
     state, meta = read_checkpoint(path)
     theirs = skeleton_of_weights(path, meta)
     count = _count_tokens(state)
+    note = ""
     if theirs is None and count == COCO.num_keypoints:
         theirs = COCO  # the official files say nothing of it
+        note = "the file does not say its keypoints, and is taken for COCO's\n"
     if theirs is None and count != skeleton.num_keypoints:
         raise UserError(
             f"{path} has {count} keypoint tokens and does not say for which keypoints; the "
@@ -61,7 +66,7 @@ def transfer_weights(model: SDPose, path: str | Path, skeleton: Skeleton) -> Loa
         if found is not None and own is not None and _depends_on_keypoints(name, model):
             adapted[name] = _rows(found, own, theirs, skeleton)
     report = apply_weights(model, path, adapted, meta)
-    return replace(report, note=describe_transfer(theirs, skeleton))
+    return replace(report, note=note + describe_transfer(theirs, skeleton))
 
 
 def skeleton_of_weights(path: str | Path, meta: Mapping[str, Any]) -> Skeleton | None:
@@ -74,23 +79,48 @@ def skeleton_of_weights(path: str | Path, meta: Mapping[str, Any]) -> Skeleton |
         UserError: the experiment is damaged.
     """
     experiment = meta.get("experiment")
-    manifest = Path(f"{path}.json")
+    if experiment is None and Path(path).suffix == ".safetensors":
+        experiment = _in_manifest(Path(f"{path}.json"))
+    if isinstance(experiment, str):
+        experiment = parse_yaml_value(experiment, str(path))
+    if experiment is None:
+        return None
+    if not isinstance(experiment, dict):
+        raise UserError(f"{path}: its experiment is damaged: expected keys, not one value")
+    given = experiment.get("skeleton")  # experiments of before have none: COCO's
+    if given is None:
+        return COCO
+    return parse_document(Skeleton, given, f"{path}: the skeleton of its experiment")
+
+
+def _in_manifest(manifest: Path) -> Any:
+    """The experiment of the manifest that `sdpose registry pull` puts beside weights, if any."""
+    if not manifest.is_file():
+        return None
     try:
-        if experiment is None and manifest.is_file():
-            with manifest.open("rb") as file:
-                text = file.read(_MAX_MANIFEST_BYTES + 1)
-            experiment = parse_json(text, str(manifest), _MAX_MANIFEST_BYTES)["experiment"]
-        if isinstance(experiment, str):
-            experiment = parse_yaml_value(experiment, str(path))
-        if experiment is not None:
-            given = experiment.get("skeleton")  # experiments of before have none: COCO's
-            return COCO if given is None else Skeleton.model_validate(given)
-    except DocumentError:
-        raise
-    except (ValueError, TypeError, LookupError, AttributeError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: its experiment's skeleton cannot be read: {reason}") from None
-    return None
+        with manifest.open("rb") as file:
+            text = file.read(_MAX_MANIFEST_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"cannot read {manifest}: {error.strerror}") from None
+    content = parse_json(text, str(manifest), _MAX_MANIFEST_BYTES)
+    return content.get("experiment") if isinstance(content, dict) else None
+
+
+def with_skeleton_of(
+    experiment: Experiment, path: str | Path, meta: Mapping[str, Any]
+) -> Experiment:
+    """Return the experiment with the skeleton of weights where its own is `auto`.
+
+    The training read it from its file; where the weights are used, that file may be away.
+
+    Args:
+        path: of the weights, with this `meta`.
+    Returns:
+        The same experiment if its skeleton is known, or if the weights do not say theirs.
+    """
+    if experiment.skeleton is not None:
+        return experiment
+    return experiment.model_copy(update={"skeleton": skeleton_of_weights(path, meta)})
 
 
 def check_skeleton(path: str | Path, meta: Mapping[str, Any], skeleton: Skeleton) -> None:
@@ -100,11 +130,11 @@ def check_skeleton(path: str | Path, meta: Mapping[str, Any], skeleton: Skeleton
         UserError: they are of other keypoints, or of these in another order; both are named.
     """
     theirs = skeleton_of_weights(path, meta)
-    if theirs is not None and theirs.keypoints != skeleton.keypoints:
+    if theirs is not None and joints_of(theirs.keypoints) != joints_of(skeleton.keypoints):
         raise UserError(
             f"{path} is of another skeleton than the experiment:\n"
-            f"    its keypoints:    {len(theirs.keypoints)} ({', '.join(theirs.keypoints)})\n"
-            f"    the experiment's: {len(skeleton.keypoints)} ({', '.join(skeleton.keypoints)})\n"
+            f"    its keypoints:    {_names(theirs.keypoints)}\n"
+            f"    the experiment's: {_names(skeleton.keypoints)}\n"
             "give the experiment of the file, or start a training from its weights with load_from, "
             "which copies what both have"
         )
@@ -131,13 +161,15 @@ def describe_transfer(theirs: Skeleton, ours: Skeleton) -> str:
 def _rows_of(theirs: Skeleton, ours: Skeleton) -> dict[str, int]:
     """The row in the file of each of our keypoints that it has, in whatever spelling."""
     exact = {name: row for row, name in enumerate(theirs.keypoints)}
-    spelled = {joint_of(name): row for name, row in exact.items()} | exact
-    rows = {name: spelled.get(name, spelled.get(joint_of(name))) for name in ours.keypoints}
+    spelled = dict(zip(joints_of(theirs.keypoints), exact.values(), strict=True)) | exact
+    joints = zip(ours.keypoints, joints_of(ours.keypoints), strict=True)
+    rows = {name: spelled.get(name, spelled.get(joint)) for name, joint in joints}
     return {name: row for name, row in rows.items() if row is not None}
 
 
-def _names(names: list[str]) -> str:
-    return f"{len(names)} ({', '.join(names)})" if names else "none"
+def _names(names: Sequence[str]) -> str:
+    more = ", ..." if len(names) > _SHOWN else ""
+    return f"{len(names)} ({', '.join(names[:_SHOWN])}{more})" if names else "none"
 
 
 def _count_tokens(state: Mapping[str, Tensor]) -> int | None:

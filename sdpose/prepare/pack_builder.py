@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sdpose.config.schema import COCO
 from sdpose.cpus import cpu_count
 from sdpose.data.coco import CocoAnnotations
 from sdpose.data.images import decode_image
@@ -61,6 +62,9 @@ class Source:
     def key(self) -> str:
         """Names the pack: it changes with any byte that goes into it."""
         digest = hashlib.sha256(f"{FORMAT} {SHARD_BYTES}\n{self.annotations_sha256}\n".encode())
+        skeleton, categories = self.annotations.skeleton, self.annotations.category_ids
+        if skeleton.keypoints != COCO.keypoints:  # COCO's packs keep the names that they have
+            digest.update(json.dumps([skeleton.keypoints, categories]).encode())
         for name in self.annotations.file_names:
             digest.update(f"{self.image_sha256[name]}\n".encode())
         return digest.hexdigest()[:32]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdpose.config import Experiment, experiment_digest, parse_experiment
+from sdpose.config import Experiment, experiment_digest
 from sdpose.documents import DocumentError, read_json
 from sdpose.errors import UserError
 from sdpose.files import write_atomically
@@ -51,7 +51,11 @@ def register_run(
         runner: of the pipeline, "local" or "kfp"; for the summary.
         git_commit: of the code that trained.
     """
-    experiment = _with_skeleton(experiment, checkpoint)
+    if experiment.skeleton is None:
+        from sdpose.models.transfer import with_skeleton_of
+        from sdpose.models.weights import read_checkpoint
+
+        experiment = with_skeleton_of(experiment, checkpoint, read_checkpoint(checkpoint)[1])
     metrics = json.loads(results.with_suffix(".metrics.json").read_text(encoding="utf-8"))
     settings = metrics.pop("settings")
     version = register_checkpoint(
@@ -87,17 +91,6 @@ def register_run(
         },
     )
     return version
-
-
-def _with_skeleton(experiment: Experiment, checkpoint: Path) -> Experiment:
-    """`auto` is what the training has read: its checkpoint has it, where the data may be away."""
-    if experiment.skeleton is not None:
-        return experiment
-    from sdpose.models.weights import read_checkpoint
-
-    _, meta = read_checkpoint(checkpoint)
-    trained = parse_experiment(meta.get("experiment", ""), source=str(checkpoint))
-    return experiment.model_copy(update={"skeleton": trained.keypoints})
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdpose.config import Experiment
-from sdpose.config.schema import COCO, Skeleton
+from sdpose.config.schema import Skeleton
 from sdpose.data.randomness import sample_keys
 from sdpose.evaluation.infer import normalize_crops
 from sdpose.losses import MaskedTokenDistilLoss, build_loss
@@ -121,7 +121,7 @@ def attention_panels(files: RunFiles, persons: Sequence[tuple[int, str]]) -> Tok
 
 
 def _shown_joints(skeleton: Skeleton) -> list[int]:
-    if skeleton == COCO:
+    if skeleton.is_coco:
         return list(COCO_JOINTS)
     count = min(MOST_JOINTS, skeleton.num_keypoints)
     return [i * skeleton.num_keypoints // count for i in range(count)]

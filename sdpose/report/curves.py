@@ -20,6 +20,7 @@ Array = NDArray[np.float64]
 Results = list[dict[str, Any]]
 
 # Square roots of COCO's areas (pixels²): 32 and 96 are its own limits of "medium" and "large".
+MOST_JOINTS = 50  # one evaluation for each: minutes for a whole body's 133
 SIZE_EDGES = (32.0, 48.0, 64.0, 96.0, 128.0, 192.0, 256.0, 1e5)
 
 
@@ -29,7 +30,7 @@ class Curves:
     recalls: Array  # [R], 0 .. 1
     precision: Array  # [T,R], 0 .. 1; NaN where there is nothing to find
     sizes: list[tuple[float, float, int, float]]  # from, to (square root of area), persons, AP
-    joint_ap: Array  # [K]; NaN for a joint that no person has
+    joint_ap: Array  # [K]; NaN for a joint that no person has, and with more than MOST_JOINTS
 
 
 def precision_curves(annotations: CocoAnnotations, results: Results) -> Curves:
@@ -39,6 +40,7 @@ def precision_curves(annotations: CocoAnnotations, results: Results) -> Curves:
     similarity exp(-d² / (2 s² k²)); persons without it are passed over, as COCO passes over persons
     without keypoints. Poses keep their score.
     """
+    num_joints = annotations.skeleton.num_keypoints
     limits = {"all": (0.0, 1e10)} | {
         f"{low:g}": (low**2, high**2) for low, high in itertools.pairwise(SIZE_EDGES)
     }
@@ -57,7 +59,10 @@ def precision_curves(annotations: CocoAnnotations, results: Results) -> Curves:
         precision=precision_TRA[:, :, 0],
         sizes=sizes,
         joint_ap=np.array(
-            [_ap_of_joint(annotations, results, k) for k in range(annotations.keypoints.shape[1])]
+            [
+                _ap_of_joint(annotations, results, k) if num_joints <= MOST_JOINTS else np.nan
+                for k in range(num_joints)
+            ]
         ),
     )
 

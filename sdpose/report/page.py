@@ -18,7 +18,7 @@ from sdpose.metric_names import SHOWN
 from sdpose.report import pose_figures, training_figures
 from sdpose.report.attention import Tokens, attention_panels, worst_middle_best
 from sdpose.report.calibration import reliability
-from sdpose.report.curves import precision_curves
+from sdpose.report.curves import MOST_JOINTS, precision_curves
 from sdpose.report.example_poses import Person, people, ranked
 from sdpose.report.history import History
 from sdpose.report.keypoint_errors import (
@@ -90,13 +90,14 @@ def _evaluated(files: RunFiles) -> Evaluated:
             f"({min(unknown)}, ...) are not in it."
         )
         return Evaluated(missing=why, people_missing=why, tokens_missing=why)
+    many = annotations.skeleton.num_keypoints > MOST_JOINTS
     curves, matches = precision_curves(annotations, results), match(annotations, results)
     worst, best, people_missing = people(files, matches)
     rows, text = _error_rows(files, matches)
     evaluated = Evaluated(
         precision=[
             pose_figures.precision_recall(curves),
-            pose_figures.by_joint(curves, annotations.skeleton),
+            *([] if many else [pose_figures.by_joint(curves, annotations.skeleton)]),
             pose_figures.by_size(curves),
         ],
         errors=[

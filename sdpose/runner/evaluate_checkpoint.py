@@ -11,6 +11,8 @@ from sdpose.data.auto_skeleton import with_skeleton
 from sdpose.errors import UserError
 from sdpose.evaluation import EvaluationResult, evaluate
 from sdpose.models import load_model_with_report
+from sdpose.models.transfer import with_skeleton_of
+from sdpose.models.weights import read_checkpoint
 from sdpose.prepare.dataset import prepare_coco, unusable_images
 from sdpose.progress_bar import ConsoleProgress
 from sdpose.runner.process_group import leave_cores_to_workers, process_group
@@ -35,7 +37,9 @@ def evaluate_checkpoint(
     """
     leave_cores_to_workers(experiment.data.workers_per_gpu)
     with process_group() as world, ConsoleProgress("evaluating", "boxes") as progress:
-        experiment = on_main(world, lambda: with_skeleton(experiment), timeout=PREPARE_TIMEOUT)
+        experiment = on_main(
+            world, lambda: _with_skeleton(experiment, checkpoint), timeout=PREPARE_TIMEOUT
+        )
         if dataset_digest is not None:
             on_main(world, lambda: _check_data(experiment, dataset_digest), timeout=PREPARE_TIMEOUT)
         model, loaded = load_model_with_report(experiment.model, checkpoint, experiment.keypoints)
@@ -52,6 +56,12 @@ def evaluate_checkpoint(
             progress=progress if world.is_main else None,
         )
         return result if world.is_main else None
+
+
+def _with_skeleton(experiment: Experiment, checkpoint: Path) -> Experiment:
+    if experiment.skeleton is None:
+        experiment = with_skeleton_of(experiment, checkpoint, read_checkpoint(checkpoint)[1])
+    return with_skeleton(experiment)
 
 
 def _check_data(experiment: Experiment, dataset_digest: str) -> None:

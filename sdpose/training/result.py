@@ -72,7 +72,7 @@ def closing_line(experiment: Experiment, result: TrainResult, progress: Progress
     where = f" ({best})" if best else ""
     epoch = progress.best_epoch or progress.epoch
     chosen = experiment.evaluation.save_best or "AP"
-    others = f", {chosen} {result.best_metrics[chosen]:.4f}" if chosen != "AP" else ""
+    others = f", {chosen} {result.best_metrics.get(chosen, -1):.4f}" if chosen != "AP" else ""
     return (
         f"finished {result.epochs} epochs in {duration(progress.seconds)} of training: "
         f"AP {result.best_metrics['AP']:.4f}{others} at epoch {epoch}{where}"

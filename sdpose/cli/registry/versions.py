@@ -64,6 +64,7 @@ def register(
     registered.
     """
     from sdpose.config import load_experiment, parse_experiment
+    from sdpose.models.transfer import with_skeleton_of
     from sdpose.models.weights import read_checkpoint
     from sdpose.registry.register import register_checkpoint
     from sdpose.registry.signatures import signer_of
@@ -73,7 +74,7 @@ def register(
     checkpoint = run.checkpoint if run else source
     _, meta = read_checkpoint(checkpoint)
     if exp is not None:
-        experiment = load_experiment(exp)
+        experiment = with_skeleton_of(load_experiment(exp), checkpoint, meta)
     elif "experiment" in meta:
         experiment = parse_experiment(meta["experiment"], source=str(checkpoint))
     else:

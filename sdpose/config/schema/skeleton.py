@@ -7,6 +7,7 @@ are left out follow from the names (`keypoint_names`); without names, all are CO
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -25,10 +26,12 @@ from pydantic import (
 from sdpose.config import keypoint_names
 from sdpose.config.schema.section import PositiveFloat, Section
 from sdpose.errors import did_you_mean
+from sdpose.printable import printable_line
 
 PRESETS = Path(__file__).parents[1] / "skeletons"
 PRESET_NAMES = ("ap10k", "coco", "coco_wholebody", "crowdpose", "hand21", "mpii")
 MAX_KEYPOINTS = 1000
+MAX_LIMBS = 5000
 SIDES = ("left", "right")
 
 MAX_NAME = 100
@@ -58,7 +61,7 @@ class Skeleton(Section):
         f"the name is COCO's, else {keypoint_names.UNIFORM_SIGMA}",
         examples=[[0.05] * 17],
     )
-    limbs: tuple[Pair, ...] = Field(
+    limbs: Annotated[tuple[Pair, ...], Field(max_length=MAX_LIMBS)] = Field(
         (), description="pairs that are drawn as lines", examples=[[["nose", "left_eye"]]]
     )
     upper_body: tuple[KeypointName, ...] = Field(
@@ -92,6 +95,9 @@ class Skeleton(Section):
     @model_validator(mode="after")
     def _names_agree(self) -> Skeleton:
         names = self.keypoints
+        if odd := [name for name in names if printable_line(name) != name]:
+            raise ValueError(f"keypoints has a name with control characters: {odd[0]!r}")
+        known = set(names)
         if twice := _repeated(names):
             raise ValueError(f"keypoints has these names more than once: {twice}")
         if len(self.sigmas) != len(names):
@@ -106,7 +112,7 @@ class Skeleton(Section):
         }
         for key, members in used.items():
             for name in members:
-                if name not in names:
+                if name not in known:
                     raise ValueError(
                         f"{key} names '{name}', which is not in keypoints: "
                         f"{did_you_mean(name, list(names))}"
@@ -133,6 +139,11 @@ class Skeleton(Section):
                 return name
         digest = hashlib.sha256(repr(values).encode()).hexdigest()
         return f"{self.num_keypoints} keypoints {digest[:8]}"
+
+    @property
+    def is_coco(self) -> bool:
+        """Whether poses are those of COCO's person, and are evaluated so; limbs are only drawn."""
+        return (self.keypoints, self.sigmas) == (COCO.keypoints, COCO.sigmas)
 
     @property
     def num_keypoints(self) -> int:
@@ -183,8 +194,7 @@ def _flip_pairs(names: list[str]) -> list[tuple[str, str]]:
 
 
 def _repeated(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(dict.fromkeys(name for name in names if names.count(name) > 1))
+    return ", ".join(name for name, count in Counter(names).items() if count > 1)
 
 
 @lru_cache
@@ -214,6 +224,11 @@ AUTO = "auto"
 
 
 def _from_name(value: Any) -> Any:
+    if value is None:
+        raise ValueError(
+            f"nothing is below it: expected {AUTO}, a name ({', '.join(PRESET_NAMES)}), or the "
+            "keys keypoints, flip_pairs, sigmas, limbs and upper_body"
+        )
     if value == AUTO:
         return None
     return preset(value) if isinstance(value, str) else value

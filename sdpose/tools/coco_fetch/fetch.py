@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdpose.data.coco import load_annotations
+from sdpose.data.coco import load_file_names
 from sdpose.errors import UserError
 from sdpose.files import matching
 from sdpose.locking import only_one
@@ -99,7 +99,7 @@ def fetch_coco(source: str, data_root: Path, *, vouched: bool = False) -> None:
         json_files = {name: f"annotations/person_keypoints_{name}.json" for name in IMAGES}
         fetcher.complete(list(json_files.values()), ANNOTATIONS, "annotations")
         for folder, archive in IMAGES.items():
-            names = load_annotations(data_root / json_files[folder]).file_names
+            names = load_file_names(data_root / json_files[folder])
             fetcher.complete([f"{folder}/{name}" for name in names], archive, f"{folder} images")
         wanted = not fetcher.official and not (data_root / DETECTIONS).is_file()
         if wanted and fetcher.find(DETECTIONS):
