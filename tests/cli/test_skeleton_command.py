@@ -124,3 +124,12 @@ def test_mistakes(words: list[str], message: str) -> None:
     error = run("show", *words).exception
     assert isinstance(error, UserError)
     assert message in str(error)
+
+
+def test_a_picture_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    out = tmp_path / "file/a.svg"
+    with pytest.raises(UserError, match=r"file/a\.svg"):
+        CliRunner().invoke(
+            cli, ["skeleton", "show", "coco", "--out", str(out)], catch_exceptions=False
+        )
