@@ -32,7 +32,7 @@ PYTEST = $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reord
 test: $(VENV)/.dev  ## the tests
 	$(PYTEST)
 
-test-fast: $(VENV)/.dev  ## the tests without servers, root, browser and long trainings (2 min)
+test-fast: $(VENV)/.dev  ## the tests without servers, root, browser and long trainings (3 min)
 	$(BIN)/pytest -n 2 --dist worksteal --fast --durations 10
 
 # Each time another order; that of a failure again: make test-random ORDER_SEED=...
