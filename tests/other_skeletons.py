@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +11,6 @@ from sdpose.config.schema import COCO, Skeleton
 
 VAL = "annotations/person_keypoints_val2017.json"
 TRAIN = "annotations/person_keypoints_train2017.json"
-
-
-def reordered(names: Sequence[str], skeleton: Skeleton = COCO) -> Skeleton:
-    """The skeleton of some of these joints, in this order."""
-    chosen = set(names)
-
-    def kept(pairs: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-        return tuple(pair for pair in pairs if chosen >= set(pair))
-
-    return Skeleton(
-        keypoints=tuple(names),
-        flip_pairs=kept(skeleton.flip_pairs),
-        sigmas=tuple(skeleton.sigmas[skeleton.keypoints.index(name)] for name in names),
-        limbs=kept(skeleton.limbs),
-        upper_body=tuple(name for name in skeleton.upper_body if name in chosen),
-    )
 
 
 def write_dataset_of(

@@ -279,24 +279,24 @@ def _merged(chain: Chain) -> tuple[Chain, dict[str, Any]]:
         spelled_out.append((path, spell_out(values, merged, str(path))))
         own = spelled_out[-1][1].get("skeleton")
         if isinstance(own, dict):
-            merged = _below_skeleton(merged, own, str(path))
+            base = _base_skeleton(merged.get("skeleton"), own, str(path))
+            merged = merged | {"skeleton": base}
         merged = merge(merged, spelled_out[-1][1])
     return spelled_out, merged
 
 
-def _below_skeleton(merged: dict[str, Any], own: dict[str, Any], where: str) -> dict[str, Any]:
-    """What is merged so far, with the skeleton that keys below `skeleton` change."""
-    merged = dict(merged)
+def _base_skeleton(base: Any, own: dict[str, Any], where: str) -> Any:
+    """The skeleton that keys below `skeleton` change, of what is inherited."""
     if "keypoints" in own:
-        merged.pop("skeleton", None)  # its other keys are of other names
-    elif (base := merged.get("skeleton")) == AUTO:
+        return {}  # the other keys are of other names
+    if base == AUTO:
         raise UserError(
             f"{where}: skeleton: {', '.join(own)}: the keypoints are those of the training file "
             "(auto): give keypoints, too; `sdpose skeleton show` prints them"
         )
-    elif base in PRESET_NAMES:
-        merged["skeleton"] = preset(base).model_dump(mode="json")
-    return merged
+    if base in PRESET_NAMES:
+        return preset(base).model_dump(mode="json")
+    return {} if base is None else base
 
 
 def _origins(experiment: Experiment, chain: Chain, given_by: dict[str, str]) -> dict[str, str]:
@@ -332,8 +332,11 @@ def _apply_override(values: dict[str, Any], override: str, given_by: dict[str, s
         raise UserError(f"{given}: {error}") from None
     for path in paths:
         if path.startswith("skeleton."):
-            key = path.partition(".")[2]
-            values.update(_below_skeleton(values, {key: value}, given))
+            key, before = path.partition(".")[2], values.get("skeleton")
+            base = _base_skeleton(before, {key: value}, given)
+            if isinstance(before, dict):  # what other options have set stays
+                base |= {k: v for k, v in before.items() if f"skeleton.{k}" in given_by}
+            values["skeleton"] = base
         _set(values, path, value, given)
         given_by[path] = given
 

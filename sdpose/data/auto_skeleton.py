@@ -45,22 +45,21 @@ def with_skeleton(experiment: Experiment) -> Experiment:
     """
     if experiment.skeleton is None:
         experiment = experiment.model_copy(update={"skeleton": _read(experiment)})
-    skeleton = experiment.keypoints
-    uniform = uniform_sigmas(skeleton)
-    if uniform and skeleton.preset is None:
-        _once(
-            logging.WARNING,
-            f"skeleton: {len(uniform)} of {skeleton.num_keypoints} keypoints are not COCO's and "
-            f"have the sigma {keypoint_names.UNIFORM_SIGMA} ({_some(uniform)}): AP is comparable "
-            "within this dataset only; skeleton.sigmas sets others",
-        )
-    if skeleton.preset is None:
-        _warn_of_no_effect(experiment, skeleton)
+    if experiment.keypoints.preset is None:
+        _warn(experiment, experiment.keypoints)
     return experiment
 
 
-def _warn_of_no_effect(experiment: Experiment, skeleton: Skeleton) -> None:
+def _warn(experiment: Experiment, skeleton: Skeleton) -> None:
+    """Say what a skeleton that nobody has checked leaves without sigmas, mirrors or halves."""
     cfg, count = experiment.train_pipeline, skeleton.num_keypoints
+    if uniform := uniform_sigmas(skeleton):
+        _once(
+            logging.WARNING,
+            f"skeleton: {len(uniform)} of {count} keypoints are not COCO's and "
+            f"have the sigma {keypoint_names.UNIFORM_SIGMA} ({_some(uniform)}): AP is comparable "
+            "within this dataset only; skeleton.sigmas sets others",
+        )
     if not skeleton.flip_pairs and count > 1 and cfg.flip_prob > 0:
         _once(
             logging.WARNING,
@@ -122,7 +121,7 @@ def _read(experiment: Experiment) -> Skeleton:
 
 @dataclass(frozen=True)
 class Draft:
-    """What a category says of its skeleton, and what it leaves open."""
+    """What a category tells about its skeleton, and what it leaves open."""
 
     path: Path
     label: str  # of the category, for messages

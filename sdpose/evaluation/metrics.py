@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from sdpose.config.schema import Skeleton
 from sdpose.data.coco import Boxes, CocoAnnotations, Persons
 from sdpose.data.head_sizes import HEAD_KEYS
 from sdpose.data.wholebody import PARTS, Part, is_wholebody
@@ -92,11 +91,7 @@ def only(
     of its pose, as in mmpose 0.29.
     """
     keypoints = annotations.keypoints[:, part.start : part.stop]
-    skeleton = Skeleton(
-        keypoints=annotations.skeleton.keypoints[part.start : part.stop],
-        flip_pairs=(),
-        sigmas=annotations.skeleton.sigmas[part.start : part.stop],
-    )
+    skeleton = annotations.skeleton.subset(annotations.skeleton.keypoints[part.start : part.stop])
     return replace(
         annotations,
         skeleton=skeleton,

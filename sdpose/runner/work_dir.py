@@ -125,9 +125,7 @@ def find_start(
             logger.info(f"nothing to resume in {folder}: starting from the beginning")
         return Start(same_run=same_run)
     if experiment.load_from:
-        logger.info(
-            f"load_from ({experiment.load_from}) is not read: the checkpoint goes before it"
-        )
+        logger.info(f"load_from ({experiment.load_from}) is not read: the checkpoint is continued")
     return Start(checkpoint=found[1], path=found[0], same_run=same_run)
 
 

@@ -51,6 +51,18 @@ def test_keys_below_a_preset_change_it(tmp_path: Path) -> None:
     assert written(tmp_path, "", "", "skeleton.upper_body=[]").keypoints.keypoints == COCO.keypoints
 
 
+def test_keypoints_on_the_command_line_replace_the_inherited_ones(tmp_path: Path) -> None:
+    """And keep what other options say, in whichever order."""
+    options = ["skeleton.keypoints=[a, b]", "skeleton.sigmas=[0.2, 0.3]"]
+    for base in ("", "skeleton: crowdpose", "skeleton: auto", "skeleton: {upper_body: [nose]}"):
+        for overrides in (options, options[::-1]):
+            if base == "skeleton: auto" and overrides is not options:
+                continue  # sigmas of keypoints that are not known yet
+            found = written(tmp_path, base, "", *overrides).keypoints
+            assert (found.keypoints, found.sigmas) == (("a", "b"), (0.2, 0.3))
+            assert (found.limbs, found.upper_body) == ((), ())
+
+
 def test_keys_below_auto_need_keypoints(tmp_path: Path) -> None:
     for own, overrides in (("skeleton: {limbs: []}", ()), ("", ("skeleton.limbs=[]",))):
         with pytest.raises(UserError, match=r"those of the training file .*give keypoints, too"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from other_skeletons import reordered, write_dataset_of
+from other_skeletons import write_dataset_of
 from tiny_runs import MakeExperiment
 
 from sdpose.codec import flip_back
@@ -21,7 +21,7 @@ from sdpose.evaluation.nms import oks_matrix
 from sdpose.models import build_model
 
 ORDER = (3, 16, 0, 7, 1, 12, 9, 4, 15, 2, 10, 5, 13, 8, 14, 6, 11)
-PERMUTED = reordered([COCO.keypoints[joint] for joint in ORDER])
+PERMUTED = COCO.subset([COCO.keypoints[joint] for joint in ORDER])
 
 
 @pytest.fixture

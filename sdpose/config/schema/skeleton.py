@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -144,6 +144,18 @@ class Skeleton(Section):
     def is_coco(self) -> bool:
         """Whether poses are those of COCO's person, and are evaluated so; limbs are only drawn."""
         return (self.keypoints, self.sigmas) == (COCO.keypoints, COCO.sigmas)
+
+    def subset(self, names: Sequence[str]) -> Skeleton:
+        """Return the skeleton of some of its keypoints, in this order."""
+        kept = set(names)
+        sigma_of = dict(zip(self.keypoints, self.sigmas, strict=True))
+        return Skeleton(
+            keypoints=tuple(names),
+            flip_pairs=tuple(pair for pair in self.flip_pairs if kept.issuperset(pair)),
+            sigmas=tuple(sigma_of[name] for name in names),
+            limbs=tuple(limb for limb in self.limbs if kept.issuperset(limb)),
+            upper_body=tuple(name for name in self.upper_body if name in kept),
+        )
 
     @property
     def num_keypoints(self) -> int:

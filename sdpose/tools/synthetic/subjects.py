@@ -25,18 +25,6 @@ class Subject:
     headbox: bool = False  # annotations have `headbox` (x1, y1, x2, y2), for PCKh
 
 
-def _subset(skeleton: Skeleton, names: tuple[str, ...]) -> Skeleton:
-    kept = set(names)
-    index = [skeleton.keypoints.index(name) for name in names]
-    return Skeleton(
-        keypoints=names,
-        flip_pairs=tuple(pair for pair in skeleton.flip_pairs if kept.issuperset(pair)),
-        sigmas=tuple(skeleton.sigmas[k] for k in index),
-        limbs=tuple(limb for limb in skeleton.limbs if kept.issuperset(limb)),
-        upper_body=tuple(name for name in skeleton.upper_body if name in kept),
-    )
-
-
 # Large heads: COCO's sigmas of a face allow 5 % of the size of what the box is of.
 _HEADS = Layout(
     numbers=(0.5, 0.35, 0.15), sizes=(1.2, 3.0), crowds=False, parts=frozenset({"head"})
@@ -54,7 +42,7 @@ _HANDS = Layout(
 _ANIMALS = Layout(numbers=(0.6, 0.3, 0.1), sizes=(0.25, 0.5), crowds=False)
 SUBJECTS = {
     "coco": Subject("person", "person", COCO, sample_figure, Layout()),
-    "head5": Subject("head", "person", _subset(COCO, COCO.keypoints[:5]), sample_figure, _HEADS),
+    "head5": Subject("head", "person", COCO.subset(COCO.keypoints[:5]), sample_figure, _HEADS),
     "crowdpose": Subject(
         "person", "person", preset("crowdpose"), sample_figure, _TOGETHER, crowd_index=True
     ),
